@@ -1,0 +1,1 @@
+"""What happens around training: metrics, random streams, stopping, checkpoints, videos, reports."""

@@ -1,0 +1,128 @@
+"""The one row of metrics that an iteration logs, the budget, and signals that ask to stop."""
+
+import os
+import random
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from lightning_rl.data.datamodule import ProcgenDataModule
+from lightning_rl.modules.base import RLModule
+
+
+def data_of(trainer: Trainer) -> ProcgenDataModule:
+    """The data module that the callbacks work with."""
+    data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
+    if not isinstance(data, ProcgenDataModule):
+        raise TypeError(f"lightning_rl's callbacks need a ProcgenDataModule, found {type(data).__name__}")
+    return data
+
+
+class IterationMetrics(Callback):
+    """Adds episodes, env steps, speed and validation to the row that Lightning logs at each epoch end; ends the run.
+
+    The run ends at the first epoch end at or past `total_env_steps`.
+    """
+
+    def __init__(self) -> None:
+        self._env_steps = 0
+        self._time = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Starts the clock; a run that was complete when it was saved ends here."""
+        data = data_of(trainer)
+        self._env_steps, self._time = data.env_steps, time.perf_counter()
+        trainer.should_stop = data.env_steps >= data.total_env_steps
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs, and stops at the budget."""
+        data = data_of(trainer)
+        now = time.perf_counter()
+        means = {
+            **data.collector.metrics(),
+            "time/env_steps_per_second": (data.env_steps - self._env_steps) / (now - self._time),
+        }
+        if isinstance(pl_module, RLModule):
+            means |= pl_module.validation_returns
+            pl_module.validation_returns = {}
+        self._env_steps, self._time = data.env_steps, now
+        pl_module.log_dict(means, sync_dist=True)
+        # float32, Lightning's default, cannot count past 16.7 million
+        pl_module.log("env_steps", torch.tensor(data.env_steps, dtype=torch.float64))
+        if data.env_steps >= data.total_env_steps:
+            trainer.should_stop = True
+
+
+class RandomStates(Callback):
+    """Saves and restores the process's own random streams, which no checkpoint of Lightning's holds.
+
+    Python's and NumPy's are drawn from by nothing here, but a user's callback may.
+    """
+
+    def __init__(self) -> None:
+        self._restored: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of torch's CPU and CUDA generators, of Python's and of NumPy's."""
+        return _random_states()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps the states until training starts: everything before may still draw from the streams."""
+        self._restored = state_dict
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Puts the streams where they were."""
+        if self._restored:
+            _restore_random_states(self._restored)
+
+
+def _random_states() -> dict[str, Any]:
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # the legacy stream is what is saved
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+        "python": [version, list(internal), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+    }
+
+
+def _restore_random_states(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"].cpu())
+    if len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+
+
+class StopAtBoundary(Callback):
+    """Turns SIGTERM and SIGUSR1 into: finish this iteration, save, and end. A second signal ends at once.
+
+    Attributes:
+        received: number of the signal, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Takes the signals over from Lightning, which would save inside the handler, in mid-iteration."""
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = number
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Stops, if asked to."""
+        if self.received is not None:
+            trainer.should_stop = True

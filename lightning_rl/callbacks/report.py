@@ -1,0 +1,133 @@
+"""What `test` found: the papers' table and `test.json`."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from lightning_rl.callbacks.iteration import data_of
+from lightning_rl.envs.procgen import normalized_return
+from lightning_rl.types import Episodes
+
+_Z_95 = 1.959964  # the normal distribution's 97.5 % quantile
+
+
+class EvaluationReport(Callback):
+    """Prints `mean (variance) [max, min]` per level set and writes `test.json`.
+
+    The interval is the normal one of the mean, mean ± 1.96 · s / √n over episodes: it says how well these weights are
+    known, not how another seed would have trained.
+
+    Args:
+        run_dir: where `test.json` goes.
+        method: named in the report.
+        checkpoint: likewise.
+    """
+
+    def __init__(self, run_dir: Path, *, method: str, checkpoint: Path | None) -> None:
+        self._path = run_dir / "test.json"
+        self._method = method
+        self._checkpoint = checkpoint
+        self._episodes: dict[str, Episodes] = {}
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,  # noqa: ARG002
+        pl_module: LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Episodes,
+        batch_idx: int,  # noqa: ARG002
+        dataloader_idx: int = 0,  # noqa: ARG002
+    ) -> None:
+        """Keeps the episodes of a level set."""
+        self._episodes[batch.level_set] = batch
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Reports."""
+        if not trainer.is_global_zero:
+            return
+        data = data_of(trainer)
+        report = {
+            "method": self._method,
+            "game": data.game,
+            "distribution_mode": data.distribution_mode,
+            "checkpoint": None if self._checkpoint is None else str(self._checkpoint),
+            "env_steps": data.env_steps,
+            "level_sets": {
+                name: summary(
+                    episodes,
+                    data.level_sets.get(name, (0, 0)),
+                    game=data.game,
+                    distribution_mode=data.distribution_mode,
+                )
+                for name, episodes in self._episodes.items()
+            },
+        }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_name(f".{self._path.name}.partial")
+        partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        partial.replace(self._path)
+        Console().print(table(report, budget=data.test_env_steps))
+
+
+def summary(episodes: Episodes, levels: tuple[int, int], *, game: str, distribution_mode: str) -> dict[str, Any]:
+    """The statistics of one level set, as `test.json` has them.
+
+    Raises:
+        ValueError: no episode was finished.
+    """
+    returns = episodes.returns
+    if not len(returns):
+        raise ValueError(f"no episode of {episodes.level_set} ended within data.test_env_steps; give more")
+    mean, variance = float(returns.mean()), float(returns.var(correction=0))
+    half = _Z_95 * math.sqrt(variance / max(len(returns) - 1, 1))
+    complete = episodes.level_complete
+    return {
+        "num_levels": levels[0],
+        "start_level": levels[1],
+        "episodes": len(returns),
+        "env_steps": int(episodes.lengths.sum()),
+        "return_mean": mean,
+        "return_variance": variance,
+        "return_max": float(returns.max()),
+        "return_min": float(returns.min()),
+        "return_ci95": [mean - half, mean + half],
+        "normalized_return": normalized_return(game, distribution_mode, mean),
+        "level_complete_rate": None if complete is None else float(complete.double().mean()),
+    }
+
+
+def table(report: dict[str, Any], *, budget: int | None) -> Table:
+    """The papers' form, one row per level set."""
+    heading = (
+        f"{report['method']} on {report['game']} {report['distribution_mode']} after {report['env_steps']} env steps"
+    )
+    caption = None if budget is None else f"whole episodes within {budget} env steps: short episodes count too often"
+    columns = Table(title=heading, caption=caption)
+    for column in (
+        "levels",
+        "return: mean (variance) [max, min]",
+        "95 % interval",
+        "normalized",
+        "complete",
+        "episodes",
+    ):
+        columns.add_column(column)
+    for name, row in report["level_sets"].items():
+        columns.add_row(
+            name,
+            f"{row['return_mean']:.2f} ({row['return_variance']:.2f}) [{row['return_max']:g}, {row['return_min']:g}]",
+            "{:.2f} to {:.2f}".format(*row["return_ci95"]),
+            _number(row["normalized_return"]),
+            _number(row["level_complete_rate"]),
+            str(row["episodes"]),
+        )
+    return columns
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

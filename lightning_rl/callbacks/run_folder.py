@@ -1,0 +1,64 @@
+"""What a run folder holds beside checkpoints: its config, and metrics that end where the checkpoint does."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_info
+
+from lightning_rl.callbacks.iteration import data_of
+from lightning_rl.loggers import MetricsCSV, use_env_steps_axis
+
+
+class RunFolder(Callback):
+    """Writes `config.yaml` so that `fit --config` repeats the run, and lets the loggers continue where the run does.
+
+    Args:
+        run_dir: the run folder.
+        config: the resolved config of `fit`.
+        parser: writes it.
+    """
+
+    def __init__(self, run_dir: Path, *, config: Namespace, parser: LightningArgumentParser) -> None:
+        self._path = run_dir / "config.yaml"
+        self._config = config.clone()
+        for key in ("run_dir", "ckpt_path"):  # where this run lives is not what it does
+            if key in self._config:
+                self._config[key] = None
+        self._parser = parser
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Writes the config, says what differs from the run that is continued, gives it to W&B."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        text = self._parser.dump(self._config, skip_none=False)
+        if self._path.exists():
+            self._say_differences(self._path.read_text(encoding="utf-8"), text)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(text, encoding="utf-8")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                use_env_steps_axis(logger)
+                logger.experiment.config.update(yaml.safe_load(text), allow_val_change=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Cuts metrics.csv back to the checkpoint: a killed run logged more than it saved."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.truncate_after(data_of(trainer).env_steps)
+
+    def _say_differences(self, before: str, after: str) -> None:
+        old, new = _flat(yaml.safe_load(before)), _flat(yaml.safe_load(after))
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key):
+                rank_zero_info(f"{key} was {old.get(key)} when this run was last started and is {new.get(key)} now")
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(config, dict) or not config:
+        return {prefix.rstrip("."): config}
+    return {key: value for name, inner in config.items() for key, value in _flat(inner, f"{prefix}{name}.").items()}

@@ -1,0 +1,56 @@
+"""`last.ckpt` at boundaries, `best.ckpt` when validation says so."""
+
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+
+from lightning_rl.checkpoints import BEST, LAST, METADATA
+
+
+class RunCheckpoint(Checkpoint):
+    """Saves the run at epoch ends, which are iteration boundaries: nothing is half consumed there.
+
+    Args:
+        run_dir: where the files go.
+        metadata: method, game, run id and version, kept in the file to refuse it to others.
+        every_n_epochs: epochs between two saves of `last.ckpt`; the last epoch is always saved.
+    """
+
+    def __init__(self, run_dir: Path, metadata: dict[str, str], *, every_n_epochs: int = 1) -> None:
+        self._run_dir = run_dir
+        self._metadata = metadata
+        self._every_n_epochs = every_n_epochs
+        self._best_return: float | None = None
+
+    def on_save_checkpoint(
+        self,
+        trainer: Trainer,  # noqa: ARG002
+        pl_module: LightningModule,  # noqa: ARG002
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Says in the file whose it is."""
+        checkpoint[METADATA] = dict(self._metadata)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best validation return so far."""
+        return {"best_return": self._best_return}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues the search for the best."""
+        self._best_return = state_dict["best_return"]
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Saves; Lightning calls this after every other callback's and after the module's."""
+        validated = trainer.callback_metrics.get("validation/return") if _just_validated(trainer) else None
+        if validated is not None and (self._best_return is None or float(validated) > self._best_return):
+            self._best_return = float(validated)
+            trainer.save_checkpoint(self._run_dir / BEST, weights_only=False)
+        if trainer.should_stop or (trainer.current_epoch + 1) % self._every_n_epochs == 0:
+            trainer.save_checkpoint(self._run_dir / LAST, weights_only=False)
+
+
+def _just_validated(trainer: Trainer) -> bool:
+    every = trainer.check_val_every_n_epoch
+    return every is not None and (trainer.current_epoch + 1) % every == 0

@@ -1,0 +1,67 @@
+"""Videos of the policy at play."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Bool, UInt8
+from numpy.typing import NDArray
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from lightning_rl.callbacks.iteration import data_of
+from lightning_rl.media import draw_learning_curve, tiled, write_video
+from lightning_rl.modules.base import RLModule
+
+_COLUMNS, _SCALE, _FRAMES_PER_SECOND, _MAX_FRAMES = 4, 3, 15, 1000
+
+
+class RecordMedia(Callback):
+    """Writes `media/episodes.mp4` in `predict` and at the end of `fit`, and there `media/learning_curve.png` too.
+
+    The video shows what the policy sees, all environments side by side, each dimmed once its episode is over.
+
+    Args:
+        run_dir: the run folder.
+        title: stands above the learning curve.
+    """
+
+    def __init__(self, run_dir: Path, *, title: str) -> None:
+        self.video = run_dir / "media" / "episodes.mp4"
+        self.learning_curve = run_dir / "media" / "learning_curve.png"
+        self._metrics = run_dir / "metrics.csv"
+        self._title = title
+        self._frames: list[tuple[UInt8[NDArray[Any], "B H W C"], Bool[NDArray[Any], B]]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Watches the episodes of `predict`."""
+        if stage == "predict":
+            data_of(trainer).watcher = self._watch
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Writes what was watched."""
+        if trainer.is_global_zero:
+            self._write()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Plays with the trained policy, on games and random streams of its own, and draws the curve."""
+        if not trainer.is_global_zero or not isinstance(pl_module, RLModule) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        data = data_of(trainer)
+        episodes = data.evaluation(
+            "full_distribution", pl_module, num_envs=data.predict_episodes, greedy=pl_module.greedy, watcher=self._watch
+        )
+        for _ in episodes:
+            self._write()
+        draw_learning_curve(self._metrics, self.learning_curve, title=self._title)
+
+    def _watch(self, obs: UInt8[NDArray[Any], "B H W C"], playing: Bool[NDArray[Any], "B"]) -> None:
+        if len(self._frames) < _MAX_FRAMES:
+            self._frames.append((obs, playing.copy()))
+
+    def _write(self) -> None:
+        write_video(self.video, self._tiles(), frames_per_second=_FRAMES_PER_SECOND)
+        self._frames = []
+
+    def _tiles(self) -> Iterator[UInt8[NDArray[Any], "H2 W2 C"]]:
+        for frames, playing in self._frames:
+            yield tiled(frames, columns=_COLUMNS, scale=_SCALE, dimmed=~playing)

@@ -1,0 +1,133 @@
+"""Checkpoint files: written so that a kill leaves the old one or the new one, read without executing anything."""
+
+import contextlib
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning_fabric.utilities.types import _PATH
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities import rank_zero_warn
+from typing_extensions import override
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+METADATA = "lightning_rl"
+_UNREADABLE = (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, flushes to disk, renames; the `last.ckpt` that was there becomes `previous.ckpt`.
+
+    Lightning's own stages in `$TMPDIR`: across file systems its move is a copy, and nothing is flushed. When the disk is
+    full the older checkpoints stay as they are, a warning says so, and training goes on to the next boundary.
+    """
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        """Replaces `path` in one step."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if target.name == LAST and target.exists():
+                _keep_as_previous(target)
+            partial.replace(target)
+            _flush_folder(target.parent)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            rank_zero_warn(
+                f"{target} was not saved ({error}); older checkpoints are intact, the next boundary tries again"
+            )
+
+    @override
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any | None = lambda storage, _: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Loads tensors and plain containers; what a checkpoint carries beyond that is refused, never executed."""
+        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)  # type: ignore[arg-type]
+        return checkpoint
+
+
+def _keep_as_previous(target: Path) -> None:
+    link = target.with_name(f".{PREVIOUS}.partial")
+    link.unlink(missing_ok=True)
+    os.link(target, link)  # both names hold the file until the rename, so that a readable last.ckpt is always there
+    link.replace(target.with_name(PREVIOUS))
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The checkpoint at `path`, of tensors and plain containers only.
+
+    Raises:
+        ValueError: there is none, it is damaged, it carries code, or lightning_rl did not write it.
+    """
+    if not path.is_file():
+        raise ValueError(f"ckpt_path: {path} is not there{_newest_beside(path)}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = (
+            "carries code or foreign objects, which are never executed"
+            if "Weights only" in str(error)
+            else "is damaged"
+        )
+        raise ValueError(f"ckpt_path: {path} {reason}{_newest_beside(path)}") from error
+    except _UNREADABLE as error:
+        raise ValueError(f"ckpt_path: {path} is damaged or cut short{_newest_beside(path)}") from error
+    if not isinstance(checkpoint, dict) or METADATA not in checkpoint:
+        raise ValueError(f"ckpt_path: {path} was not written by lightning_rl{_newest_beside(path)}")
+    return checkpoint
+
+
+def _newest_beside(path: Path) -> str:
+    others = sorted(path.parent.glob("*.ckpt"), key=lambda other: other.stat().st_mtime, reverse=True)
+    for other in others:
+        if other != path and is_readable(other):
+            return f"; the newest good one beside it is {other}"
+    return "; there is no good one beside it"
+
+
+def is_readable(path: Path) -> bool:
+    """Whether a checkpoint of lightning_rl can be loaded from `path`."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, *_UNREADABLE):
+        return False
+    return isinstance(checkpoint, dict) and METADATA in checkpoint
+
+
+def check_fits(checkpoint: dict[str, Any], path: Path, *, module: LightningModule, method: str, game: str) -> None:
+    """Refuses a checkpoint of another method, game or shape.
+
+    Raises:
+        ValueError: names what differs.
+    """
+    metadata = checkpoint[METADATA]
+    for key, expected in (("method", method), ("game", game)):
+        if metadata.get(key) != expected:
+            raise ValueError(f"ckpt_path: {path} is of {key} {metadata.get(key)}, this command of {key} {expected}")
+    saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+    built = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    for name in sorted(saved.keys() | built.keys()):
+        if saved.get(name) != built.get(name):
+            raise ValueError(
+                f"ckpt_path: {path} has {name} of shape {saved.get(name)}, this network of shape {built.get(name)};"
+                " give the options that it was trained with"
+            )

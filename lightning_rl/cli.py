@@ -1,0 +1,299 @@
+"""The `lightning-rl` command: LightningCLI with run folders, and one-line answers to wrong input."""
+
+import os
+import re
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from lightning_rl import allocator, checkpoints
+from lightning_rl.callbacks.iteration import IterationMetrics, RandomStates, StopAtBoundary
+from lightning_rl.callbacks.report import EvaluationReport
+from lightning_rl.callbacks.run_folder import RunFolder
+from lightning_rl.callbacks.saving import RunCheckpoint
+from lightning_rl.callbacks.video import RecordMedia
+from lightning_rl.loggers import MetricsCSV
+from lightning_rl.modules.base import RLModule
+from lightning_rl.progress import EnvStepsProgress
+from lightning_rl.version import __version__
+
+_TRAINER_DEFAULTS = {
+    "max_epochs": -1,  # data.total_env_steps is the budget
+    "num_sanity_val_steps": 0,  # would play whole episodes before training
+    "check_val_every_n_epoch": 10,
+    "use_distributed_sampler": False,  # each rank has games of its own
+    "enable_model_summary": False,
+    "log_every_n_steps": 1,
+    "logger": {
+        "class_path": "pytorch_lightning.loggers.WandbLogger",
+        "init_args": {"project": "lightning_rl", "offline": True},
+    },
+}
+
+
+class UsageError(Exception):
+    """Wrong input, told in one line."""
+
+
+class _Parser(LightningArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UsageError(message) from ex
+
+
+class RunCLI(LightningCLI):
+    """LightningCLI with run folders: it decides where a run lives and what it continues before anything is built.
+
+    Args:
+        args: the command line without the program's name.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        self.stopper = StopAtBoundary()
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=None,
+            seed_everything_default=1,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=_Parser,
+            parser_kwargs={"prog": "lightning-rl", "version": __version__},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The run folder, the defaults, and what follows from the environment."""
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="Everything that this run writes goes there."
+        )
+        parser.add_argument(
+            "--allow_inexact_resume",
+            type=bool,
+            default=False,
+            help="Continue with other numbers of ranks or environments.",
+        )
+        defaults = {f"trainer.{key}": value for key, value in _TRAINER_DEFAULTS.items()}
+        parser.set_defaults({**defaults, "data": {"class_path": "lightning_rl.ProcgenDataModule"}})
+        parser.link_arguments("allow_inexact_resume", "data.init_args.allow_inexact_resume")
+        parser.link_arguments("data.num_actions", "model.init_args.num_actions", apply_on="instantiate")
+        parser.link_arguments("data.obs_shape", "model.init_args.obs_shape", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses `args` without Lightning's warning that the process has arguments of its own: they are the same."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would let a checkpoint's hyper-parameters override the command line, silently."""
+
+    def before_instantiate_classes(self) -> None:
+        """Finds the run folder and the checkpoint, and refuses what would overwrite or mislead."""
+        config = self.config[self.subcommand]
+        if isinstance(config.seed_everything, bool):
+            raise UsageError(f"seed_everything must be an integer, found {config.seed_everything}")
+        config.data.init_args.seed = config.seed_everything
+        self.saved_config = config.clone()
+        module = _module_class(config.model.class_path)
+        self.method = module.method(config.model.init_args.as_dict())
+        self.game = str(config.data.init_args.get("game"))
+        self._locate(config)
+        self._place_logger(config.trainer)
+
+    def _locate(self, config: Namespace) -> None:
+        """Decides on the run folder and the checkpoint; nothing is written yet."""
+        given = None if config.run_dir is None else Path(config.run_dir)
+        self.checkpoint = _checkpoint(config.ckpt_path, given)
+        if self.subcommand == "fit":
+            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+            self.run_dir = given or Path("checkpoints", self.method, self.game, name)
+            _refuse_to_overwrite(self.run_dir, self.checkpoint)
+        elif self.checkpoint is None:
+            raise UsageError(f"ckpt_path: {self.subcommand} needs a checkpoint, found none; give --ckpt_path FILE")
+        else:
+            self.run_dir = given or self.checkpoint.parent
+        _require_writable(self.run_dir)
+        self._saved = None if self.checkpoint is None else checkpoints.read(self.checkpoint)
+        metadata = {} if self._saved is None else self._saved[checkpoints.METADATA]
+        fresh = re.sub(r"[^A-Za-z0-9_-]", "-", self.run_dir.name) + (
+            "" if given is None else f"-{secrets.token_hex(2)}"
+        )
+        self.run_id = str(metadata.get("run_id", fresh))
+        config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
+
+    def _place_logger(self, trainer: Namespace) -> None:
+        if self.subcommand != "fit" or trainer.fast_dev_run:
+            trainer.logger = False  # a W&B run is a training; judging one leaves test.json and a video
+        elif isinstance(trainer.logger, Namespace) and trainer.logger.class_path.endswith(".WandbLogger"):
+            mode = os.environ.get("WANDB_MODE")
+            place = {"save_dir": str(self.run_dir), "id": self.run_id, "name": self.run_id}
+            if mode is not None:
+                place["offline"] = mode != "online"
+            trainer.logger.init_args.update(Namespace(**place))
+
+    def instantiate_classes(self) -> None:
+        """Builds module, data module and trainer, and checks that they and the checkpoint fit together."""
+        super().instantiate_classes()
+        self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
+        if self._saved is not None and self.checkpoint is not None:
+            checkpoints.check_fits(self._saved, self.checkpoint, module=self.model, method=self.method, game=self.game)
+            if self.subcommand == "fit":
+                self.datamodule.check_state(self._saved[type(self.datamodule).__qualname__])
+        self._saved = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with this package's callbacks, checkpoint files and metrics.csv."""
+        config = self._get(self.config_init, "trainer")
+        callbacks = [*_as_list(config["callbacks"]), *self._callbacks()]
+        if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(EnvStepsProgress())
+        loggers = _as_list(config["logger"])
+        if self.subcommand == "fit" and not config["fast_dev_run"]:
+            loggers = [*loggers, MetricsCSV(self.run_dir / "metrics.csv")]
+        trainer: Trainer = super().instantiate_trainer(
+            callbacks=callbacks,
+            logger=loggers or False,
+            plugins=[*_as_list(config["plugins"]), checkpoints.AtomicCheckpointIO()],
+            default_root_dir=str(self.run_dir),
+            **kwargs,
+        )
+        return trainer
+
+    def _callbacks(self) -> list[Callback]:
+        metadata = {"method": self.method, "game": self.game, "run_id": self.run_id, "version": __version__}
+        return [
+            RunFolder(self.run_dir, config=self.saved_config, parser=self._parser(self.subcommand)),
+            IterationMetrics(),
+            RandomStates(),
+            self.stopper,
+            RunCheckpoint(self.run_dir, metadata),
+            RecordMedia(self.run_dir, title=f"{self.method} on {self.game}"),
+            EvaluationReport(self.run_dir, method=self.method, checkpoint=self.checkpoint),
+        ]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing yet: `run` does it, so that wrong input can be told from failures in training."""
+
+    def run(self) -> None:
+        """Trains, validates, tests or predicts."""
+        super()._run_subcommand(str(self.subcommand))
+        if self.subcommand == "fit" and self.stopper.received is None:
+            self._say_what_is_where()
+
+    def _say_what_is_where(self) -> None:
+        last = self.run_dir / checkpoints.LAST
+        found = {
+            "checkpoint": last,
+            "video": self.run_dir / "media" / "episodes.mp4",
+            "metrics": self.run_dir / "metrics.csv",
+            "picture": self.run_dir / "media" / "learning_curve.png",
+        }
+        lines = [f"{what:<11}{path}" for what, path in found.items() if path.exists()]
+        lines += [f"next:      lightning-rl test --ckpt_path {last}"]
+        sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _module_class(class_path: str) -> type[RLModule]:
+    found = [
+        c
+        for c in _subclasses(RLModule)
+        if f"{c.__module__}.{c.__qualname__}" == class_path or class_path.endswith(f"lightning_rl.{c.__name__}")
+    ]
+    if not found:
+        names = ", ".join(c.__name__ for c in _subclasses(RLModule))
+        raise UsageError(f"model must be one of {names}, found {class_path}")
+    return found[0]
+
+
+def _subclasses(parent: type) -> list[Any]:
+    return [child for direct in parent.__subclasses__() for child in (direct, *_subclasses(direct))]
+
+
+def _checkpoint(given: str | None, run_dir: Path | None) -> Path | None:
+    """The file that `--ckpt_path` means."""
+    if given is None:
+        return None
+    if given in ("last", "best"):
+        if run_dir is None:
+            raise UsageError(f"ckpt_path: {given} needs --run_dir, the folder to continue from")
+        return _last_of(run_dir) if given == "last" else run_dir / checkpoints.BEST
+    if "://" in given:
+        raise UsageError(f"ckpt_path must be a file of this machine, found {given}")
+    return Path(given)
+
+
+def _last_of(run_dir: Path) -> Path | None:
+    last, previous = run_dir / checkpoints.LAST, run_dir / checkpoints.PREVIOUS
+    if not last.exists() and not previous.exists():
+        _say(f"{run_dir} holds no checkpoint yet: a new run starts")
+        return None
+    if checkpoints.is_readable(last) or not checkpoints.is_readable(previous):
+        return last
+    _say(f"{last} is damaged: {previous} is taken instead")
+    return previous
+
+
+def _refuse_to_overwrite(run_dir: Path, checkpoint: Path | None) -> None:
+    held = [name for name in (checkpoints.LAST, checkpoints.PREVIOUS) if (run_dir / name).exists()]
+    if held and (checkpoint is None or checkpoint.parent.resolve() != run_dir.resolve()):
+        raise UsageError(
+            f"run_dir: {run_dir} holds a run already; give another folder, or --ckpt_path last to continue that one"
+        )
+
+
+def _require_writable(run_dir: Path) -> None:
+    existing = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"run_dir: {run_dir} cannot be written; give a folder that you may write to")
+
+
+def _with_run_config(args: list[str]) -> list[str]:
+    """Takes a run's own config.yaml where a checkpoint is named and no config is given."""
+    if not args or any(arg.split("=")[0] in ("--config", "-c", "--model") for arg in args) or "--ckpt_path" not in args:
+        return args
+    given = dict(zip(args, args[1:], strict=False))
+    named = given["--ckpt_path"]
+    folder = Path(given.get("--run_dir", "")) if named in ("last", "best") else Path(named).parent
+    config = folder / "config.yaml"
+    return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"lightning-rl: {message}\n")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        args: without the program's name; the process's own by default.
+
+    Returns:
+        Exit status: 0 done, 2 wrong input, told in one line on stderr, 143 stopped by a signal after saving.
+    """
+    allocator.keep_freed_memory()
+    os.environ.setdefault("WANDB_SILENT", "true")  # it would tell six lines of what the run folder shows
+    try:
+        cli = RunCLI(_with_run_config(sys.argv[1:] if args is None else args))
+    except (UsageError, ValueError, TypeError, OSError) as error:
+        _say(_one_line(error))
+        return 2
+    cli.run()
+    return 0 if cli.stopper.received is None else 143

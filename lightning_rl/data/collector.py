@@ -1,0 +1,100 @@
+"""The one owner of everything on the environments' side that must survive a restart."""
+
+from copy import deepcopy
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_rl.types import Policy, ResumableVectorEnv, Rollout, State
+
+
+class Collector:
+    """Steps one vector environment with a policy, and owns what must survive a restart of it.
+
+    Args:
+        env: the environments; they go on where the last rollout left them.
+        num_steps: steps of one rollout.
+        seed: of the generator that samples actions and shuffles minibatches.
+
+    Attributes:
+        env_steps: decisions taken so far, over all environments of this collector.
+        generator: the stream of every random choice made between two updates.
+        memory: what the method carries from rollout to rollout, one row per environment.
+    """
+
+    def __init__(self, env: ResumableVectorEnv, *, num_steps: int, seed: int) -> None:
+        self.env = env
+        self.num_steps = num_steps
+        self.generator = torch.Generator().manual_seed(seed)
+        self.memory: dict[str, Tensor] = {}
+        self.env_steps = 0
+        self.mean_raw_reward = 0.0
+        self._obs, _ = env.reset()
+        self._snapshot = self._env_state()
+
+    @property
+    def num_envs(self) -> int:
+        """Number of environments stepped together."""
+        return self.env.num_envs
+
+    @torch.no_grad()
+    def collect(self, policy: Policy) -> Rollout:
+        """Runs `policy` for `num_steps` steps, continuing the episodes that the last call left open."""
+        frames = torch.empty((self.num_steps + 1, *self._obs.shape), dtype=torch.uint8)
+        storage = frames.numpy()  # each frame is written once, into the rollout itself
+        storage[0] = self._obs
+        outputs, rewards, ends = [], [], []
+        raw_reward = 0.0
+        for step in range(self.num_steps):
+            output = policy.act(self._obs, self.generator)
+            self._obs, reward, terminated, truncated, info = self.env.step(output.actions.numpy())
+            storage[step + 1] = self._obs
+            outputs.append(output)
+            rewards.append(reward)
+            ends.append(terminated | truncated)  # a time limit ends an episode, as in the papers
+            raw_reward += float(info.get("raw_rewards", reward).mean())
+        self.env_steps += self.num_steps * self.num_envs
+        self.mean_raw_reward = raw_reward / self.num_steps
+        self._snapshot = self._env_state()
+        return Rollout(
+            actions=torch.stack([output.actions for output in outputs]),
+            rewards=torch.from_numpy(np.stack(rewards)),
+            terminated=torch.from_numpy(np.stack(ends)),
+            behavior_logits=torch.stack([output.logits for output in outputs]),
+            behavior_values=torch.stack([output.values for output in outputs]),
+            obs=frames,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """Returns and lengths of recent episodes, in the units of the game, and the last rollout's mean raw reward."""
+        episodes = getattr(self.env, "metrics", None)
+        return {**(episodes() if episodes else {}), "rollout/reward": self.mean_raw_reward}
+
+    def _env_state(self) -> State:
+        return {
+            "env": self.env.get_state(),
+            "env_steps": self.env_steps,
+            "mean_raw_reward": self.mean_raw_reward,
+        }
+
+    def state_dict(self) -> State:
+        """The state at the last boundary: never an environment in mid-step, even when called from a signal handler."""
+        return {**self._snapshot, "generator": self.generator.get_state(), "memory": deepcopy(self.memory)}
+
+    def load_state_dict(self, state: State) -> None:
+        """Continues from a saved state.
+
+        Raises:
+            ValueError: the state is of other environments.
+        """
+        self._obs = self.env.set_state(state["env"])
+        self.env_steps = state["env_steps"]
+        self.generator.set_state(state["generator"].cpu())
+        self.mean_raw_reward = state["mean_raw_reward"]
+        self.memory = deepcopy(state["memory"])
+        self._snapshot = self._env_state()
+
+    def close(self) -> None:
+        """Ends the games."""
+        self.env.close()

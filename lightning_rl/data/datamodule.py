@@ -1,0 +1,301 @@
+"""Builds environments for training and evaluation, and keeps what must survive a restart of them."""
+
+from typing import Any, cast
+
+import numpy as np
+import torch.distributed
+from pytorch_lightning import LightningDataModule
+
+from lightning_rl.data.collector import Collector
+from lightning_rl.data.dataset import RolloutDataset
+from lightning_rl.data.evaluation import EvaluationDataset, UniformPolicy, Watcher
+from lightning_rl.envs.normalize import ReturnScaling
+from lightning_rl.envs.procgen import MAX_SEED, NUM_ACTIONS, ProcgenVectorEnv, check_options
+from lightning_rl.envs.statistics import EpisodeStatistics
+from lightning_rl.types import Agent, Policy, ResumableVectorEnv, State
+
+_MAX_EVALUATION_ENVS = 64
+# what a random stream is for; numbers of their own keep the streams apart
+_GAMES, _ACTIONS, _EVALUATION_GAMES, _EVALUATION_ACTIONS = range(4)
+
+
+class ProcgenDataModule(LightningDataModule):
+    """Rollouts from Procgen for training, and episodes on training levels and on all levels for judging.
+
+    Args:
+        game: one of the 16 games.
+        distribution_mode: easy, hard, or what else the game has of extreme, memory, exploration.
+        num_levels: training levels; 0 for all there are, and then `start_level` means nothing to Procgen.
+        start_level: the first training level.
+        num_envs: environments of one rank.
+        num_steps: steps of each environment in one rollout.
+        total_env_steps: the run ends at the first iteration boundary at or past so many, all ranks and resumes counted.
+        iterations_per_epoch: iterations between two epoch ends, where Lightning logs, validates and saves.
+        num_actors: 0, the only number that methods which must be on-policy take: collect in the training process.
+        return_scaling: divide rewards by the running standard deviation of the discounted return.
+        return_scaling_gamma: discount of that return. OpenAI's baseline learns with 0.999 and scales with 0.99.
+        validation_episodes: episodes per level set in validation.
+        test_episodes: episodes per level set in `test`, rounded up to the same number in each environment.
+        test_env_steps: instead, a budget of env steps per level set: whole episodes, which favours short ones.
+        predict_episodes: episodes that `predict` plays, each in an environment of its own.
+        allow_inexact_resume: take a checkpoint of another number of ranks or environments, with games started anew.
+        use_backgrounds: draw the games' backgrounds.
+        use_monochrome_assets: draw rectangles of one colour instead of pictures.
+        restrict_themes: one theme per game.
+        use_generated_assets: draw generated blobs instead of pictures.
+        center_agent: keep the agent in the middle, where the game has the choice.
+        paint_vel_info: paint the agent's velocity into the frame.
+        use_sequential_levels: go on to the next level when one is solved, without ending the episode.
+        num_threads: Procgen's own threads.
+        seed: of games and actions; set by `seed_everything`.
+
+    Raises:
+        ValueError: an option that the game does not have, or a number out of range.
+    """
+
+    obs_shape: tuple[int, int, int] = (64, 64, 3)
+    num_actions: int = NUM_ACTIONS
+
+    def __init__(
+        self,
+        *,
+        game: str = "coinrun",
+        distribution_mode: str = "easy",
+        num_levels: int = 200,
+        start_level: int = 0,
+        num_envs: int = 64,
+        num_steps: int = 256,
+        total_env_steps: int = 25_000_000,
+        iterations_per_epoch: int = 1,
+        num_actors: int = 0,
+        return_scaling: bool = True,
+        return_scaling_gamma: float = 0.99,
+        validation_episodes: int = 64,
+        test_episodes: int = 512,
+        test_env_steps: int | None = None,
+        predict_episodes: int = 8,
+        allow_inexact_resume: bool = False,
+        use_backgrounds: bool = True,
+        use_monochrome_assets: bool = False,
+        restrict_themes: bool = False,
+        use_generated_assets: bool = False,
+        center_agent: bool = True,
+        paint_vel_info: bool = False,
+        use_sequential_levels: bool = False,
+        num_threads: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_options(
+            game,
+            num_envs=num_envs,
+            distribution_mode=distribution_mode,
+            num_levels=num_levels,
+            start_level=start_level,
+            num_threads=num_threads,
+        )
+        _require_positive(
+            num_steps=num_steps,
+            total_env_steps=total_env_steps,
+            iterations_per_epoch=iterations_per_epoch,
+            validation_episodes=validation_episodes,
+            test_episodes=test_episodes,
+            predict_episodes=predict_episodes,
+            test_env_steps=1 if test_env_steps is None else test_env_steps,
+        )
+        if num_actors != 0:
+            raise ValueError(f"data.num_actors must be 0 for methods that learn on-policy, found {num_actors}")
+        if not 0 <= return_scaling_gamma <= 1:
+            raise ValueError(f"data.return_scaling_gamma must be in [0, 1], found {return_scaling_gamma}")
+        self.game = game
+        self.distribution_mode = distribution_mode
+        self.num_levels = num_levels
+        self.start_level = start_level
+        self.num_envs = num_envs
+        self.num_steps = num_steps
+        self.total_env_steps = total_env_steps
+        self.validation_episodes = validation_episodes
+        self.test_episodes = test_episodes
+        self.test_env_steps = test_env_steps
+        self.predict_episodes = predict_episodes
+        self.allow_inexact_resume = allow_inexact_resume
+        self.watcher: Watcher | None = None
+        self._iterations_per_epoch = iterations_per_epoch
+        self._return_scaling_gamma = return_scaling_gamma if return_scaling else None
+        self._options: dict[str, Any] = {
+            "use_backgrounds": use_backgrounds,
+            "use_monochrome_assets": use_monochrome_assets,
+            "restrict_themes": restrict_themes,
+            "use_generated_assets": use_generated_assets,
+            "center_agent": center_agent,
+            "paint_vel_info": paint_vel_info,
+            "use_sequential_levels": use_sequential_levels,
+            "num_threads": num_threads,
+        }
+        self._seed = seed
+        self._collector: Collector | None = None
+        self._restored_env_steps = 0
+
+    @property
+    def level_sets(self) -> dict[str, tuple[int, int]]:
+        """`num_levels` and `start_level` of the levels that a policy is judged on."""
+        return {"train_levels": (self.num_levels, self.start_level), "full_distribution": (0, 0)}
+
+    @property
+    def collector(self) -> Collector:
+        """What collects for training.
+
+        Raises:
+            RuntimeError: there is none outside of `fit`.
+        """
+        if self._collector is None:
+            raise RuntimeError("ProcgenDataModule has a collector only between setup('fit') and teardown('fit')")
+        return self._collector
+
+    @property
+    def env_steps(self) -> int:
+        """Decisions taken so far in training, over all environments, ranks and resumes."""
+        if self._collector is None:
+            return self._restored_env_steps
+        return self._collector.env_steps * self._num_ranks
+
+    @property
+    def _num_ranks(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    @property
+    def _rank(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    def _seed_for(self, purpose: int) -> int:
+        sequence = np.random.SeedSequence([self._seed, purpose, self._rank])
+        return int(sequence.generate_state(1)[0]) % MAX_SEED
+
+    def _games(self, num_envs: int, levels: tuple[int, int], seed: int) -> ProcgenVectorEnv:
+        num_levels, start_level = levels
+        return ProcgenVectorEnv(
+            self.game,
+            num_envs=num_envs,
+            distribution_mode=self.distribution_mode,
+            num_levels=num_levels,
+            start_level=start_level,
+            seed=seed,
+            **self._options,
+        )
+
+    def setup(self, stage: str) -> None:
+        """Starts the training games, for `fit`."""
+        if stage != "fit" or self._collector is not None:
+            return
+        env: ResumableVectorEnv = self._games(self.num_envs, self.level_sets["train_levels"], self._seed_for(_GAMES))
+        if self._return_scaling_gamma is not None:
+            env = ReturnScaling(env, gamma=self._return_scaling_gamma)
+        self._collector = Collector(EpisodeStatistics(env), num_steps=self.num_steps, seed=self._seed_for(_ACTIONS))
+
+    def teardown(self, stage: str) -> None:
+        """Ends the training games."""
+        if stage == "fit" and self._collector is not None:
+            self._restored_env_steps = self.env_steps
+            self._collector.close()
+            self._collector = None
+
+    def evaluation(
+        self, level_set: str, policy: Policy, *, num_envs: int, episodes_per_env: int = 1, **options: Any
+    ) -> EvaluationDataset:
+        """Episodes of `policy` on `train_levels` or, under any other name, on all levels; see `EvaluationDataset`."""
+        levels = self.level_sets.get(level_set, self.level_sets["full_distribution"])
+
+        def make_env() -> ResumableVectorEnv:
+            return EpisodeStatistics(self._games(num_envs, levels, self._seed_for(_EVALUATION_GAMES)))
+
+        seed = self._seed_for(_EVALUATION_ACTIONS)
+        return EvaluationDataset(level_set, make_env, policy, episodes_per_env=episodes_per_env, seed=seed, **options)
+
+    @property
+    def _agent(self) -> Agent:
+        return cast(Agent, cast(Any, self.trainer).lightning_module)
+
+    def train_dataloader(self) -> RolloutDataset:
+        """The dataset itself: a `DataLoader` would collate, and prefetch in processes of its own."""
+        return RolloutDataset(self._agent, self.collector, iterations=self._iterations_per_epoch)
+
+    def val_dataloader(self) -> list[EvaluationDataset]:
+        """Training levels, then all levels."""
+        sizes = _evaluation_sizes(self.validation_episodes)
+        return [self.evaluation(name, self._agent, **sizes, greedy=self._agent.greedy) for name in self.level_sets]
+
+    def test_dataloader(self) -> list[EvaluationDataset]:
+        """Training levels, all levels, and uniform random actions on all levels."""
+        sizes = _evaluation_sizes(self.test_episodes) | {"env_steps": self.test_env_steps}
+        judged = [self.evaluation(name, self._agent, **sizes, greedy=self._agent.greedy) for name in self.level_sets]
+        return [*judged, self.evaluation("random_policy", UniformPolicy(self.num_actions), **sizes)]
+
+    def predict_dataloader(self) -> list[EvaluationDataset]:
+        """A few episodes on all levels, shown to `watcher`."""
+        return [
+            self.evaluation(
+                "full_distribution",
+                self._agent,
+                num_envs=self.predict_episodes,
+                greedy=self._agent.greedy,
+                watcher=self.watcher,
+            )
+        ]
+
+    def state_dict(self) -> State:
+        """The collectors of all ranks; a collective call."""
+        collector = self.collector.state_dict()
+        collectors = [collector]
+        if self._num_ranks > 1:
+            collectors = [{} for _ in range(self._num_ranks)]
+            torch.distributed.all_gather_object(collectors, collector)
+        return {
+            **self._sizes,
+            "env_steps": self.env_steps,
+            "collectors": collectors,
+        }
+
+    def load_state_dict(self, state_dict: State) -> None:
+        """Continues the games of this rank.
+
+        Raises:
+            ValueError: the state is of another number of ranks or of other games.
+        """
+        self._restored_env_steps = state_dict["env_steps"]
+        if self._collector is None:
+            return
+        self.check_state(state_dict)
+        if self.allow_inexact_resume and self._sizes != {key: state_dict[key] for key in self._sizes}:
+            self._collector.env_steps = state_dict["env_steps"] // self._num_ranks
+        else:
+            self._collector.load_state_dict(state_dict["collectors"][self._rank])
+
+    @property
+    def _sizes(self) -> dict[str, Any]:
+        """What must be as it was for games to go on where they stopped."""
+        names = ("game", "distribution_mode", "num_levels", "start_level", "num_envs")
+        return {**{name: getattr(self, name) for name in names}, "num_ranks": self._num_ranks}
+
+    def check_state(self, state_dict: State) -> None:
+        """Refuses a state whose games cannot go on here, before any is started.
+
+        Raises:
+            ValueError: names what differs.
+        """
+        for key, expected in self._sizes.items():
+            inexact = key in ("num_envs", "num_ranks") and self.allow_inexact_resume
+            if state_dict[key] != expected and not inexact:
+                raise ValueError(
+                    f"ckpt_path: the checkpoint has {key} {state_dict[key]}, this run {expected}; give the same"
+                )
+
+
+def _evaluation_sizes(episodes: int) -> dict[str, Any]:
+    num_envs = min(episodes, _MAX_EVALUATION_ENVS)
+    return {"num_envs": num_envs, "episodes_per_env": -(-episodes // num_envs)}
+
+
+def _require_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"data.{name} must be at least 1, found {value}")

@@ -1,0 +1,120 @@
+"""What a policy is paid for its actions, and how far it moved from the one that took them."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+def log_probs_of(actions: Int64[Tensor, "*batch"], logits: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
+    """Log-probability of each action under its logits.
+
+        log π(a) = z_a − log Σ_b exp z_b
+
+    Args:
+        actions: a.
+        logits: z, unnormalised.
+
+    Returns:
+        log π(a).
+
+    Reference:
+        Bridle 1990, Probabilistic interpretation of feedforward classification network outputs, the softmax
+    """
+    return logits.log_softmax(-1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+
+def entropy(logits: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
+    """Entropy of the policy, in nats.
+
+        H = −Σ_a π(a) log π(a)
+
+    Args:
+        logits: unnormalised log π.
+
+    Returns:
+        H, between 0 and log A, with gradient; a bonus, so its sign is not turned into a loss's.
+
+    Reference:
+        Mnih et al. 2016, Asynchronous methods for deep reinforcement learning, section 4,
+        https://arxiv.org/abs/1602.01783; Schulman et al. 2017, eq. 9, the term S
+    """
+    log_probs = logits.log_softmax(-1)
+    return -(log_probs.exp() * log_probs).sum(-1)
+
+
+def clipped_surrogate_loss(
+    *,
+    log_probs: Float[Tensor, "*batch"],
+    behavior_log_probs: Float[Tensor, "*batch"],
+    advantages: Float[Tensor, "*batch"],
+    epsilon: float,
+) -> Float[Tensor, "*batch"]:
+    """PPO's clipped surrogate objective, negated.
+
+        max(−r A, −clip(r, 1 − ε, 1 + ε) A),   r = π(a|x) / μ(a|x)
+
+    Where the clip binds and r has already moved the way A asks for, the gradient is zero; where r moved the wrong way
+    it is not. With ε = ∞ this is −r A, and with π = μ its gradient is that of −A log π.
+
+    Args:
+        log_probs: log π(a|x) of the policy being learned.
+        behavior_log_probs: log μ(a|x) of the policy that acted.
+        advantages: A, normalised or not.
+        epsilon: ε, how far r may move from 1.
+
+    Returns:
+        The loss of each action; gradient reaches `log_probs` only.
+
+    Reference:
+        Schulman et al. 2017, Proximal policy optimization algorithms, eq. 7, https://arxiv.org/abs/1707.06347;
+        Rullo 2024, Procgen-Solving agent using PPO and Distillation network strategy, eqs. 1 and 2
+    """
+    ratio = (log_probs - behavior_log_probs.detach()).exp()
+    costs = -advantages.detach()
+    return torch.maximum(costs * ratio, costs * ratio.clamp(1 - epsilon, 1 + epsilon))
+
+
+@torch.no_grad()
+def approx_kl(
+    *, log_probs: Float[Tensor, "*batch"], behavior_log_probs: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """Estimate, from the actions taken, of how far the policy moved from the one that acted.
+
+        (r − 1) − log r,   r = π(a|x) / μ(a|x)
+
+    Its mean over actions of μ is KL(μ‖π) exactly, and no sample of it is negative.
+
+    Args:
+        log_probs: log π(a|x) of the policy being learned.
+        behavior_log_probs: log μ(a|x) of the policy that acted.
+
+    Returns:
+        The estimate in nats, without gradient.
+
+    Reference:
+        Schulman 2020, Approximating KL divergence, estimator k3, http://joschu.net/blog/kl-approx.html
+    """
+    log_ratio = log_probs - behavior_log_probs
+    return log_ratio.expm1() - log_ratio  # r − 1 by expm1: for the small steps of PPO, exp would leave only rounding
+
+
+def clip_fraction(
+    *, log_probs: Float[Tensor, "*batch"], behavior_log_probs: Float[Tensor, "*batch"], epsilon: float
+) -> Float[Tensor, "*batch"]:
+    """Whether each action's ratio has left the range that the surrogate trusts.
+
+        1 where |r − 1| > ε, else 0,   r = π(a|x) / μ(a|x)
+
+    Args:
+        log_probs: log π(a|x) of the policy being learned.
+        behavior_log_probs: log μ(a|x) of the policy that acted.
+        epsilon: ε of the clip.
+
+    Returns:
+        Ones and zeros, whose mean is the fraction, without gradient.
+
+    Reference:
+        openai/baselines, ppo2/model.py, `clipfrac`
+    """
+    ratio = (log_probs - behavior_log_probs).exp()
+    return ((ratio - 1).abs() > epsilon).to(ratio.dtype)

@@ -1,0 +1,168 @@
+"""What every method shares: acting under the trainer's precision, one loss from parts, logging, evaluation."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from lightning_rl.modules.micro_batches import MicroBatches, Part, accumulated, threads
+from lightning_rl.types import ActorOutput, Episodes, Source
+
+VALIDATION_KEYS = {"train_levels": "validation/train_levels_return", "full_distribution": "validation/return"}
+
+
+class Batch(Protocol):
+    """Samples that a loss is the mean of."""
+
+    def __len__(self) -> int: ...
+
+    def split(self, size: int) -> Sequence["Batch"]:
+        """The same samples in consecutive parts of at most `size`."""
+
+
+class Objective(NamedTuple):
+    """Means over a batch: the losses by name, unweighted, and what else is worth logging by its full key."""
+
+    losses: dict[str, Tensor]
+    metrics: dict[str, Tensor]
+
+
+class RLModule(LightningModule):
+    """Base of the methods. Holds networks and optimisers; no environment, no rollout, no random stream of its own.
+
+    A subclass sets `network` and `loss_weights`, and defines `method`, `batches_per_iteration`, `batches` and `objective`.
+
+    Args:
+        micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
+        max_grad_norm: bound on the norm of the gradient of each parameter group of the optimiser.
+        greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+
+    Attributes:
+        validation_returns: mean return per level set, from the last validation.
+    """
+
+    network: nn.Module
+    loss_weights: dict[str, float]
+
+    def __init__(self, *, micro_batches: MicroBatches | None, max_grad_norm: float, greedy: bool) -> None:
+        super().__init__()
+        self.micro_batches = micro_batches
+        self.max_grad_norm = max_grad_norm
+        self.greedy = greedy
+        self.validation_returns: dict[str, float] = {}
+
+    @classmethod
+    def method(cls, init_args: dict[str, Any]) -> str:
+        """The method's name in paths and reports, from the arguments that the module is built with."""
+        raise NotImplementedError
+
+    def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
+        """How many batches one call of `batches` yields for rollouts of this size."""
+        raise NotImplementedError
+
+    def batches(self, source: Source) -> Iterator[Batch]:
+        """Collects, and yields every batch of one iteration."""
+        raise NotImplementedError
+
+    def objective(self, batch: Any, generator: torch.Generator) -> Objective:
+        """Losses and metrics of a batch; all randomness (dropout) comes from `generator`."""
+        raise NotImplementedError
+
+    def act(
+        self, obs: UInt8[NDArray[Any], "B H W C"], generator: torch.Generator, *, greedy: bool = False
+    ) -> ActorOutput:
+        """Runs the network under the trainer's precision, as learning will; samples on the CPU with `generator`."""
+        logits, values = self._outputs_for(torch.from_numpy(obs).to(self.device))
+        if greedy:
+            actions = logits.argmax(-1)
+        else:
+            actions = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
+        return ActorOutput(actions=actions, logits=logits, values=values)
+
+    def _outputs_for(self, obs: UInt8[Tensor, "B H W C"]) -> tuple[Tensor, Tensor]:
+        """The network's outputs on the CPU, without gradient; with micro-batches, one part for each thread."""
+
+        def outputs(part: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.no_grad(), self.precision():  # both are thread-local
+                logits, values = self.network(part)
+            return logits.cpu(), values.cpu()
+
+        if self.micro_batches is None or len(obs) == 1:
+            return outputs(obs)
+        num_threads = self.micro_batches.num_threads
+        logits, values = zip(*threads(num_threads).map(outputs, obs.chunk(num_threads)), strict=True)
+        return torch.cat(logits), torch.cat(values)
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """With micro-batches, leaves the cores to their threads: operators of this thread use one."""
+        if self.micro_batches is not None:
+            torch.set_num_threads(1)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The trainer's autocast; Lightning enters it around `training_step` only, and not in other threads."""
+        trainer = self._trainer
+        return nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
+
+    def training_step(self, batch: Batch, _batch_idx: int) -> Tensor:
+        """The weighted sum of the method's losses on one minibatch."""
+        parts = [batch] if self.micro_batches is None else batch.split(self.micro_batches.size)
+        shares = [len(part) / len(batch) for part in parts]
+        seeds = torch.randint(2**62, (len(parts),)).tolist()
+        jobs = [partial(self._part, *job) for job in zip(parts, shares, seeds, strict=True)]
+        if self.micro_batches is None:
+            loss, logged = jobs[0]()
+        else:
+            parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+            loss, logged = accumulated(jobs, parameters, num_threads=self.micro_batches.num_threads)
+        self._require_finite(logged)
+        self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch))
+        return loss
+
+    def _part(self, batch: Batch, share: float, seed: int) -> Part:
+        with torch.enable_grad(), self.precision():  # both are thread-local
+            losses, metrics = self.objective(batch, torch.Generator(self.device).manual_seed(seed))
+        if losses.keys() != self.loss_weights.keys():
+            raise RuntimeError(f"losses {sorted(losses)} and their weights {sorted(self.loss_weights)} do not match")
+        total = torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
+        logged = {f"loss/{name}": loss.detach() for name, loss in losses.items()} | metrics
+        return Part(total * share, {key: value * share for key, value in logged.items()})
+
+    def _require_finite(self, logged: dict[str, Tensor]) -> None:
+        for key, value in logged.items():
+            if key.startswith("loss/") and not math.isfinite(value):
+                raise FloatingPointError(f"{key} is {float(value)}; the newest checkpoint holds the state before it")
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,  # noqa: ARG002  # Lightning's signature
+    ) -> None:
+        """Clips each parameter group by itself, so that one network's gradients never shrink another's step."""
+        if gradient_clip_val is not None:
+            raise ValueError("trainer.gradient_clip_val must be null: model.max_grad_norm clips each parameter group")
+        for group in optimizer.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm)
+
+    def validation_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
+        """Keeps the mean return of one level set."""
+        self.validation_returns[VALIDATION_KEYS[episodes.level_set]] = float(episodes.returns.mean())
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the returns; during `fit` they wait for the iteration's one row (`IterationMetrics`)."""
+        if self.trainer.validating:
+            self.log_dict(self.validation_returns, sync_dist=True)
+
+    def test_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Episodes are reported by the `EvaluationReport` callback."""
+
+    def predict_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> Episodes:  # noqa: ARG002
+        """The played episodes themselves."""
+        return episodes

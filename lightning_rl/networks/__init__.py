@@ -1,0 +1,1 @@
+"""Neural networks: plain `nn.Module`s, tensors in and tensors out."""

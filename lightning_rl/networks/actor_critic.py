@@ -1,0 +1,145 @@
+"""Policy and value heads on an IMPALA CNN, and the two networks that distillation compares."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from lightning_rl.networks.impala_cnn import ImpalaCNN
+from lightning_rl.networks.init import glorot_, orthogonal_linear
+
+
+class ActorCriticOutput(NamedTuple):
+    """Unnormalised log-probabilities of the actions, and one value per critic."""
+
+    logits: Float[Tensor, "N A"]
+    values: Float[Tensor, "N K"]
+
+
+def dropped_out(
+    features: Float[Tensor, "N D"], probability: float, generator: torch.Generator | None
+) -> Float[Tensor, "N D"]:
+    """Inverted dropout whose randomness is an argument; without a generator, the features themselves.
+
+    `nn.Dropout` draws from the process's one generator, so threads that work on micro-batches would race for it, and it
+    switches itself on by a mode flag that acting must not forget.
+    """
+    if generator is None or probability == 0:
+        return features
+    keep = 1 - probability
+    mask = torch.empty(features.shape, device=features.device).bernoulli_(keep, generator=generator)
+    return features * mask / keep
+
+
+class ActorCritic(nn.Module):
+    """One torso under a policy head and `K` value heads.
+
+    Dropout acts on what the critics see and never on what the policy sees: at equal weights the log-probabilities of
+    acting and of learning are equal, or PPO's ratio would be noise.
+
+    Args:
+        torso: frames to features.
+        actor: features to logits.
+        critics: features to one value, each.
+        dropout: probability of dropping a feature before the critics while learning.
+    """
+
+    def __init__(
+        self, torso: nn.Module, actor: nn.Module, critics: Sequence[nn.Module], *, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.torso = torso
+        self.actor = actor
+        self.critics = nn.ModuleList(critics)
+        self.dropout = dropout
+
+    def forward(self, obs: UInt8[Tensor, "N H W C"], generator: torch.Generator | None = None) -> ActorCriticOutput:
+        """Logits and values in float32; `generator` switches dropout on."""
+        features = self.torso(obs)
+        logits = self.actor(features)
+        regularised = dropped_out(features, self.dropout, generator)
+        values = torch.cat([critic(regularised) for critic in self.critics], dim=-1)
+        return ActorCriticOutput(logits.float(), values.float())
+
+
+def three_stack_actor_critic(
+    obs_shape: Sequence[int], num_actions: int, num_critics: int, *, dropout: float = 0.0
+) -> ActorCritic:
+    """The network of OpenAI's Procgen baseline: IMPALA CNN (16, 32, 32), dense 256, linear heads.
+
+    Glorot-uniform torso; orthogonal heads, policy with gain 0.01 and values with gain 1.
+
+    Reference:
+        Cobbe et al. 2020, https://arxiv.org/abs/1912.01588; openai/baselines, common/models.py and common/policies.py
+    """
+    cnn = ImpalaCNN(obs_shape)
+    torso = nn.Sequential(cnn, nn.Linear(cnn.num_features, 256), nn.ReLU())
+    glorot_(torso)
+    critics = [orthogonal_linear(256, 1, gain=1.0) for _ in range(num_critics)]
+    return ActorCritic(torso, orthogonal_linear(256, num_actions, gain=0.01), critics, dropout=dropout)
+
+
+def two_stack_cnn(obs_shape: Sequence[int]) -> ImpalaCNN:
+    """The trunk of Rullo's networks: two stacks (16, 32), 8192 features of a 64×64 frame."""
+    return ImpalaCNN(obs_shape, channels=(16, 32), rectified_skip=True)
+
+
+def two_stack_actor_critic(
+    obs_shape: Sequence[int], num_actions: int, num_critics: int, *, dropout: float = 0.5
+) -> ActorCritic:
+    """The main network of Rullo 2024, section 3.2.1: two stacks, an actor, a deep extrinsic and a shallow intrinsic critic.
+
+    Weights start as PyTorch starts them, as in the published code.
+
+    Reference:
+        rullo16/AutonomousProcgen, agents/DistillPPO.py
+    """
+    cnn = two_stack_cnn(obs_shape)
+    actor = nn.Sequential(
+        nn.Linear(cnn.num_features, 256), nn.ReLU(), nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, num_actions)
+    )
+    extrinsic = nn.Sequential(
+        nn.Linear(cnn.num_features, 256), nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 1)
+    )  # no relu between the first two: as published
+    intrinsic = [
+        nn.Sequential(nn.Linear(cnn.num_features, 256), nn.ReLU(), nn.Linear(256, 1)) for _ in range(1, num_critics)
+    ]
+    return ActorCritic(cnn, actor, [extrinsic, *intrinsic], dropout=dropout)
+
+
+class DistillationNetwork(nn.Module):
+    """Teacher and student of network distillation: two stacks, dropout, two dense layers, `num_outputs` numbers.
+
+    The student is one of these frozen at its random start; the teacher learns to predict its outputs, and fails where
+    the frames are new. (These are the predictor and the target of random network distillation.)
+
+    Args:
+        obs_shape: height, width and channels of a frame.
+        num_outputs: 1 in Rullo 2024, 512 in Burda et al. 2018.
+        dropout: probability of dropping a feature while learning; never active when rewards are computed.
+
+    Reference:
+        Rullo 2024, section 3.2.2; Burda et al. 2018, https://arxiv.org/abs/1810.12894
+    """
+
+    def __init__(self, obs_shape: Sequence[int], *, num_outputs: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.cnn = two_stack_cnn(obs_shape)
+        self.head = nn.Sequential(
+            nn.Linear(self.cnn.num_features, 256),
+            nn.ReLU(),
+            nn.Linear(256, 512),
+            nn.ReLU(),
+            nn.Linear(512, num_outputs),
+        )
+        self.dropout = dropout
+
+    def forward(
+        self, images: Float[Tensor, "N C H W"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "N D"]:
+        """Outputs for normalised images, in float32; `generator` switches dropout on."""
+        features = dropped_out(self.cnn.encoded(images), self.dropout, generator)
+        outputs: Tensor = self.head(features).float()
+        return outputs

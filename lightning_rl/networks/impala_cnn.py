@@ -1,0 +1,79 @@
+"""The residual convolutional network of IMPALA, from frames as rendered to features."""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions around which the input is carried.
+
+        x + conv(relu(conv(relu(x))))
+
+    With `rectified_skip` the carried input is relu(x), as in Rullo's published network.
+    """
+
+    def __init__(self, channels: int, *, rectified_skip: bool) -> None:
+        super().__init__()
+        self.rectified_skip = rectified_skip
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
+        """The block's output, of the input's shape."""
+        rectified = images.relu()
+        return (rectified if self.rectified_skip else images) + self.second(self.first(rectified).relu())
+
+
+class ImpalaCNN(nn.Module):
+    """Frames to a flat feature vector: per stack a 3×3 convolution, a max-pool that halves, two residual blocks; then relu.
+
+    The max-pool pads one pixel on both sides, where TensorFlow's `SAME` pads right and bottom only: the shapes are equal.
+
+    Args:
+        obs_shape: height, width and channels of a frame; height and width divisible by 2 to the number of stacks.
+        channels: output channels of each stack.
+        rectified_skip: the residual blocks carry relu(x) instead of x (Rullo's code; IMPALA carries x).
+
+    Attributes:
+        num_features: length of the feature vector.
+
+    Raises:
+        ValueError: the frame is too small or of a size that the stacks do not halve evenly.
+
+    Reference:
+        Espeholt et al. 2018, IMPALA, figure 3 right, https://arxiv.org/abs/1802.01561; deepmind/scalable_agent, experiment.py
+    """
+
+    def __init__(
+        self, obs_shape: Sequence[int], *, channels: Sequence[int] = (16, 32, 32), rectified_skip: bool = False
+    ) -> None:
+        super().__init__()
+        height, width, in_channels = obs_shape
+        shrink = 2 ** len(channels)
+        if height % shrink or width % shrink:
+            raise ValueError(f"obs_shape: height and width must be multiples of {shrink}, found {height}×{width}")
+        stacks: list[nn.Module] = []
+        for before, after in zip((in_channels, *channels), channels, strict=False):
+            stacks += [
+                nn.Conv2d(before, after, 3, padding=1),
+                nn.MaxPool2d(3, stride=2, padding=1),
+                ResidualBlock(after, rectified_skip=rectified_skip),
+                ResidualBlock(after, rectified_skip=rectified_skip),
+            ]
+        # channels_last: the frames come as NHWC, and CPU and tensor-core convolutions are several times faster on it
+        self.stacks = nn.Sequential(*stacks).to(memory_format=torch.channels_last)
+        self.num_features = prod((height // shrink, width // shrink, channels[-1]))
+
+    def forward(self, obs: UInt8[Tensor, "N H W C"]) -> Float[Tensor, "N D"]:
+        """Features of frames with values 0..255."""
+        return self.encoded(rearrange(obs, "n h w c -> n c h w").float().div_(255))
+
+    def encoded(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
+        """Features of images that are scaled already."""
+        features: Tensor = self.stacks(images).relu()
+        return features.flatten(1)

@@ -1,0 +1,53 @@
+"""Running mean and standard deviation of every pixel, exact whatever the order of the frames."""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+
+class PixelNormalizer(nn.Module):
+    """Frames to (frame − mean) / std per pixel and channel, clipped.
+
+    Sums are kept as integers, so they are exact, independent of the order and the grouping of frames, and can be added
+    over ranks.
+
+    Args:
+        obs_shape: height, width and channels of a frame.
+        max_abs: bound on the normalised pixels.
+
+    Reference:
+        Burda et al. 2018, section 2.4 (clip 5), https://arxiv.org/abs/1810.12894
+    """
+
+    totals: Tensor
+    squared_totals: Tensor
+    count: Tensor
+
+    def __init__(self, obs_shape: Sequence[int], *, max_abs: float = 5.0) -> None:
+        super().__init__()
+        self.max_abs = max_abs
+        self.register_buffer("totals", torch.zeros(tuple(obs_shape), dtype=torch.int64))
+        self.register_buffer("squared_totals", torch.zeros(tuple(obs_shape), dtype=torch.int64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update(self, obs: UInt8[Tensor, "N H W C"]) -> None:
+        """Takes the frames into the statistics."""
+        for chunk in obs.split(256):  # the squares need four bytes a pixel; 256 frames of them stay small
+            self.totals += chunk.sum(0, dtype=torch.int64)
+            self.squared_totals += chunk.int().square_().sum(0, dtype=torch.int64)
+        self.count += len(obs)
+
+    def forward(self, obs: UInt8[Tensor, "N H W C"]) -> Float[Tensor, "N C H W"]:
+        """Normalised images; before the first `update`, frames only scaled to 0..1."""
+        if not self.count:
+            return rearrange(obs, "n h w c -> n c h w").float().div_(255)
+        mean = self.totals.double() / self.count
+        variance = (self.squared_totals.double() / self.count - mean.square()).clamp_(min=0)
+        # a pixel that never changed has no scale of its own; one grey level keeps its first change finite
+        std = variance.sqrt_().clamp_(min=1.0)
+        normalised = (obs - mean.float()).div_(std.float()).clamp_(-self.max_abs, self.max_abs)
+        return rearrange(normalised, "n h w c -> n c h w")

@@ -1,0 +1,220 @@
+"""What a person sees while a run trains: a bar on a terminal, a plain line now and then in a log file."""
+
+import sys
+import time
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from typing_extensions import override
+
+
+@runtime_checkable
+class CountsEnvSteps(Protocol):
+    """What the bar asks of a data module; without it, it shows the logged numbers and no total."""
+
+    env_steps: int
+    total_env_steps: int
+
+
+class Standing(NamedTuple):
+    """Where a run is: the newest of each number, None where there is none yet."""
+
+    env_steps: int
+    total_env_steps: int | None = None
+    episode_return: float | None = None
+    validation_return: float | None = None
+    env_steps_per_second: float | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the present speed; None where the speed or the end is unknown, and when there is nothing left."""
+        if self.total_env_steps is None or not self.env_steps_per_second or self.env_steps >= self.total_env_steps:
+            return None
+        return (self.total_env_steps - self.env_steps) / self.env_steps_per_second
+
+
+class EnvStepsProgress(ProgressBar):
+    """Shows env steps, return, speed and time left while training; evaluation stays silent.
+
+    Metrics are read at the start of the next epoch and at the end of training: callbacks come before the module at
+    `on_train_epoch_end`, so what the module logs there is not yet known to them. Between two epochs, which can be
+    minutes, the env steps of the data module keep the bar moving.
+
+    Args:
+        interval_seconds: Off a terminal, the least time between two lines. The last line always comes.
+    """
+
+    def __init__(self, interval_seconds: float | int = 30) -> None:
+        super().__init__()
+        self.interval_seconds = interval_seconds
+        self._enabled = True
+        self._on_terminal = False
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._metrics: dict[str, float] = {}
+        self._started_at = self._shown_at = time.monotonic()
+
+    @override
+    def disable(self) -> None:
+        """Shows nothing from here on."""
+        self._enabled = False
+        self._close()
+
+    @override
+    def enable(self) -> None:
+        """Shows progress again."""
+        self._enabled = True
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clocks."""
+        self._started_at = self._shown_at = time.monotonic()
+        self._metrics = {}
+        console = Console(stderr=True)
+        self._on_terminal = console.is_terminal and not console.is_dumb_terminal
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Reads what the epoch before has logged."""
+        self._read(trainer)
+        self._show(trainer, pl_module)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Moves on with the env steps collected for this batch."""
+        self._show(trainer, pl_module)
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Shows the final numbers."""
+        self._read(trainer)
+        self._show(trainer, pl_module, final=True)
+        self._close()
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leaves the terminal as it was found."""
+        self._close()
+
+    @override
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leaves the terminal as it was found."""
+        self._close()
+
+    def _read(self, trainer: pl.Trainer) -> None:
+        """Copies the metrics, once an epoch: on an accelerator, reading them waits for it."""
+        if self._enabled:
+            self._metrics = {key: value.item() for key, value in trainer.callback_metrics.items()}
+
+    def _show(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *, final: bool = False) -> None:
+        if not self._enabled:
+            return
+        if self._on_terminal:
+            self._move_bar(self._standing(trainer), _title(trainer, pl_module))
+        elif final or time.monotonic() - self._shown_at >= self.interval_seconds:
+            self._shown_at = time.monotonic()
+            elapsed = self._shown_at - self._started_at if final else None
+            sys.stderr.write(progress_line(self._standing(trainer), elapsed_seconds=elapsed) + "\n")
+            sys.stderr.flush()
+
+    def _standing(self, trainer: pl.Trainer) -> Standing:
+        counter = getattr(trainer, "datamodule", None)
+        counted = counter if isinstance(counter, CountsEnvSteps) else None
+        return Standing(
+            env_steps=counted.env_steps if counted else round(self._metrics.get("env_steps", 0)),
+            total_env_steps=counted.total_env_steps if counted else None,
+            episode_return=self._metrics.get("episode/return"),
+            validation_return=self._metrics.get("validation/return"),
+            env_steps_per_second=self._metrics.get("time/env_steps_per_second"),
+        )
+
+    def _move_bar(self, standing: Standing, title: str) -> None:
+        if self._bar is None:
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[summary]}", markup=False),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                expand=True,
+                refresh_per_second=2,  # its thread competes with training for the interpreter
+                redirect_stdout=sys.stdout.isatty(),  # where stdout is a file, what is printed belongs in it
+            )
+            self._task = self._bar.add_task(title, total=standing.total_env_steps, summary="")
+            self._bar.start()
+        self._bar.update(self._task, completed=standing.env_steps, summary=progress_summary(standing))
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def progress_line(standing: Standing, *, elapsed_seconds: float | None = None) -> str:
+    """The line for log files: exact counts.
+
+    Args:
+        standing: Where the run is.
+        elapsed_seconds: How long it took, in place of the time left, for the last line.
+
+    Returns:
+        For example `env_steps 98304/500000 (20%)  return 3.41  412 steps/s  16m15s left`.
+    """
+    steps = f"env_steps {standing.env_steps}"
+    if standing.total_env_steps:
+        steps += f"/{standing.total_env_steps} ({100 * standing.env_steps // standing.total_env_steps}%)"
+    end = _time_left(standing) if elapsed_seconds is None else [f"{duration(elapsed_seconds)} elapsed"]
+    return "  ".join([steps, *_measurements(standing), *end])
+
+
+def progress_summary(standing: Standing) -> str:
+    """The text beside the bar: short counts, as `123k/500k  return 3.41  412 steps/s  15m02s left`."""
+    counts = (
+        [standing.env_steps] if standing.total_env_steps is None else [standing.env_steps, standing.total_env_steps]
+    )
+    return "  ".join(["/".join(map(compact, counts)), *_measurements(standing), *_time_left(standing)])
+
+
+def compact(count: int) -> str:
+    """A count in three digits: 987, 98.3k, 123k, 1.5M, 25M."""
+    for scale, suffix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= 0.9995 * scale:
+            return f"{count / scale:.3g}{suffix}"
+    return str(count)
+
+
+def duration(seconds: float | int) -> str:
+    """A time in its two largest units: 42s, 16m12s, 3h07m, 2d04h."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d{hour:02}h"
+    if hours:
+        return f"{hours}h{minute:02}m"
+    return f"{minutes}m{second:02}s" if minutes else f"{second}s"
+
+
+def _measurements(standing: Standing) -> list[str]:
+    measured = (
+        ("return {:.2f}", standing.episode_return),
+        ("validation {:.2f}", standing.validation_return),
+        ("{:.0f} steps/s", standing.env_steps_per_second),
+    )
+    return [text.format(value) for text, value in measured if value is not None]
+
+
+def _time_left(standing: Standing) -> list[str]:
+    return [] if standing.seconds_left is None else [f"{duration(standing.seconds_left)} left"]
+
+
+def _title(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
+    """Method and game."""
+    method = type(pl_module).__name__.removesuffix("Module")
+    game = getattr(getattr(trainer, "datamodule", None), "game", None)
+    return f"{method} on {game}" if game else method

@@ -1,0 +1,137 @@
+"""What flows between the layers: rollouts, actor outputs, and the protocols that tie policies to environments."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+State = dict[str, Any]
+"""Saved state: tensors, numbers, strings, and lists and dicts of them, so that it loads with `weights_only=True`."""
+
+# not `Self`, which the shape checks of tests cannot resolve
+Fields = TypeVar("Fields", bound="TensorFields")
+
+
+class TensorFields:
+    """A frozen dataclass whose tensors move together: what Lightning takes as a batch."""
+
+    def to(self: Fields, device: torch.device) -> Fields:
+        """The same data on `device`."""
+        return self._mapped(lambda tensor: tensor.to(device))
+
+    def _mapped(self: Fields, function: Callable[[Tensor], Tensor]) -> Fields:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]  # a mixin of dataclasses
+        tensors = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorOutput:
+    """What a policy decided for `B` environments, on the CPU: actions, the logits behind them, its critics' values."""
+
+    actions: Int64[Tensor, "B"]
+    logits: Float32[Tensor, "B A"]
+    values: Float32[Tensor, "B K"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout(TensorFields):
+    """`T` steps of `B` environments under one behavior policy, time first.
+
+    `obs[t]`, `actions[t]`, `rewards[t]`, `terminated[t]` belong to the same decision: the reward and the flag are the
+    consequence of `actions[t]`. `obs[t + 1]` opens a new episode wherever `terminated[t]`. `obs[T]` is never acted on;
+    it exists to bootstrap. Consecutive rollouts overlap there: `next.obs[0]` equals `this.obs[T]`.
+
+    `behavior_values` holds the values of the policy's `K` critics while it acted.
+    """
+
+    actions: Int64[Tensor, "T B"]
+    rewards: Float32[Tensor, "T B"]  # as the wrapped environment gave them; clipping is the module's business
+    terminated: Bool[Tensor, "T B"]
+    behavior_logits: Float32[Tensor, "T B A"]
+    behavior_values: Float32[Tensor, "T B K"]
+    obs: UInt8[Tensor, "T+1 B H W C"]  # as rendered; the network's view of it as [N C H W] is already channels_last
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episodes(TensorFields):
+    """Episodes that one policy finished on one set of levels."""
+
+    level_set: str
+    returns: Float64[Tensor, "E"]  # raw, in the game's units
+    lengths: Int64[Tensor, "E"]
+    level_complete: Bool[Tensor, "E"] | None  # None where the game does not say
+
+
+@runtime_checkable
+class ResumableVectorEnv(Protocol):
+    """A `gymnasium.vector.VectorEnv` in same-step autoreset mode whose whole state can be taken and put back."""
+
+    @property
+    def num_envs(self) -> int:
+        """Environments stepped together."""
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[UInt8[NDArray[Any], "B H W C"], dict[str, Any]]:
+        """The current observations; games that start and restart by themselves take no seed here."""
+
+    def step(
+        self, actions: Int64[NDArray[Any], "B"]
+    ) -> tuple[
+        UInt8[NDArray[Any], "B H W C"],
+        Float32[NDArray[Any], "B"],
+        Bool[NDArray[Any], "B"],
+        Bool[NDArray[Any], "B"],
+        dict[str, Any],
+    ]:
+        """Observation, reward, terminated, truncated, info; where an episode ended, the next one's first frame."""
+
+    def get_state(self) -> State:
+        """Everything that decides the future of the games, bit for bit."""
+
+    def set_state(self, state: State) -> UInt8[NDArray[Any], "B H W C"]:
+        """Continues from `state`; returns its observations."""
+
+    def close(self) -> None:
+        """Ends the games."""
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Chooses actions for a batch of observations."""
+
+    def act(
+        self, obs: UInt8[NDArray[Any], "B H W C"], generator: torch.Generator, *, greedy: bool = False
+    ) -> ActorOutput:
+        """Samples actions with `generator` (on the CPU), or takes the most likely ones."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What a method collects from."""
+
+    generator: torch.Generator
+    """The stream of every random choice made between two updates."""
+    memory: dict[str, Tensor]
+    """What the method carries from rollout to rollout, one row per environment; saved and restored with the games."""
+
+    def collect(self, policy: Policy) -> Rollout:
+        """Runs `policy` and returns what happened."""
+
+
+@runtime_checkable
+class Agent(Policy, Protocol):
+    """A policy that learns: turns a source of rollouts into the batches of one iteration."""
+
+    greedy: bool
+
+    def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
+        """How many batches one call of `batches` yields for rollouts of this size."""
+
+    def batches(self, source: Source) -> Iterator[Any]:
+        """Collects, and yields every batch of one iteration."""

@@ -1,0 +1,156 @@
+"""Definitions, one function per equation, in float64 and loops: slow, obvious, and written from the papers."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+def temporal_differences(*, rewards: Array, discounts: Array, values: Array, next_values: Array) -> Array:
+    """Rullo 2024, eq. 5: δ_t = r_t + γ v_{t+1} (1 − done) − v_t."""
+    return rewards + discounts * next_values - values
+
+
+def generalized_advantages(
+    *, rewards: Array, discounts: Array, values: Array, next_values: Array, lambda_: float
+) -> Array:
+    """Schulman et al. 2016 (GAE), eq. 16: A_t = Σ_k (γλ)^k δ_{t+k}, cut where the episode ends."""
+    deltas = temporal_differences(rewards=rewards, discounts=discounts, values=values, next_values=next_values)
+    advantages = np.zeros_like(deltas)
+    for start in range(len(deltas)):
+        for end in range(start, len(deltas)):
+            advantages[start] += np.prod(lambda_ * discounts[start:end], axis=0) * deltas[end]
+    return advantages
+
+
+def bootstrapped_returns(*, rewards: Array, discounts: Array, next_values: Array) -> Array:
+    """Schulman et al. 2016 (GAE), eq. 18 without the baseline: Σ_k γ^k r_{t+k}, then the value of the last state."""
+    returns = np.zeros_like(rewards)
+    for start in range(len(rewards)):
+        for end in range(start, len(rewards)):
+            returns[start] += np.prod(discounts[start:end], axis=0) * rewards[end]
+        returns[start] += np.prod(discounts[start:], axis=0) * next_values[-1]
+    return returns
+
+
+def combined_advantages(
+    *,
+    rewards: tuple[Array, Array],
+    values: tuple[Array, Array],
+    next_values: tuple[Array, Array],
+    done: Array,
+    gamma: float,
+    lambda_: float,
+) -> Array:
+    """Rullo 2024, eqs. 5 to 8, of extrinsic and intrinsic stream; in eq. 7 the second Vext is read as Vint."""
+    value = values[0] + values[1]  # eq. 6
+    next_value = next_values[0] + next_values[1]  # eq. 7
+    delta = rewards[0] + rewards[1] + gamma * next_value * (1 - done) - value  # eq. 5
+    advantages = delta.copy()
+    for t in range(len(delta) - 2, -1, -1):
+        advantages[t] = delta[t] + gamma * lambda_ * (1 - done[t]) * advantages[t + 1]  # eq. 8
+    return advantages
+
+
+def normalized(advantages: Array) -> Array:
+    """Rullo 2024, eq. 10: (A − mean(A)) / (std(A) + 1e-8)."""
+    numbers = advantages.ravel().tolist()
+    mean = sum(numbers) / len(numbers)
+    deviation = math.sqrt(sum((number - mean) ** 2 for number in numbers) / len(numbers))
+    centred: Array = advantages - mean
+    return centred / (deviation + 1e-8)
+
+
+def forward_discounted_sums(rewards: Array, start: Array, gamma: float) -> Array:
+    """Burda et al. 2018 (RND), section 2.4: F_t = Σ_{s≤t} γ^{t−s} i_s, over time and never reset."""
+    sums = np.zeros_like(rewards)
+    for now in range(len(rewards)):
+        sums[now] = gamma ** (now + 1) * start
+        for past in range(now + 1):
+            sums[now] += gamma ** (now - past) * rewards[past]
+    return sums
+
+
+def probabilities(logits: Array) -> Array:
+    """Softmax over the last axis: π(a) = exp z_a / Σ_b exp z_b."""
+    weights = np.exp(logits)
+    shares: Array = weights / weights.sum(-1, keepdims=True)
+    return shares
+
+
+def log_probs_of(actions: Integers, logits: Array) -> Array:
+    """log π(a_t|s_t), the numerator of Schulman et al. 2017 (PPO), eq. 6."""
+    log_probs = np.zeros(actions.shape)
+    for index in np.ndindex(actions.shape):
+        log_probs[index] = math.log(probabilities(logits[index])[actions[index]])
+    return log_probs
+
+
+def entropy(logits: Array) -> Array:
+    """Shannon 1948: −Σ_a π(a) log π(a), the S of Schulman et al. 2017 (PPO), eq. 9, in nats."""
+    entropies = np.zeros(logits.shape[:-1])
+    for index in np.ndindex(entropies.shape):
+        entropies[index] = -sum(p * math.log(p) for p in probabilities(logits[index]))
+    return entropies
+
+
+def kl_divergence(logits: Array, other_logits: Array) -> Array:
+    """Rullo 2024, eq. 3, of two policies: KL(p‖q) = Σ_a p(a) (log p(a) − log q(a))."""
+    divergences = np.zeros(logits.shape[:-1])
+    for index in np.ndindex(divergences.shape):
+        p, q = probabilities(logits[index]), probabilities(other_logits[index])
+        divergences[index] = sum(p[a] * math.log(p[a] / q[a]) for a in range(len(p)))
+    return divergences
+
+
+def clipped_surrogate(*, log_probs: Array, behavior_log_probs: Array, advantages: Array, epsilon: float) -> Array:
+    """Schulman et al. 2017 (PPO), eq. 7, to be maximised: min(r A, clip(r, 1 − ε, 1 + ε) A)."""
+    objectives = np.zeros_like(advantages)
+    for index in np.ndindex(advantages.shape):
+        ratio = math.exp(log_probs[index]) / math.exp(behavior_log_probs[index])
+        bounded = min(max(ratio, 1 - epsilon), 1 + epsilon)
+        objectives[index] = min(ratio * advantages[index], bounded * advantages[index])
+    return objectives
+
+
+def approx_kl(*, log_probs: Array, behavior_log_probs: Array) -> Array:
+    """Schulman 2020 (Approximating KL divergence), k3 of KL(q‖p): (r − 1) − log r, r = p(x)/q(x), x drawn from q."""
+    estimates = np.zeros_like(log_probs)
+    for index in np.ndindex(estimates.shape):
+        ratio = math.exp(log_probs[index]) / math.exp(behavior_log_probs[index])
+        estimates[index] = (ratio - 1) - math.log(ratio)
+    return estimates
+
+
+def squared_value_loss(values: Array, targets: Array) -> Array:
+    """Schulman et al. 2017 (PPO), eq. 9, the term L^VF, with the ½ of baselines' ppo2."""
+    return (values - targets) ** 2 / 2
+
+
+def clipped_value_loss(*, values: Array, behavior_values: Array, targets: Array, epsilon: float) -> Array:
+    """openai/baselines, ppo2/model.py, `vf_loss`: ½ max((V − R)², (V within ε of V_old − R)²)."""
+    losses = np.zeros_like(values)
+    for index in np.ndindex(values.shape):
+        low, high = behavior_values[index] - epsilon, behavior_values[index] + epsilon
+        bounded = min(max(values[index], low), high)
+        losses[index] = max((values[index] - targets[index]) ** 2, (bounded - targets[index]) ** 2) / 2
+    return losses
+
+
+def prediction_error(teacher: Array, student: Array) -> Array:
+    """Rullo 2024, eq. 4: the mean squared error of reference and trained network."""
+    errors = np.zeros(teacher.shape[:-1])
+    for index in np.ndindex(errors.shape):
+        errors[index] = sum((t - s) ** 2 for t, s in zip(teacher[index], student[index], strict=True))
+    return errors / teacher.shape[-1]
+
+
+def absolute_prediction_error(teacher: Array, student: Array) -> Array:
+    """Lapan 2020 (Deep reinforcement learning hands-on), chapter 21: |ref(s) − trn(s)|, averaged over the outputs."""
+    errors = np.zeros(teacher.shape[:-1])
+    for index in np.ndindex(errors.shape):
+        errors[index] = sum(abs(t - s) for t, s in zip(teacher[index], student[index], strict=True))
+    return errors / teacher.shape[-1]
