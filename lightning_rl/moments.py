@@ -20,7 +20,8 @@ class Moments(NamedTuple):
         """The moments of both samples together.
 
         Reference:
-            Chan, Golub, LeVeque 1979, Updating formulae and a pairwise algorithm for computing sample variances, eq. 2.1
+            Chan, Golub, LeVeque 1979, Updating formulae and a pairwise algorithm for computing sample variances,
+            eq. 2.1
         """
         weight = self.weight + batch.weight
         delta = batch.mean - self.mean

@@ -95,6 +95,11 @@ class Collector:
         self.memory = deepcopy(state["memory"])
         self._snapshot = self._env_state()
 
+    def count_from(self, env_steps: int) -> None:
+        """Counts on from `env_steps`, with the games as they are."""
+        self.env_steps = env_steps
+        self._snapshot = self._env_state()
+
     def close(self) -> None:
         """Ends the games."""
         self.env.close()

@@ -105,6 +105,8 @@ class ProcgenDataModule(LightningDataModule):
         )
         if num_actors != 0:
             raise ValueError(f"data.num_actors must be 0 for methods that learn on-policy, found {num_actors}")
+        if seed < 0:
+            raise ValueError(f"data.seed must be at least 0, found {seed}")
         if not 0 <= return_scaling_gamma <= 1:
             raise ValueError(f"data.return_scaling_gamma must be in [0, 1], found {return_scaling_gamma}")
         self.game = game
@@ -266,7 +268,7 @@ class ProcgenDataModule(LightningDataModule):
             return
         self.check_state(state_dict)
         if self.allow_inexact_resume and self._sizes != {key: state_dict[key] for key in self._sizes}:
-            self._collector.env_steps = state_dict["env_steps"] // self._num_ranks
+            self._collector.count_from(state_dict["env_steps"] // self._num_ranks)
         else:
             self._collector.load_state_dict(state_dict["collectors"][self._rank])
 

@@ -35,4 +35,12 @@ class RolloutDataset(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         for _ in range(self._iterations):
-            yield from self._agent.batches(self._collector)
+            yielded = 0
+            for batch in self._agent.batches(self._collector):
+                yielded += 1
+                yield batch
+            if yielded != self._per_iteration:
+                raise RuntimeError(
+                    f"{type(self._agent).__name__} declared {self._per_iteration} batches per iteration and yielded"
+                    f" {yielded}; batches() and batches_per_iteration() disagree"
+                )

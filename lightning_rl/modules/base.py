@@ -1,10 +1,10 @@
 """What every method shares: acting under the trainer's precision, one loss from parts, logging, evaluation."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import UInt8
@@ -18,6 +18,7 @@ from lightning_rl.types import ActorOutput, Episodes, Source
 VALIDATION_KEYS = {"train_levels": "validation/train_levels_return", "full_distribution": "validation/return"}
 
 
+@runtime_checkable
 class Batch(Protocol):
     """Samples that a loss is the mean of."""
 
@@ -79,26 +80,27 @@ class RLModule(LightningModule):
         self, obs: UInt8[NDArray[Any], "B H W C"], generator: torch.Generator, *, greedy: bool = False
     ) -> ActorOutput:
         """Runs the network under the trainer's precision, as learning will; samples on the CPU with `generator`."""
-        logits, values = self._outputs_for(torch.from_numpy(obs).to(self.device))
+        num_parts = 1 if self.micro_batches is None else self.micro_batches.num_threads
+        outputs = self.in_parts(self.network, torch.from_numpy(obs).to(self.device), size=-(-len(obs) // num_parts))
+        logits, values = (output.cpu() for output in outputs)
         if greedy:
             actions = logits.argmax(-1)
         else:
             actions = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
         return ActorOutput(actions=actions, logits=logits, values=values)
 
-    def _outputs_for(self, obs: UInt8[Tensor, "B H W C"]) -> tuple[Tensor, Tensor]:
-        """The network's outputs on the CPU, without gradient; with micro-batches, one part for each thread."""
+    def in_parts(
+        self, function: Callable[[Tensor], tuple[Tensor, ...]], obs: UInt8[Tensor, "N H W C"], *, size: int
+    ) -> tuple[Tensor, ...]:
+        """`function` of frames, `size` at a time, without gradient; with micro-batches in threads."""
 
-        def outputs(part: Tensor) -> tuple[Tensor, Tensor]:
+        def outputs(part: Tensor) -> tuple[Tensor, ...]:
             with torch.no_grad(), self.precision():  # both are thread-local
-                logits, values = self.network(part)
-            return logits.cpu(), values.cpu()
+                return function(part)
 
-        if self.micro_batches is None or len(obs) == 1:
-            return outputs(obs)
-        num_threads = self.micro_batches.num_threads
-        logits, values = zip(*threads(num_threads).map(outputs, obs.chunk(num_threads)), strict=True)
-        return torch.cat(logits), torch.cat(values)
+        parts = obs.split(size)
+        spread = map if self.micro_batches is None else threads(self.micro_batches.num_threads).map
+        return tuple(torch.cat(column) for column in zip(*spread(outputs, parts), strict=True))
 
     def setup(self, stage: str) -> None:  # noqa: ARG002
         """With micro-batches, leaves the cores to their threads: operators of this thread use one."""

@@ -62,6 +62,7 @@ class Distillation:
         _require("distillation.num_outputs", self.num_outputs, self.num_outputs >= 1, "at least 1")
         _require("distillation.dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
         _require("distillation.gamma", self.gamma, 0 <= self.gamma <= 1, "in [0, 1]")
+        _require("distillation.scale", self.scale, self.scale > 0, "positive")
         _require("distillation.max_reward", self.max_reward, self.max_reward > 0, "positive")
 
 
@@ -105,7 +106,6 @@ class DistilledTrajectories(TensorFields):
         Rullo 2024, section 3.3
     """
 
-    obs: UInt8[Tensor, "T+1 B H W C"]
     actions: Int64[Tensor, "T B"]
     rewards: Float32[Tensor, "T B K"]
     reward_sums: Float32[Tensor, "T B"]
@@ -113,6 +113,7 @@ class DistilledTrajectories(TensorFields):
     behavior_values: Float32[Tensor, "T B K"]
     advantages: Float32[Tensor, "T B"]
     returns: Float32[Tensor, "T B K"]
+    obs: UInt8[Tensor, "T+1 B H W C"]
     student_outputs: Float32[Tensor, "T B D"] | None = None
 
     @classmethod
@@ -237,6 +238,7 @@ class PPODistillModule(RLModule):
         _require("gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
         _require("lambda_", lambda_, 0 <= lambda_ <= 1, "in [0, 1]")
         _require("epsilon", epsilon, epsilon > 0, "positive")
+        _require("value_epsilon", value_epsilon, value_epsilon is None or value_epsilon > 0, "positive or null")
         _require("dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
         _require("epochs", epochs, epochs >= 1, "at least 1")
         _require("learning_rate", learning_rate, learning_rate > 0, "positive")
@@ -343,14 +345,12 @@ class PPODistillModule(RLModule):
             return error.clamp(max=self.distillation.max_reward), student
         return self._divided_by_running_std(prediction_error(teacher, student), memory), student
 
-    def _compared(self, obs: UInt8[Tensor, "N H W C"]) -> tuple[Float32[Tensor, "N D"], Float32[Tensor, "N D"]]:
-        teacher, student = [], []
-        for chunk in obs.split(256):  # bounds the memory that activations take
-            with self.precision():
-                images = self.normalizer(chunk)
-                teacher.append(self.teacher(images))
-                student.append(self.student(images))
-        return torch.cat(teacher), torch.cat(student)
+    def _compared(self, obs: UInt8[Tensor, "N H W C"]) -> tuple[Tensor, ...]:
+        def outputs(part: Tensor) -> tuple[Tensor, ...]:
+            images = self.normalizer(part)
+            return self.teacher(images), self.student(images)
+
+        return self.in_parts(outputs, obs, size=256)  # bounds the memory that activations take
 
     def _divided_by_running_std(
         self, errors: Float32[Tensor, "T B"], memory: dict[str, Tensor]

@@ -30,9 +30,9 @@ class ResidualBlock(nn.Module):
 
 
 class ImpalaCNN(nn.Module):
-    """Frames to a flat feature vector: per stack a 3×3 convolution, a max-pool that halves, two residual blocks; then relu.
+    """Frames to features: per stack a 3×3 convolution, a max-pool that halves, two residual blocks; then relu, flat.
 
-    The max-pool pads one pixel on both sides, where TensorFlow's `SAME` pads right and bottom only: the shapes are equal.
+    The max-pool pads one pixel on both sides, where TensorFlow's `SAME` pads right and bottom only: shapes are equal.
 
     Args:
         obs_shape: height, width and channels of a frame; height and width divisible by 2 to the number of stacks.
@@ -46,7 +46,8 @@ class ImpalaCNN(nn.Module):
         ValueError: the frame is too small or of a size that the stacks do not halve evenly.
 
     Reference:
-        Espeholt et al. 2018, IMPALA, figure 3 right, https://arxiv.org/abs/1802.01561; deepmind/scalable_agent, experiment.py
+        Espeholt et al. 2018, IMPALA, figure 3 right, https://arxiv.org/abs/1802.01561;
+        deepmind/scalable_agent, experiment.py
     """
 
     def __init__(

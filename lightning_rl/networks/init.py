@@ -7,7 +7,8 @@ def glorot_(module: nn.Module) -> None:
     """Glorot-uniform weights and zero biases for every convolution and dense layer in `module`, in place.
 
     Reference:
-        The default of `tf.layers`, which OpenAI's IMPALA CNN keeps: openai/baselines, common/models.py, `build_impala_cnn`
+        The default of `tf.layers`, which OpenAI's IMPALA CNN keeps: openai/baselines, common/models.py,
+        `build_impala_cnn`
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):

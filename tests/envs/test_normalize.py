@@ -87,7 +87,7 @@ def test_scaled_rewards_match_their_definition(gamma: float, max_abs_reward: flo
 
 
 def test_rewards_are_clipped_on_both_sides() -> None:
-    # a first reward of 5 e-9 deviates from nothing seen, so only the bound holds the rare large ones
+    # after many tiny returns a large one is many deviations, which only the bound keeps in range
     script = [[0.001, -0.001]] * 400 + [[5.0, 0.0], [0.0, -5.0]]
     env = ReturnScaling(ScriptedVectorEnv(script, [[True, True]] * 402))
 

@@ -467,8 +467,8 @@ def test_the_lists_of_games_and_modes_are_procgens_own(build: Build) -> None:
 
 @pytest.mark.parametrize(
     "actions",
-    [np.array([4, 15]), np.array([-1, 4]), np.array([4]), np.array([[4, 4]]).T[:1, 0], np.array([4, 4, 4])],
-    ids=["too high", "restart command", "too few", "sliced", "too many"],
+    [np.array([4, 15]), np.array([-1, 4]), np.array([4]), np.array([4, 4, 4])],
+    ids=["too high", "restart command", "too few", "too many"],
 )
 def test_wrong_actions_are_refused_before_any_game_moves(actions: NDArray[np.int64], build: Build) -> None:
     env, twin = build(), build()

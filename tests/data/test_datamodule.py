@@ -1,0 +1,434 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningModule, Trainer
+
+from lightning_rl.data.dataset import RolloutDataset
+from lightning_rl.data.datamodule import ProcgenDataModule
+from lightning_rl.data.evaluation import UniformPolicy
+from lightning_rl.types import ActorOutput, Episodes, Rollout, Source
+
+NUM_STEPS, NUM_ENVS = 7, 2
+SMALL: dict[str, Any] = {"num_envs": NUM_ENVS, "num_steps": NUM_STEPS, "num_levels": 50, "start_level": 10}
+
+Build = Callable[..., ProcgenDataModule]
+
+
+class RandomAgent(LightningModule):
+    """Acts at random and keeps the episodes that it is judged on."""
+
+    greedy = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy = UniformPolicy(ProcgenDataModule.num_actions)
+        self.judged: list[Episodes] = []
+
+    def act(self, obs: NDArray[Any], generator: torch.Generator, *, greedy: bool = False) -> ActorOutput:
+        return self.policy.act(obs, generator, greedy=greedy)
+
+    def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
+        return num_steps * num_envs // 7
+
+    def batches(self, source: Source) -> Iterator[Any]:
+        for _ in range(2):
+            yield source.collect(self)
+
+    def validation_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.judged.append(episodes)
+
+    test_step = validation_step
+    predict_step = validation_step
+
+
+@pytest.fixture
+def build() -> Iterator[Build]:
+    built: list[ProcgenDataModule] = []
+
+    def module(**options: Any) -> ProcgenDataModule:
+        built.append(ProcgenDataModule(**SMALL | options))
+        return built[-1]
+
+    yield module
+    for data in built:
+        data.teardown("fit")
+
+
+@pytest.fixture
+def fitting(build: Build) -> Build:
+    """Builds data modules whose training games have started."""
+
+    def module(**options: Any) -> ProcgenDataModule:
+        data = build(**options)
+        data.setup("fit")
+        return data
+
+    return module
+
+
+def collected(data: ProcgenDataModule) -> Rollout:
+    return data.collector.collect(UniformPolicy(data.num_actions))
+
+
+def assert_same(actual: Rollout, expected: Rollout) -> None:
+    different = [name for name, value in vars(expected).items() if not torch.equal(getattr(actual, name), value)]
+    assert different == []
+
+
+def first_frames(data: ProcgenDataModule, level_set: str, num_envs: int = NUM_ENVS) -> NDArray[np.uint8]:
+    """What the environments of an evaluation show before the first action."""
+    seen: list[NDArray[np.uint8]] = []
+    policy = UniformPolicy(data.num_actions)
+    list(data.evaluation(level_set, policy, num_envs=num_envs, env_steps=1, watcher=lambda obs, _: seen.append(obs)))
+    return seen[0]
+
+
+def saved_and_loaded(data: ProcgenDataModule, folder: Path) -> Any:
+    torch.save(data.state_dict(), folder / "state.pt")
+    return torch.load(folder / "state.pt", weights_only=True)
+
+
+def quiet_trainer() -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def ranked(data: ProcgenDataModule, rank: int, world_size: int) -> ProcgenDataModule:
+    """As Lightning attaches it to the trainer of one rank."""
+    data.trainer = cast(Any, SimpleNamespace(global_rank=rank, world_size=world_size))
+    return data
+
+
+@pytest.mark.parametrize("game", ["coinrun", "starpilot"])
+def test_a_rollout_of_games_has_their_frames_and_actions(game: str, fitting: Build) -> None:
+    data = fitting(game=game)
+
+    rollout = collected(data)
+
+    assert rollout.obs.shape == (NUM_STEPS + 1, NUM_ENVS, *data.obs_shape)
+    assert rollout.behavior_logits.shape == (NUM_STEPS, NUM_ENVS, data.num_actions)
+
+
+def test_the_same_seed_collects_the_same_rollouts(fitting: Build) -> None:
+    one, other = fitting(seed=3), fitting(seed=3)
+
+    for _ in range(2):
+        assert_same(other.collector.collect(UniformPolicy(15)), one.collector.collect(UniformPolicy(15)))
+
+
+def test_another_seed_starts_other_games_and_takes_other_actions(fitting: Build) -> None:
+    one, other = collected(fitting(seed=3)), collected(fitting(seed=4))
+
+    assert not torch.equal(one.obs[0], other.obs[0])
+    assert not torch.equal(one.actions, other.actions)
+
+
+def test_each_rank_has_games_and_actions_of_its_own(build: Build) -> None:
+    ranks = [ranked(build(), rank, world_size=2) for rank in range(2)]
+    for data in ranks:
+        data.setup("fit")
+
+    one, other = (collected(data) for data in ranks)
+
+    assert not torch.equal(one.obs[0], other.obs[0])
+    assert not torch.equal(one.actions, other.actions)
+
+
+def test_env_steps_count_all_ranks(build: Build) -> None:
+    data = ranked(build(), 1, world_size=3)
+    data.setup("fit")
+
+    collected(data)
+
+    assert data.env_steps == 3 * NUM_STEPS * NUM_ENVS
+
+
+def test_judging_begins_in_other_games_than_training(fitting: Build) -> None:
+    data = fitting(num_levels=0, start_level=0)
+
+    frames = first_frames(data, "train_levels")
+
+    assert not np.array_equal(frames, collected(data).obs[0].numpy())
+
+
+def test_a_policy_is_judged_on_the_training_levels_and_on_all(build: Build) -> None:
+    assert build(num_levels=5, start_level=3).level_sets == {"train_levels": (5, 3), "full_distribution": (0, 0)}
+
+
+def test_training_and_its_judging_play_the_training_levels_only(fitting: Build) -> None:
+    data = fitting(num_levels=1, start_level=7)  # one level: every game shows the same frame
+
+    trained, judged = collected(data).obs[0].numpy(), first_frames(data, "train_levels")
+
+    np.testing.assert_array_equal(np.concatenate([trained, judged]), np.stack([trained[0]] * 4))
+
+
+@pytest.mark.parametrize("level_set", ["full_distribution", "random_policy"])
+def test_every_other_set_plays_all_levels(level_set: str, build: Build) -> None:
+    few, many = build(num_levels=1, start_level=7), build(num_levels=0, start_level=0)
+
+    frames = first_frames(few, level_set)
+
+    np.testing.assert_array_equal(frames, first_frames(many, "train_levels"))
+    assert not np.array_equal(frames[0], frames[1])
+
+
+def test_judging_between_two_rollouts_changes_no_bit_of_the_next(fitting: Build) -> None:
+    disturbed, quiet = fitting(game="starpilot"), fitting(game="starpilot")
+    assert_same(collected(disturbed), collected(quiet))
+
+    list(disturbed.evaluation("train_levels", UniformPolicy(15), num_envs=3, env_steps=30))
+
+    assert_same(collected(disturbed), collected(quiet))
+
+
+def test_rewards_are_scaled_unless_told_otherwise(fitting: Build) -> None:
+    scaled, raw = (fitting(game="starpilot", num_steps=150, return_scaling=scaling) for scaling in (True, False))
+
+    rewards = collected(raw).rewards
+
+    assert float(rewards.sum()) > 0
+    assert raw.collector.mean_raw_reward == pytest.approx(float(rewards.mean()))
+    assert not torch.equal(collected(scaled).rewards, rewards)
+    assert scaled.collector.mean_raw_reward == pytest.approx(raw.collector.mean_raw_reward)
+
+
+def test_the_discount_of_the_scaling_reaches_the_rewards(fitting: Build) -> None:
+    short, long = (fitting(game="starpilot", num_steps=150, return_scaling_gamma=gamma) for gamma in (0.5, 0.99))
+
+    assert not torch.equal(collected(short).rewards, collected(long).rewards)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("distribution_mode", "hard"),
+        ("use_backgrounds", False),
+        ("use_monochrome_assets", True),
+        ("restrict_themes", True),
+        ("center_agent", False),
+        ("paint_vel_info", True),
+    ],
+)
+def test_every_option_of_the_games_reaches_the_frames(option: str, value: str | bool, fitting: Build) -> None:
+    default, altered = collected(fitting()), collected(fitting(**{option: value}))
+
+    assert not torch.equal(default.obs, altered.obs)
+
+
+def test_another_module_goes_on_from_the_state_bit_for_bit(fitting: Build, tmp_path: Path) -> None:
+    original, other = fitting(game="starpilot", num_steps=60, seed=1), fitting(game="starpilot", num_steps=60, seed=2)
+    collected(original)
+    collected(other)
+
+    other.load_state_dict(saved_and_loaded(original, tmp_path))
+
+    for _ in range(2):
+        assert_same(collected(other), collected(original))
+    assert (other.env_steps, other.collector.metrics()) == (original.env_steps, original.collector.metrics())
+
+
+def test_a_state_loaded_without_training_tells_its_env_steps(fitting: Build, build: Build, tmp_path: Path) -> None:
+    original = fitting()
+    collected(original)
+    judge = build()
+
+    judge.load_state_dict(saved_and_loaded(original, tmp_path))
+
+    assert judge.env_steps == NUM_STEPS * NUM_ENVS
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("game", "starpilot"), ("distribution_mode", "hard"), ("num_levels", 51), ("start_level", 11), ("num_envs", 3)],
+)
+def test_a_state_of_other_games_is_refused_before_any_is_built(
+    key: str, value: str | int, fitting: Build, build: Build
+) -> None:
+    state = fitting().state_dict()
+    other = build(**{key: value})
+
+    with pytest.raises(ValueError, match=f"checkpoint has {key} {state[key]}, this run {value}"):
+        other.check_state(state)
+    with pytest.raises(RuntimeError, match="setup"):
+        _ = other.collector
+
+
+def test_a_state_of_other_games_is_refused_by_loading(fitting: Build) -> None:
+    state = fitting().state_dict()
+
+    with pytest.raises(ValueError, match="start_level"):
+        fitting(start_level=11).load_state_dict(state)
+
+
+def test_a_state_of_another_number_of_ranks_is_refused(fitting: Build, build: Build) -> None:
+    state = fitting().state_dict()
+
+    with pytest.raises(ValueError, match="checkpoint has num_ranks 1, this run 2"):
+        ranked(build(), 0, world_size=2).check_state(state)
+
+
+def test_an_inexact_resume_starts_other_games_and_counts_on(fitting: Build) -> None:
+    original = fitting()
+    collected(original)
+    other, fresh = fitting(num_envs=3, allow_inexact_resume=True), fitting(num_envs=3)
+
+    other.load_state_dict(original.state_dict())
+
+    assert other.env_steps == other.state_dict()["collectors"][0]["env_steps"] == NUM_STEPS * 2
+    assert_same(collected(other), collected(fresh))
+    assert other.env_steps == NUM_STEPS * (2 + 3)
+
+
+def test_an_inexact_resume_is_exact_where_nothing_differs(fitting: Build) -> None:
+    original, other = fitting(seed=1), fitting(seed=2, allow_inexact_resume=True)
+    collected(original)
+
+    other.load_state_dict(original.state_dict())
+
+    assert_same(collected(other), collected(original))
+
+
+def test_an_inexact_resume_still_refuses_other_levels(fitting: Build, build: Build) -> None:
+    state = fitting().state_dict()
+
+    with pytest.raises(ValueError, match="num_levels"):
+        build(num_levels=51, allow_inexact_resume=True).check_state(state)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("game", "pong"),
+        ("distribution_mode", "memory"),
+        ("num_levels", -1),
+        ("start_level", -1),
+        ("num_envs", 0),
+        ("num_steps", 0),
+        ("total_env_steps", 0),
+        ("iterations_per_epoch", 0),
+        ("num_actors", 1),
+        ("return_scaling_gamma", 1.1),
+        ("return_scaling_gamma", -0.1),
+        ("validation_episodes", 0),
+        ("test_episodes", 0),
+        ("test_env_steps", 0),
+        ("predict_episodes", 0),
+        ("num_threads", -1),
+        ("seed", -1),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(option: str, value: float | str, build: Build) -> None:
+    with pytest.raises(ValueError, match=rf"{option} .*{value}"):
+        build(**{option: value})
+
+
+def test_there_is_no_collector_before_training_is_set_up(build: Build) -> None:
+    data = build()
+    data.setup("validate")
+
+    with pytest.raises(RuntimeError, match=r"only between setup\('fit'\) and teardown\('fit'\)"):
+        _ = data.collector
+
+
+def test_setting_up_twice_keeps_the_games(fitting: Build) -> None:
+    data = fitting()
+    collector = data.collector
+
+    data.setup("fit")
+
+    assert data.collector is collector
+
+
+def test_teardown_ends_the_games_and_keeps_the_count(fitting: Build) -> None:
+    data = fitting()
+    collected(data)
+    env = cast(Any, data.collector.env)
+
+    data.teardown("fit")
+
+    assert env.unwrapped.closed
+    assert data.env_steps == NUM_STEPS * NUM_ENVS
+    with pytest.raises(RuntimeError, match="teardown"):
+        _ = data.collector
+
+
+def test_teardown_of_another_stage_leaves_training_alone(fitting: Build) -> None:
+    data = fitting()
+
+    data.teardown("validate")
+
+    assert collected(data).obs.shape[0] == NUM_STEPS + 1
+
+
+def test_an_epoch_has_so_many_iterations_of_the_agent(fitting: Build) -> None:
+    data = fitting(iterations_per_epoch=3)
+    data.trainer = cast(Any, SimpleNamespace(lightning_module=RandomAgent(), world_size=1, global_rank=0))
+
+    dataset = data.train_dataloader()
+
+    assert isinstance(dataset, RolloutDataset)
+    assert len(dataset) == len(list(dataset)) == 3 * 2
+
+
+def test_validation_plays_the_episodes_asked_for_on_both_level_sets(build: Build) -> None:
+    agent = RandomAgent()
+
+    quiet_trainer().validate(agent, datamodule=build(game="leaper", validation_episodes=3), verbose=False)
+
+    assert [(episodes.level_set, len(episodes.returns)) for episodes in agent.judged] == [
+        ("train_levels", 3),
+        ("full_distribution", 3),
+    ]
+
+
+def test_many_episodes_are_rounded_up_to_the_same_number_in_each_of_64_environments(build: Build) -> None:
+    agent = RandomAgent()
+
+    quiet_trainer().validate(agent, datamodule=build(game="leaper", validation_episodes=65), verbose=False)
+
+    assert [len(episodes.returns) for episodes in agent.judged] == [128, 128]
+
+
+def test_a_test_also_judges_random_actions(build: Build) -> None:
+    agent = RandomAgent()
+
+    quiet_trainer().test(agent, datamodule=build(game="leaper", test_episodes=3), verbose=False)
+
+    assert [(episodes.level_set, len(episodes.returns)) for episodes in agent.judged] == [
+        ("train_levels", 3),
+        ("full_distribution", 3),
+        ("random_policy", 3),
+    ]
+
+
+def test_a_test_may_have_a_budget_of_env_steps_instead(build: Build) -> None:
+    agent = RandomAgent()
+    data = build(game="leaper", test_episodes=3, test_env_steps=900)
+
+    quiet_trainer().test(agent, datamodule=data, verbose=False)
+
+    assert all(len(episodes.returns) > 3 for episodes in agent.judged)
+    assert all(int(episodes.lengths.sum()) <= 900 for episodes in agent.judged)
+
+
+def test_prediction_shows_its_games_to_the_watcher(build: Build) -> None:
+    agent, data = RandomAgent(), build(game="leaper", predict_episodes=3)
+    shapes: set[tuple[int, ...]] = set()
+    data.watcher = lambda obs, _: shapes.add(obs.shape)
+
+    quiet_trainer().predict(agent, datamodule=data)
+
+    assert [(episodes.level_set, len(episodes.returns)) for episodes in agent.judged] == [("full_distribution", 3)]
+    assert shapes == {(3, 64, 64, 3)}

@@ -1,0 +1,360 @@
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lightning_rl.callbacks.iteration import IterationMetrics
+from lightning_rl.data.dataset import RolloutDataset
+from lightning_rl.data.datamodule import ProcgenDataModule
+from lightning_rl.modules.micro_batches import MicroBatches
+from lightning_rl.modules.ppo_distill import PPODistillModule
+from lightning_rl.types import Episodes
+from tests.modules.worlds import (
+    NUM_ACTIONS,
+    NUM_ENVS,
+    NUM_STEPS,
+    OBS_SHAPE,
+    Batches,
+    draw_frames,
+    draw_rollout,
+    fit,
+    generator,
+    learn_once,
+    make_collector,
+    make_distilled,
+    make_module,
+    make_trainer,
+    whole_batch,
+)
+from tests.toys import CountingVectorEnv
+
+
+def decided(**options: Any) -> PPODistillModule:
+    """A module whose policy is far from uniform, so that what changes its logits shows."""
+    module = make_module(**options)
+    module.network.actor.weight.data.mul_(1000)  # type: ignore[union-attr,operator]  # a linear layer
+    return module
+
+
+def toy(**options: Any) -> CountingVectorEnv:
+    return CountingVectorEnv(NUM_ENVS, [2, 3, 7], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS, **options)
+
+
+def test_greedy_actions_are_the_most_likely_ones() -> None:
+    output = decided().act(draw_frames(11), generator(), greedy=True)
+
+    assert len(output.actions.unique()) > 1
+    assert torch.equal(output.actions, output.logits.argmax(-1))
+
+
+def test_sampled_actions_follow_the_policys_probabilities() -> None:
+    module = make_module()
+    probabilities = torch.tensor([0.5, 0.3, 0.1, 0.1, 0.0, 0.0, 0.0])
+    module.network.actor.weight.data.zero_()  # type: ignore[union-attr,operator]  # a linear layer
+    module.network.actor.bias.data.copy_(probabilities.log().clamp(min=-100))  # type: ignore[union-attr,operator]
+
+    actions = module.act(np.zeros((2000, *OBS_SHAPE), dtype=np.uint8), generator()).actions
+
+    # four standard deviations of a fraction of 2000: 4 √(0.25 / 2000)
+    torch.testing.assert_close(actions.bincount(minlength=7) / 2000, probabilities, rtol=0, atol=0.045)
+
+
+def test_sampling_draws_from_its_generator_only() -> None:
+    module, frames = make_module(), draw_frames(101)
+    before = torch.get_rng_state()
+
+    first, same, other = (module.act(frames, generator(seed)).actions for seed in (0, 0, 1))
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_greedy_actions_draw_nothing() -> None:
+    stream = generator()
+
+    make_module().act(draw_frames(NUM_ENVS), stream, greedy=True)
+
+    assert torch.equal(stream.get_state(), generator().get_state())
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_acting_in_threads_gives_each_frame_its_own_output(num_threads: int) -> None:
+    frames = draw_frames(11)
+    whole = decided().act(frames, generator())
+
+    parts = decided(micro_batches=MicroBatches(num_threads=num_threads)).act(frames, generator())
+
+    assert torch.equal(parts.actions, whole.actions)
+    torch.testing.assert_close(parts.logits, whole.logits, rtol=1e-5, atol=1e-5)  # other batches, other order of sums
+    torch.testing.assert_close(parts.values, whole.values, rtol=1e-5, atol=1e-5)
+
+
+def test_acting_keeps_no_graph() -> None:
+    output = make_module(micro_batches=MicroBatches()).act(draw_frames(NUM_ENVS), generator())
+
+    assert not output.logits.requires_grad
+    assert not output.values.requires_grad
+
+
+class ActsBeforeLearning(Callback):
+    """Lets the module act on the frames of the batch that it is about to learn from."""
+
+    logits: Tensor
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        assert isinstance(pl_module, PPODistillModule)
+        self.logits = pl_module.act(batch.obs.numpy(), generator()).logits
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("micro_batches", [None, MicroBatches(size=5, num_threads=3)])
+def test_acting_and_learning_on_the_same_parts_give_the_same_bits(
+    precision: Any, micro_batches: MicroBatches | None
+) -> None:
+    module = decided(micro_batches=micro_batches)
+    batch = whole_batch(module, draw_rollout(1))
+    acts, learned = ActsBeforeLearning(), []
+
+    def keep(_network: Any, _inputs: Any, outputs: Any) -> None:
+        if outputs.logits.requires_grad:
+            learned.append((int(outputs.logits.detach()[0].sum() * 1e4), outputs.logits.detach()))
+
+    module.network.register_forward_hook(keep)
+    fit(module, Batches(batch), callbacks=[acts], precision=precision)
+
+    rows = {tuple(row) for _, part in learned for row in part.tolist()}  # threads finish in any order
+    assert rows == {tuple(row) for row in acts.logits.tolist()}
+    assert len(rows) == len(batch)
+
+
+def test_low_precision_leaves_the_ratio_of_a_fresh_rollout_at_one() -> None:
+    module = decided(epochs=1)
+    data = RolloutDataset(module, make_collector(toy()), iterations=1)
+
+    trainer = fit(module, data, precision="bf16-mixed")
+
+    # batches of 3 and of 15 frames may round differently in bfloat16, which has 8 bits; in float32 acting alone would
+    # leave 1e-4 and more
+    assert trainer.callback_metrics["policy/approx_kl"] < 1e-6
+    assert trainer.callback_metrics["policy/clip_fraction"] == 0
+
+
+def test_acting_follows_the_trainers_precision() -> None:
+    class ActsAtStart(Callback):
+        logits: Tensor
+
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            assert isinstance(pl_module, PPODistillModule)
+            self.logits = pl_module.act(draw_frames(NUM_ENVS), generator()).logits
+
+    module, acts = decided(), ActsAtStart()
+    single = module.act(draw_frames(NUM_ENVS), generator()).logits
+
+    learn_once_with = Batches(whole_batch(module, draw_rollout(1)))
+    fit(module, learn_once_with, precision="bf16-mixed", callbacks=[acts])
+
+    assert acts.logits.dtype == torch.float32
+    assert torch.equal(acts.logits, acts.logits.bfloat16().float())
+    assert not torch.equal(acts.logits, single)
+
+
+def test_loss_without_a_weight_is_refused() -> None:
+    module = make_module()
+    del module.loss_weights["entropy"]
+
+    with pytest.raises(RuntimeError, match=r"losses \['entropy', 'policy', 'value'\] and their weights .* do not match"):
+        module.training_step(whole_batch(module, draw_rollout(1)), 0)
+
+
+def test_weight_without_a_loss_is_refused() -> None:
+    module = make_module()
+    module.loss_weights["distill"] = 1.0
+
+    with pytest.raises(RuntimeError, match=r"their weights \['distill', 'entropy', 'policy', 'value'\] do not match"):
+        module.training_step(whole_batch(module, draw_rollout(1)), 0)
+
+
+@pytest.mark.parametrize("micro_batches", [None, MicroBatches(size=4)])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_loss_that_is_not_finite_is_named(micro_batches: MicroBatches | None, bad: float) -> None:
+    module = make_module(micro_batches=micro_batches)
+    batch = whole_batch(module, draw_rollout(1))
+    returns = batch.returns.clone()
+    returns[-1] = bad
+
+    with pytest.raises(FloatingPointError, match=r"^loss/value is (nan|inf)"):
+        module.training_step(replace(batch, returns=returns), 0)
+
+
+def test_loss_is_the_weighted_sum_of_the_logged_parts() -> None:
+    module = make_distilled(value_weight=0.25, entropy_weight=0.1)
+    batch = whole_batch(module, draw_rollout(2))
+    totals = []
+
+    class KeepsLoss(Callback):
+        def on_train_batch_end(
+            self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            totals.append(outputs["loss"])
+
+    trainer = fit(module, Batches(batch), callbacks=[KeepsLoss()])
+
+    weights = {"policy": 1.0, "value": 0.25, "intrinsic_value": 0.25, "entropy": 0.1, "distill": 1.0}
+    expected = sum(weights[name] * trainer.callback_metrics[f"loss/{name}"] for name in weights)
+    torch.testing.assert_close(totals[0], expected)
+
+
+def test_trainers_own_gradient_clipping_is_refused() -> None:
+    module = make_module()
+
+    with pytest.raises(ValueError, match=r"trainer\.gradient_clip_val must be null: model\.max_grad_norm"):
+        learn_once(module, whole_batch(module, draw_rollout(1)), gradient_clip_val=1.0)
+
+
+def test_trainer_clips_each_group_before_its_step() -> None:
+    module = make_distilled(max_grad_norm=1e-3)
+    norms: list[float] = []
+
+    class KeepsNorms(Callback):
+        def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+            for group in optimizer.param_groups:
+                gradients = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
+                norms.extend(torch.nn.utils.get_total_norm(gradients).tolist() for _ in gradients[:1])
+
+    fit(module, Batches(*[whole_batch(module, draw_rollout(2))] * 2), callbacks=[KeepsNorms()])
+
+    assert norms == [pytest.approx(1e-3, rel=1e-3)] * 2  # of agent and teacher, before the second batch
+
+
+class ToyData(ProcgenDataModule):
+    """The data module with toys for games."""
+
+    def _games(self, num_envs: int, levels: tuple[int, int], seed: int) -> Any:
+        lengths = [2] if levels == self.level_sets["full_distribution"] else [3]
+        return CountingVectorEnv(num_envs, lengths, obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
+
+
+def toy_data() -> ToyData:
+    return ToyData(num_envs=NUM_ENVS, num_steps=NUM_STEPS, validation_episodes=2, return_scaling=False)
+
+
+def test_returns_of_both_level_sets_reach_the_iterations_row() -> None:
+    module = make_module(num_actions=NUM_ACTIONS)
+    rows = []
+
+    class KeepsRow(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            rows.append(dict(trainer.logged_metrics))
+
+    trainer = make_trainer(max_epochs=1, callbacks=[KeepsRow(), IterationMetrics()], num_sanity_val_steps=0)
+    trainer.fit(module, datamodule=toy_data())
+
+    # rewards are 100 a step and the action: episodes of 3 steps earn 300 to 318, of 2 steps 100 to 112
+    assert 300 <= trainer.callback_metrics["validation/train_levels_return"] <= 318
+    assert 100 <= trainer.callback_metrics["validation/return"] <= 112
+    assert trainer.callback_metrics["env_steps"] == NUM_STEPS * NUM_ENVS
+    assert module.validation_returns == {}
+
+
+def test_validate_logs_the_mean_return_of_each_level_set() -> None:
+    trainer = make_trainer()
+
+    (train_levels, full_distribution) = trainer.validate(make_module(), datamodule=toy_data(), verbose=False)
+
+    assert 300 <= train_levels["validation/train_levels_return"] <= 318
+    assert 100 <= full_distribution["validation/return"] <= 112
+
+
+def test_mean_return_is_over_episodes() -> None:
+    module = make_module()
+    returns = torch.tensor([1.0, 2.0, 6.0], dtype=torch.float64)
+    episodes = Episodes(
+        level_set="full_distribution", returns=returns, lengths=torch.tensor([1, 1, 1]), level_complete=None
+    )
+
+    module.validation_step(episodes, 0)
+
+    assert module.validation_returns == {"validation/return": 3.0}
+
+
+def test_played_episodes_are_what_predict_returns() -> None:
+    episodes = Episodes(
+        level_set="full_distribution",
+        returns=torch.zeros(1, dtype=torch.float64),
+        lengths=torch.tensor([1]),
+        level_complete=None,
+    )
+
+    assert make_module().predict_step(episodes, 0) is episodes
+
+
+def version_of(module: LightningModule) -> float:
+    """A number that every update changes."""
+    return sum(float(parameter.detach().double().sum()) for parameter in module.parameters())
+
+
+class Watched(CountingVectorEnv):
+    """Calls back at every step."""
+
+    on_step: Callable[[], None]
+
+    def step(self, actions: NDArray[np.int64]) -> Any:
+        self.on_step()
+        return super().step(actions)
+
+
+@pytest.mark.parametrize("micro_batches", [None, MicroBatches(size=2)])
+def test_every_rollout_is_collected_by_the_weights_of_the_update_before_it(
+    micro_batches: MicroBatches | None,
+) -> None:
+    module = make_module(epochs=2, minibatch_size=5, micro_batches=micro_batches)
+    env = Watched(NUM_ENVS, [2, 3, 7], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
+    collected: list[float] = []
+    updated = [version_of(module)]
+    env.on_step = lambda: collected.append(version_of(module))
+
+    class Stamps(Callback):
+        def on_train_batch_end(
+            self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            updated.append(version_of(pl_module))
+
+    iterations, per_iteration = 3 * 2, 2 * 3
+    data = RolloutDataset(module, make_collector(env), iterations=2)
+    fit(module, data, max_epochs=3, callbacks=[Stamps()])
+
+    assert len(set(updated)) == iterations * per_iteration + 1
+    before_each_rollout = updated[:-1:per_iteration]
+    assert collected == [version for version in before_each_rollout for _ in range(NUM_STEPS)]
+
+
+def test_dataset_yields_as_many_batches_as_it_says() -> None:
+    module = make_module(epochs=2, minibatch_size=5)
+    data = RolloutDataset(module, make_collector(toy()), iterations=2)
+
+    assert len(list(data)) == len(data) == 2 * 6
+
+
+def test_ratios_are_one_at_the_first_minibatch_of_every_rollout() -> None:
+    module = decided(minibatch_size=5, epochs=2, learning_rate=0.01)
+    kls: list[float] = []
+
+    class KeepsKl(Callback):
+        def on_train_batch_end(
+            self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            kls.append(float(trainer.callback_metrics["policy/approx_kl"]))
+
+    for _ in range(3):
+        data = RolloutDataset(module, make_collector(toy()), iterations=1)
+        fit(module, data, limit_train_batches=1, callbacks=[KeepsKl()])
+        kls.append(float(module.trainer.callback_metrics["policy/approx_kl"]))
+
+    assert max(kls) < 1e-9

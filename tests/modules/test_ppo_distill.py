@@ -1,0 +1,758 @@
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_rl.data.dataset import RolloutDataset
+from lightning_rl.data.evaluation import EvaluationDataset
+from lightning_rl.envs.normalize import ReturnScaling
+from lightning_rl.envs.statistics import EpisodeStatistics
+from lightning_rl.losses.policy import log_probs_of
+from lightning_rl.modules.ppo_distill import DistilledTrajectories, PPOBatch, PPODistillModule
+from lightning_rl.moments import Moments
+from lightning_rl.types import Rollout
+from tests import reference
+from tests.losses.compare import Array, assert_matches
+from tests.modules.worlds import (
+    NUM_ACTIONS,
+    NUM_ENVS,
+    NUM_STEPS,
+    OBS_SHAPE,
+    Batches,
+    draw_frames,
+    draw_rollout,
+    fit,
+    generator,
+    learn_once,
+    make_collector,
+    make_distilled,
+    make_module,
+    whole_batch,
+)
+from tests.toys import CountingVectorEnv
+
+EXTRINSIC, INTRINSIC = 0, 1
+ENDS = draw_rollout(2).terminated.numpy()
+BEFORE_AN_END = np.logical_or.accumulate(ENDS[::-1])[::-1]
+"""Steps from which the rollout still sees its environment's episode end."""
+
+
+def array(numbers: Tensor) -> Array:
+    return numbers.detach().double().numpy()
+
+
+def streams_of(
+    module: PPODistillModule, rollout: Rollout, trajectories: DistilledTrajectories
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """What the definitions take, for each stream."""
+    with torch.no_grad():
+        last_values = module.network(rollout.obs[-1]).values
+    next_values = torch.cat([rollout.behavior_values[1:], last_values[None]])
+    extrinsic, intrinsic = (
+        {
+            "rewards": array(trajectories.rewards[..., k]),
+            "values": array(rollout.behavior_values[..., k]),
+            "next_values": array(next_values[..., k]),
+        }
+        for k in (EXTRINSIC, INTRINSIC)
+    )
+    return extrinsic, intrinsic
+
+
+def advantages_of(stream: dict[str, Array], *, ends: Any, gamma: float, lambda_: float) -> Array:
+    return reference.generalized_advantages(**stream, discounts=gamma * (1.0 - ends), lambda_=lambda_)
+
+
+@pytest.mark.parametrize("episodic", [True, False])
+def test_advantages_are_the_weighted_sum_of_each_streams_estimate(episodic: bool) -> None:
+    options = {"gamma": 0.7, "episodic": episodic, "extrinsic_weight": 2.0, "intrinsic_weight": 0.5}
+    module = make_distilled(gamma=0.9, lambda_=0.8, distillation=options)
+    rollout = draw_rollout(2)
+
+    trajectories = module.trajectories(rollout, {})
+
+    extrinsic, intrinsic = streams_of(module, rollout, trajectories)
+    expected = 2.0 * advantages_of(extrinsic, ends=ENDS, gamma=0.9, lambda_=0.8)
+    expected += 0.5 * advantages_of(intrinsic, ends=ENDS & episodic, gamma=0.7, lambda_=0.8)
+    assert_matches(trajectories.advantages, expected)
+
+
+def test_each_critic_regresses_to_the_returns_of_its_own_stream() -> None:
+    module = make_distilled(gamma=0.9, lambda_=0.8, distillation={"gamma": 0.7})
+    rollout = draw_rollout(2)
+
+    trajectories = module.trajectories(rollout, {})
+
+    extrinsic, intrinsic = streams_of(module, rollout, trajectories)
+    returns = advantages_of(extrinsic, ends=ENDS, gamma=0.9, lambda_=0.8) + extrinsic["values"]
+    intrinsic_returns = advantages_of(intrinsic, ends=ENDS, gamma=0.7, lambda_=0.8) + intrinsic["values"]
+    assert_matches(trajectories.returns, np.stack([returns, intrinsic_returns], axis=-1))
+
+
+def test_equal_weights_and_discounts_give_the_papers_equations_five_to_eight() -> None:
+    module = make_distilled(gamma=0.9, lambda_=0.8, distillation={"gamma": 0.9})
+    rollout = draw_rollout(2)
+
+    trajectories = module.trajectories(rollout, {})
+
+    extrinsic, intrinsic = streams_of(module, rollout, trajectories)
+    expected = reference.combined_advantages(
+        rewards=(extrinsic["rewards"], intrinsic["rewards"]),
+        values=(extrinsic["values"], intrinsic["values"]),
+        next_values=(extrinsic["next_values"], intrinsic["next_values"]),
+        done=ENDS.astype(np.float64),
+        gamma=0.9,
+        lambda_=0.8,
+    )
+    assert_matches(trajectories.advantages, expected)
+
+
+def test_last_step_has_the_advantage_of_the_value_that_it_led_to() -> None:
+    module = make_module(gamma=0.9)
+    rollout = draw_rollout(1)
+
+    advantages = module.trajectories(rollout, {}).advantages[-1]
+
+    with torch.no_grad():
+        last_values = module.network(rollout.obs[-1]).values[:, 0]
+    expected = rollout.rewards[-1] + 0.9 * last_values - rollout.behavior_values[-1, :, 0]
+    torch.testing.assert_close(advantages, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_intrinsic_returns_that_run_on_differ_exactly_before_the_ends_of_episodes() -> None:
+    rollout = draw_rollout(2)
+
+    ended = make_distilled().trajectories(rollout, {}).returns
+    ran_on = make_distilled(distillation={"episodic": False}).trajectories(rollout, {}).returns
+
+    assert BEFORE_AN_END.any()
+    assert not BEFORE_AN_END.all()
+    assert np.array_equal((ended != ran_on)[..., INTRINSIC].numpy(), BEFORE_AN_END)
+    assert torch.equal(ended[..., EXTRINSIC], ran_on[..., EXTRINSIC])
+
+
+def test_reward_sums_are_of_streams_and_never_of_environments() -> None:
+    rollout = draw_rollout(2)
+
+    trajectories = make_distilled().trajectories(rollout, {})
+
+    assert trajectories.reward_sums.shape == (NUM_STEPS, NUM_ENVS)
+    assert torch.equal(trajectories.rewards[..., EXTRINSIC], rollout.rewards)
+    assert torch.equal(trajectories.reward_sums, rollout.rewards + trajectories.rewards[..., INTRINSIC])
+
+
+def test_reward_of_one_environment_changes_advantages_and_returns_of_no_other() -> None:
+    rollout = draw_rollout(2)
+    rewards = rollout.rewards.clone()
+    rewards[:, 0] += 1
+
+    before = make_distilled().trajectories(rollout, {})
+    after = make_distilled().trajectories(replace(rollout, rewards=rewards), {})
+
+    assert (after.advantages[:, 0] > before.advantages[:, 0]).all()
+    assert torch.equal(after.advantages[:, 1:], before.advantages[:, 1:])
+    assert torch.equal(after.returns[:, 1:], before.returns[:, 1:])
+
+
+def test_extrinsic_rewards_move_no_target_of_the_intrinsic_critic() -> None:
+    rollout = draw_rollout(2)
+
+    before = make_distilled().trajectories(rollout, {})
+    after = make_distilled().trajectories(replace(rollout, rewards=rollout.rewards + 1), {})
+
+    assert (after.returns[..., EXTRINSIC] > before.returns[..., EXTRINSIC]).all()
+    assert torch.equal(after.returns[..., INTRINSIC], before.returns[..., INTRINSIC])
+
+
+def test_behavior_log_probs_are_of_the_actions_that_were_taken() -> None:
+    rollout = draw_rollout(1)
+
+    trajectories = make_module().trajectories(rollout, {})
+
+    expected = reference.log_probs_of(rollout.actions.numpy(), array(rollout.behavior_logits))
+    assert_matches(trajectories.behavior_log_probs, expected)
+
+
+def test_advantages_are_normalized_over_the_rollout_if_asked() -> None:
+    rollout = draw_rollout(1)
+
+    advantages = make_module(normalize_advantages="rollout").trajectories(rollout, {}).advantages
+
+    expected = reference.normalized(array(make_module().trajectories(rollout, {}).advantages))
+    assert_matches(advantages, expected)
+
+
+@pytest.mark.parametrize("normalize_advantages", ["minibatch", "rollout"])
+def test_advantages_are_normalized_once_over_what_the_setting_says(normalize_advantages: str) -> None:
+    module = make_module(normalize_advantages=normalize_advantages, minibatch_size=5, epochs=1)
+
+    batches = list(module.batches(make_collector(CountingVectorEnv(NUM_ENVS, [2, 3, 7], obs_shape=OBS_SHAPE))))
+
+    parts = batches if normalize_advantages == "minibatch" else [_joined(batches)]
+    for part in parts:
+        torch.testing.assert_close(part.advantages.mean(), torch.tensor(0.0), rtol=0, atol=1e-5)
+        torch.testing.assert_close(part.advantages.std(correction=0), torch.tensor(1.0), rtol=1e-5, atol=0)
+    assert (batches[0].advantages.mean().abs() < 1e-5) == (normalize_advantages == "minibatch")
+
+
+def _joined(batches: list[PPOBatch]) -> PPOBatch:
+    names = [field.name for field in fields(PPOBatch) if getattr(batches[0], field.name) is not None]
+    return PPOBatch(**{name: torch.cat([getattr(batch, name) for batch in batches]) for name in names})
+
+
+def test_every_field_of_a_sample_is_of_the_same_step_and_environment() -> None:
+    rollout = draw_rollout(2)
+    trajectories = make_distilled().trajectories(rollout, {})
+    step, env = 3, 1
+
+    sample = trajectories.minibatch(torch.tensor([step * NUM_ENVS + env]))
+
+    assert torch.equal(sample.obs[0], rollout.obs[step, env])
+    assert sample.next_obs is not None
+    assert torch.equal(sample.next_obs[0], rollout.obs[step + 1, env])
+    assert sample.student_outputs is not None
+    assert trajectories.student_outputs is not None
+    assert torch.equal(sample.student_outputs[0], trajectories.student_outputs[step, env])
+    assert torch.equal(sample.actions[0], rollout.actions[step, env])
+    assert torch.equal(sample.behavior_values[0], rollout.behavior_values[step, env])
+    assert torch.equal(sample.behavior_log_probs[0], trajectories.behavior_log_probs[step, env])
+    assert torch.equal(sample.advantages[0], trajectories.advantages[step, env])
+    assert torch.equal(sample.returns[0], trajectories.returns[step, env])
+    assert sample.intrinsic_rewards is not None
+    assert torch.equal(sample.intrinsic_rewards[0], trajectories.rewards[step, env, INTRINSIC])
+
+
+def test_papers_rollout_gives_three_minibatches_that_hold_every_step_of_every_environment() -> None:
+    num_steps, num_envs = 256, 24
+    module = make_module(epochs=2, minibatch_size=2048, obs_shape=(8, 8, 3))
+    env = CountingVectorEnv(num_envs, [1000], obs_shape=(8, 8, 3), num_actions=NUM_ACTIONS)
+
+    batches = list(module.batches(make_collector(env, num_steps=num_steps)))
+
+    assert module.batches_per_iteration(num_steps, num_envs) == 2 * 3
+    assert [len(batch) for batch in batches] == [2048] * 6
+    for epoch in (batches[:3], batches[3:]):
+        steps = torch.cat([batch.obs[:, 0, 0, 0] for batch in epoch]).long()  # every pixel is the step
+        assert torch.equal(steps.bincount(), torch.full((num_steps,), num_envs))
+
+
+def test_trainer_takes_one_step_for_each_minibatch_of_each_epoch_of_each_rollout() -> None:
+    module = make_module(epochs=2, minibatch_size=5)
+    env = CountingVectorEnv(NUM_ENVS, [2, 3, 7], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
+    data = RolloutDataset(module, make_collector(env), iterations=2)
+
+    trainer = fit(module, data, max_epochs=3)
+
+    assert module.batches_per_iteration(NUM_STEPS, NUM_ENVS) == 2 * 3
+    assert trainer.global_step == 3 * 2 * module.batches_per_iteration(NUM_STEPS, NUM_ENVS)
+
+
+def test_rollout_that_minibatches_do_not_divide_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.minibatch_size must divide .* = 15 samples, found 4"):
+        make_module(minibatch_size=4).batches_per_iteration(NUM_STEPS, NUM_ENVS)
+
+
+def test_minibatches_follow_the_sources_generator_only() -> None:
+    module = make_module(minibatch_size=5, epochs=1)
+    orders = []
+
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        env = CountingVectorEnv(NUM_ENVS, [1000], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
+        orders.append(torch.cat([batch.obs[:, 0, 0, 0] for batch in module.batches(make_collector(env))]))
+
+    assert torch.equal(*orders)
+
+
+def test_white_frame_enters_the_network_as_one() -> None:
+    module = make_module()
+    seen = []
+    next(layer for layer in module.network.modules() if isinstance(layer, nn.Conv2d)).register_forward_pre_hook(
+        lambda _, images: seen.append(images[0])
+    )
+
+    module.act(np.full((2, *OBS_SHAPE), 255, dtype=np.uint8), generator())
+
+    assert torch.equal(seen[0], torch.ones(2, 3, 16, 16))
+
+
+def test_frames_enter_the_network_alike_in_training_and_in_evaluation() -> None:
+    module = make_module(minibatch_size=5)
+    seen: list[Tensor] = []
+    module.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+
+    def make_env() -> EpisodeStatistics:
+        env = CountingVectorEnv(NUM_ENVS, [NUM_STEPS], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
+        return EpisodeStatistics(env)
+
+    list(EvaluationDataset("train_levels", make_env, module, episodes_per_env=1, seed=0))
+    evaluated, seen[:] = torch.stack(seen), []
+    make_collector(make_env()).collect(module)  # type: ignore[arg-type]  # a wrapped toy
+
+    assert evaluated.dtype == torch.uint8
+    assert len(evaluated) == NUM_STEPS
+    assert torch.equal(torch.stack(seen), evaluated)
+
+
+def test_logged_episode_return_is_the_games_and_not_the_scaled_one() -> None:
+    env = CountingVectorEnv(NUM_ENVS, [NUM_STEPS], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
+    collector = make_collector(EpisodeStatistics(ReturnScaling(env)))  # type: ignore[arg-type]  # a wrapped toy
+
+    rollout = collector.collect(make_module())
+
+    steps = np.arange(NUM_STEPS)[:, None]
+    raw = CountingVectorEnv.rewards_of(steps, rollout.actions.numpy())
+    assert collector.metrics()["episode/return"] == pytest.approx(raw.sum(0).mean())
+    assert rollout.rewards.max() <= 10
+
+
+@pytest.mark.parametrize("network", ["three_stack", "two_stack"])
+def test_ratio_is_one_at_equal_weights_although_the_critics_drop_out(network: str) -> None:
+    module = make_distilled(network=network, dropout=0.5, distillation={"dropout": 0.5}, epsilon=1e-4)
+    env = CountingVectorEnv(NUM_ENVS, [2, 3, 7], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
+    batch = whole_batch(module, make_collector(env).collect(module))
+
+    with torch.no_grad():
+        objectives = [module.objective(batch, generator(seed)) for seed in (0, 1)]
+        log_probs = log_probs_of(batch.actions, module.network(batch.obs, generator()).logits)
+
+    # one float32 rounding or two of a number near log 7: batches of 3 and of 15 frames are summed in another order
+    torch.testing.assert_close(log_probs, batch.behavior_log_probs, rtol=0, atol=1e-6)
+    first, second = objectives
+    assert first.metrics["policy/clip_fraction"] == 0
+    assert first.metrics["policy/approx_kl"] < 1e-10
+    assert torch.equal(first.losses["policy"], second.losses["policy"])
+    assert not torch.equal(first.losses["value"], second.losses["value"])
+    assert not torch.equal(first.losses["intrinsic_value"], second.losses["intrinsic_value"])
+    assert not torch.equal(first.losses["distill"], second.losses["distill"])
+
+
+def test_acting_drops_nothing_out() -> None:
+    module = make_module(dropout=0.5).train()
+    frames = draw_frames(NUM_ENVS)
+
+    first, second = module.act(frames, generator(0)), module.act(frames, generator(1))
+
+    assert torch.equal(first.values, second.values)
+    assert torch.equal(first.logits, second.logits)
+
+
+def test_objective_draws_from_its_generator_only() -> None:
+    module = make_distilled(dropout=0.5, distillation={"dropout": 0.5})
+    batch = whole_batch(module, draw_rollout(2))
+    before = torch.get_rng_state()
+
+    first, second = module.objective(batch, generator()), module.objective(batch, generator())
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.losses.keys() == second.losses.keys()
+    assert all(torch.equal(first.losses[name], second.losses[name]) for name in first.losses)
+
+
+def test_intrinsic_reward_is_the_scaled_error_on_the_frame_that_the_action_led_to() -> None:
+    module = make_distilled(distillation={"num_outputs": 2, "max_reward": 1e6})
+    rollout = draw_rollout(2)
+
+    rewards = module.trajectories(rollout, {}).rewards[..., INTRINSIC]
+
+    with torch.no_grad():
+        images = module.normalizer(rollout.obs[1:].flatten(0, 1))
+        teacher, student = array(module.teacher(images)), array(module.student(images))
+    expected = 100.0 * reference.absolute_prediction_error(teacher, student)  # Table 1: distillation_scale 100
+    assert_matches(rewards, expected.reshape(NUM_STEPS, NUM_ENVS))
+
+
+def test_intrinsic_reward_is_clipped_at_ten() -> None:
+    rollout = draw_rollout(2)
+
+    rewards = make_distilled(distillation={"scale": 500.0}).trajectories(rollout, {}).rewards[..., INTRINSIC]
+
+    unbounded = make_distilled(distillation={"scale": 500.0, "max_reward": 1e6}).trajectories(rollout, {})
+    assert (unbounded.rewards[..., INTRINSIC] > 10).any()
+    assert (unbounded.rewards[..., INTRINSIC] < 10).any()
+    assert torch.equal(rewards, unbounded.rewards[..., INTRINSIC].clamp(max=10))
+
+
+@pytest.mark.parametrize("changed", [0, 2, NUM_STEPS])
+def test_frame_changes_the_intrinsic_reward_of_the_step_before_it_only(changed: int) -> None:
+    module = make_distilled()
+    obs = draw_rollout(2).obs
+    other = obs.clone()
+    other[changed] = 255 - other[changed]
+
+    before, _ = module.intrinsic_rewards(obs[1:], {})
+    after, _ = module.intrinsic_rewards(other[1:], {})
+    rewards = make_distilled().trajectories(replace(draw_rollout(2), obs=obs), {}).rewards
+
+    steps = (before != after).any(1)
+    assert torch.equal(steps.nonzero().flatten(), torch.tensor([changed - 1] if changed else [], dtype=torch.int64))
+    assert rewards.shape == (NUM_STEPS, NUM_ENVS, 2)
+
+
+@pytest.mark.parametrize("normalization", ["scale", "running_std"])
+def test_intrinsic_reward_is_computed_without_dropout(normalization: str) -> None:
+    options = {"normalization": normalization, "dropout": 0.5}
+    rollout = draw_rollout(2)
+
+    first = make_distilled(distillation=options).trajectories(rollout, {})
+    before = torch.get_rng_state()
+    second = make_distilled(distillation=options).train().trajectories(rollout, {})
+
+    assert torch.equal(first.rewards, second.rewards)
+    without = make_distilled(distillation=options | {"dropout": 0.0}).trajectories(rollout, {})
+    assert torch.equal(first.rewards, without.rewards)
+    assert torch.equal(torch.get_rng_state(), before)  # every module starts from the same one
+
+
+def test_intrinsic_reward_decays_when_the_teacher_learns_the_same_frames() -> None:
+    module = make_distilled(distillation={"dropout": 0.5, "learning_rate": 3e-3})
+    rollout = draw_rollout(2)
+    batch = whole_batch(module, rollout)
+    before, _ = module.intrinsic_rewards(rollout.obs[1:], {})
+    optimizer = module.configure_optimizers()
+
+    for seed in range(50):
+        optimizer.zero_grad()
+        module.objective(batch, generator(seed)).losses["distill"].backward()
+        optimizer.step()
+
+    after, _ = module.intrinsic_rewards(rollout.obs[1:], {})
+    assert after.mean() < 0.3 * before.mean()
+
+
+def test_teacher_learns_on_the_frames_that_the_rewards_came_from() -> None:
+    module = make_distilled(distillation={"max_reward": 1e6})
+    rollout = draw_rollout(2)
+    batch = whole_batch(module, rollout)
+    assert batch.intrinsic_rewards is not None
+
+    loss = module.objective(batch, generator()).losses["distill"]
+
+    errors = batch.intrinsic_rewards / 100.0  # of one output, so the loss is the mean of their squares
+    torch.testing.assert_close(loss.detach(), errors.square().mean(), rtol=1e-4, atol=0)
+
+
+def test_teacher_learns_nothing_from_the_frames_that_were_acted_on() -> None:
+    module = make_distilled()
+    batch = whole_batch(module, draw_rollout(2))
+
+    losses = module.objective(batch, generator()).losses
+    other = module.objective(replace(batch, obs=255 - batch.obs), generator()).losses
+
+    assert torch.equal(losses["distill"], other["distill"])
+    assert not torch.equal(losses["value"], other["value"])
+
+
+def test_pixel_statistics_take_each_frame_that_was_led_to_once() -> None:
+    module = make_distilled()
+    rollout = draw_rollout(2)
+
+    module.trajectories(rollout, {})
+
+    assert module.normalizer.count == NUM_STEPS * NUM_ENVS
+    assert torch.equal(module.normalizer.totals, rollout.obs[1:].long().sum((0, 1)))
+
+
+@pytest.mark.parametrize("num_rollouts", [1, 2, 3])
+def test_running_std_is_of_the_filter_over_time_of_all_rollouts(num_rollouts: int) -> None:
+    module = make_distilled(distillation={"normalization": "running_std", "gamma": 0.9, "num_outputs": 2})
+    frames = [torch.from_numpy(draw_frames(NUM_STEPS, NUM_ENVS, seed=seed)) for seed in range(num_rollouts)]
+    memory: dict[str, Tensor] = {}
+
+    rewards = [module.intrinsic_rewards(each, memory)[0] for each in frames][-1]
+
+    errors = np.concatenate([_squared_errors(module, each) for each in frames])
+    sums = reference.forward_discounted_sums(errors, np.zeros(NUM_ENVS), 0.9)
+    variance = _variance_with_pseudo_observation(sums)
+    assert_matches(rewards, errors[-NUM_STEPS:] / np.sqrt(variance))
+    assert float(module.intrinsic_moments[1]) == pytest.approx(variance, rel=1e-5)
+    assert_matches(memory["intrinsic_sums"], sums[-1])
+
+
+def _squared_errors(module: PPODistillModule, frames: Tensor) -> Array:
+    with torch.no_grad():
+        images = module.normalizer(frames.flatten(0, 1))
+        errors = reference.prediction_error(array(module.teacher(images)), array(module.student(images)))
+    return errors.reshape(frames.shape[:2])
+
+
+def _variance_with_pseudo_observation(sums: Array) -> float:
+    """Of the sums, and of weight 1e-4 at mean 0 with variance 1: what RND's running statistics start from."""
+    weight = 1e-4
+    mean = sums.sum() / (sums.size + weight)
+    squares = ((sums - mean) ** 2).sum() + weight * (1 + mean**2)
+    return float(squares / (sums.size + weight))
+
+
+def test_running_std_goes_on_through_the_ends_of_episodes() -> None:
+    rollout = draw_rollout(2)
+    options = {"normalization": "running_std"}
+
+    with_ends = make_distilled(distillation=options).trajectories(rollout, {})
+    endless = replace(rollout, terminated=torch.zeros_like(rollout.terminated))
+    without = make_distilled(distillation=options).trajectories(endless, {})
+
+    assert torch.equal(with_ends.rewards, without.rewards)
+
+
+def test_running_variance_is_saved_in_double_precision() -> None:
+    module = make_distilled(distillation={"normalization": "running_std"})
+    module.trajectories(draw_rollout(2), {})
+
+    other = make_distilled(distillation={"normalization": "running_std"})
+    other.load_state_dict(module.state_dict())
+
+    assert other.intrinsic_moments.dtype == torch.float64
+    assert torch.equal(other.intrinsic_moments, module.intrinsic_moments)
+    assert not torch.equal(other.intrinsic_moments, torch.tensor(Moments(), dtype=torch.float64))
+
+
+def test_student_takes_no_gradient_and_is_in_no_parameter_group() -> None:
+    module = make_distilled()
+    student = {id(parameter) for parameter in module.student.parameters()}
+
+    optimized = {id(parameter) for group in module.configure_optimizers().param_groups for parameter in group["params"]}
+
+    assert student
+    assert not any(parameter.requires_grad for parameter in module.student.parameters())
+    assert not student & optimized
+    assert optimized == {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
+
+
+def test_training_changes_teacher_and_agent_and_no_bit_of_the_student() -> None:
+    module = make_distilled()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    env = CountingVectorEnv(NUM_ENVS, [2, 3, 7], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
+
+    fit(module, RolloutDataset(module, make_collector(env), iterations=2))
+
+    changed = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+    assert not {name for name in changed if name.startswith("student")}
+    assert {"teacher.head.4.weight", "network.actor.weight", "network.critics.0.weight"} <= changed
+    assert "network.critics.1.weight" in changed
+
+
+@pytest.mark.parametrize("loss", ["policy", "value", "intrinsic_value", "entropy"])
+def test_losses_of_the_agent_reach_no_parameter_of_the_teacher(loss: str) -> None:
+    module = make_distilled()
+    batch = whole_batch(module, draw_rollout(2))
+
+    module.objective(batch, generator()).losses[loss].backward()
+
+    assert all(parameter.grad is None for parameter in module.teacher.parameters())
+    assert module.network.torso[1].weight.grad is not None
+
+
+def test_error_of_the_teacher_reaches_every_parameter_of_the_teacher_and_none_else() -> None:
+    module = make_distilled()
+    batch = whole_batch(module, draw_rollout(2))
+
+    module.objective(batch, generator()).losses["distill"].backward()
+
+    reached = {name for name, parameter in module.named_parameters() if parameter.grad is not None}
+    assert reached == {f"teacher.{name}" for name, _ in module.teacher.named_parameters()}
+
+
+def test_value_losses_reach_their_own_critic_only() -> None:
+    reached = []
+    for loss in ("value", "intrinsic_value"):
+        module = make_distilled()
+        batch = whole_batch(module, draw_rollout(2))
+        module.objective(batch, generator()).losses[loss].backward()
+        critics: Any = module.network.critics
+        reached.append([bool(critic.weight.grad.any()) for critic in critics])
+
+    assert reached == [[True, False], [False, True]]
+
+
+def test_teachers_gradient_is_the_mean_over_all_samples_of_the_minibatch() -> None:
+    module = make_distilled()
+    rollout = draw_rollout(2)
+    batch = whole_batch(module, rollout)
+    assert batch.next_obs is not None
+    images = module.normalizer(batch.next_obs)
+    (module.teacher(images) - module.student(images)).square().mean().backward()
+    expected = [parameter.grad for parameter in module.teacher.parameters()]
+    module.zero_grad()
+
+    gradients, _ = learn_once(module, batch)
+
+    actual = [gradients[f"teacher.{name}"] for name, _ in module.teacher.named_parameters()]
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_every_minibatch_moves_the_teacher() -> None:
+    module = make_distilled(minibatch_size=5, epochs=1)
+    trajectories = module.trajectories(draw_rollout(2), {})
+    batches = [trajectories.minibatch(indices) for indices in torch.arange(15).split(5)]
+    states = [module.teacher.head[4].weight.detach().clone()]  # type: ignore[union-attr,operator]
+
+    for batch in batches:
+        fit(module, Batches(batch))
+        states.append(module.teacher.head[4].weight.detach().clone())  # type: ignore[union-attr,operator]
+
+    assert [torch.equal(*pair) for pair in zip(states, states[1:], strict=False)] == [False] * 3
+
+
+def test_agent_and_teacher_have_the_papers_learning_rates() -> None:
+    module = make_distilled()
+
+    agent, teacher = module.configure_optimizers().param_groups
+
+    assert (agent["lr"], teacher["lr"]) == (5e-4, 2e-4)
+    assert {id(p) for p in agent["params"]} == {id(p) for p in module.network.parameters()}
+    assert {id(p) for p in teacher["params"]} == {id(p) for p in module.teacher.parameters()}
+
+
+@pytest.mark.parametrize("huge", [0, 1])
+def test_huge_gradient_of_one_group_is_clipped_and_leaves_the_others_alone(huge: int) -> None:
+    module = make_distilled()
+    optimizer = module.configure_optimizers()
+    for index, group in enumerate(optimizer.param_groups):
+        for parameter in group["params"]:
+            parameter.grad = torch.full_like(parameter, 1e6 if index == huge else 1e-5)
+
+    module.configure_gradient_clipping(optimizer)
+
+    norms = [
+        nn.utils.get_total_norm([parameter.grad for parameter in group["params"]]) for group in optimizer.param_groups
+    ]
+    assert float(norms[huge]) == pytest.approx(0.5, rel=1e-4)  # OpenAI's max_grad_norm
+    other = optimizer.param_groups[1 - huge]["params"]
+    assert all(torch.equal(parameter.grad, torch.full_like(parameter, 1e-5)) for parameter in other)
+
+
+def objective_world(**options: Any) -> tuple[PPODistillModule, PPOBatch, Array, Array]:
+    """A module, samples of another policy, and the module's logits and values on them."""
+    module = make_distilled(**options)
+    batch = whole_batch(module, draw_rollout(2))
+    with torch.no_grad():
+        logits, values = module.network(batch.obs)
+    return module, batch, array(logits), array(values)
+
+
+def assert_is(loss: Tensor, expected: Array) -> None:
+    assert_matches(loss.detach(), np.asarray(expected.mean()))
+
+
+def test_policy_loss_is_the_negated_mean_of_the_clipped_surrogate() -> None:
+    module, batch, logits, _ = objective_world(epsilon=0.3)
+
+    loss = module.objective(batch, generator()).losses["policy"]
+
+    log_probs = reference.log_probs_of(batch.actions.numpy(), logits)
+    ratios = {"log_probs": log_probs, "behavior_log_probs": array(batch.behavior_log_probs)}
+    clipped = np.abs(np.exp(ratios["log_probs"] - ratios["behavior_log_probs"]) - 1) > 0.3
+    assert 0 < clipped.mean() < 1
+    assert_is(loss, -reference.clipped_surrogate(**ratios, advantages=array(batch.advantages), epsilon=0.3))
+
+
+def test_policy_metrics_compare_the_learned_policy_with_the_one_that_acted() -> None:
+    module, batch, logits, _ = objective_world()
+
+    metrics = module.objective(batch, generator()).metrics
+
+    log_probs = reference.log_probs_of(batch.actions.numpy(), logits)
+    ratios = {"log_probs": log_probs, "behavior_log_probs": array(batch.behavior_log_probs)}
+    clipped = np.abs(np.exp(ratios["log_probs"] - ratios["behavior_log_probs"]) - 1) > 0.2
+    assert_is(metrics["policy/approx_kl"], reference.approx_kl(**ratios))
+    assert_is(metrics["policy/clip_fraction"], clipped.astype(np.float64))
+    assert_is(metrics["policy/entropy"], reference.entropy(logits))
+
+
+def test_entropy_loss_is_the_negated_mean_entropy() -> None:
+    module, batch, logits, _ = objective_world()
+
+    loss = module.objective(batch, generator()).losses["entropy"]
+
+    assert_is(loss, -reference.entropy(logits))
+
+
+@pytest.mark.parametrize(("name", "critic"), [("value", EXTRINSIC), ("intrinsic_value", INTRINSIC)])
+def test_value_losses_without_clipping_are_half_squared_errors_of_each_critic(name: str, critic: int) -> None:
+    module, batch, _, values = objective_world(value_epsilon=None)
+
+    loss = module.objective(batch, generator()).losses[name]
+
+    assert_is(loss, reference.squared_value_loss(values[:, critic], array(batch.returns[:, critic])))
+
+
+@pytest.mark.parametrize(("name", "critic"), [("value", EXTRINSIC), ("intrinsic_value", INTRINSIC)])
+def test_value_losses_with_clipping_keep_each_critic_near_its_own_old_value(name: str, critic: int) -> None:
+    module, batch, _, values = objective_world(value_epsilon=0.3)
+
+    loss = module.objective(batch, generator()).losses[name]
+
+    expected = reference.clipped_value_loss(
+        values=values[:, critic],
+        behavior_values=array(batch.behavior_values[:, critic]),
+        targets=array(batch.returns[:, critic]),
+        epsilon=0.3,
+    )
+    unclipped = reference.squared_value_loss(values[:, critic], array(batch.returns[:, critic]))
+    assert not np.allclose(expected, unclipped)
+    assert_is(loss, expected)
+
+
+def test_value_weight_is_applied_once_to_each_critic() -> None:
+    weights = make_distilled(value_weight=0.5, entropy_weight=0.01).loss_weights
+
+    assert weights == {"policy": 1.0, "value": 0.5, "entropy": 0.01, "intrinsic_value": 0.5, "distill": 1.0}
+
+
+def test_metrics_carry_no_gradient() -> None:
+    module, batch, _, _ = objective_world()
+
+    metrics = module.objective(batch, generator()).metrics
+
+    assert not any(metric.requires_grad for metric in metrics.values())
+
+
+def test_logged_intrinsic_reward_is_the_mean_of_the_minibatch() -> None:
+    module, batch, _, _ = objective_world()
+    assert batch.intrinsic_rewards is not None
+
+    metrics = module.objective(batch, generator()).metrics
+
+    assert torch.equal(metrics["intrinsic/reward"], batch.intrinsic_rewards.mean())
+
+
+def test_without_distillation_there_is_one_critic_and_no_teacher() -> None:
+    module = make_module()
+    batch = whole_batch(module, draw_rollout(1))
+
+    objective = module.objective(batch, generator())
+
+    assert len(module.network.critics) == 1  # type: ignore[arg-type]  # a list of modules
+    assert {name.split(".")[0] for name in module.state_dict()} == {"network"}
+    assert len(module.configure_optimizers().param_groups) == 1
+    assert objective.losses.keys() == module.loss_weights.keys() == {"policy", "value", "entropy"}
+    assert not any(key.startswith("intrinsic") for key in objective.metrics)
+    assert batch.next_obs is batch.student_outputs is batch.intrinsic_rewards is None
+
+
+def test_without_distillation_advantages_are_of_the_rewards_alone() -> None:
+    module = make_module(gamma=0.9, lambda_=0.8)
+    rollout = draw_rollout(1)
+
+    trajectories = module.trajectories(rollout, {})
+
+    with torch.no_grad():
+        last_values = module.network(rollout.obs[-1]).values
+    stream = {
+        "rewards": array(rollout.rewards),
+        "values": array(rollout.behavior_values[..., 0]),
+        "next_values": array(torch.cat([rollout.behavior_values[1:], last_values[None]])[..., 0]),
+    }
+    assert_matches(trajectories.advantages, advantages_of(stream, ends=ENDS, gamma=0.9, lambda_=0.8))
+    assert torch.equal(trajectories.reward_sums, rollout.rewards)
+
+
+@pytest.mark.parametrize(
+    ("init_args", "name"), [({}, "ppo"), ({"distillation": None}, "ppo"), ({"distillation": {}}, "ppo_distill")]
+)
+def test_method_is_named_after_what_it_does(init_args: dict[str, Any], name: str) -> None:
+    assert PPODistillModule.method(init_args) == name

@@ -1,0 +1,104 @@
+from collections.abc import Sequence
+
+import pytest
+import torch
+from einops import rearrange
+from jaxtyping import TypeCheckError
+from torch import Tensor
+from torch.nn.functional import conv2d, max_pool2d
+from torch.testing import assert_close
+
+from lightning_rl.networks.impala_cnn import ImpalaCNN
+
+OBS_SHAPE = (8, 16, 3)
+
+
+def impala_features(images: Tensor, parameters: Sequence[Tensor], *, num_stacks: int, rectified_skip: bool) -> Tensor:
+    """Espeholt et al. 2018, figure 3 right, one stack after the other; weights and biases in the order of use."""
+    unused = iter(parameters)
+    x = images
+    for _ in range(num_stacks):
+        x = conv2d(x, next(unused), next(unused), padding=1)
+        x = max_pool2d(x, 3, stride=2, padding=1)
+        for _ in range(2):
+            carried = torch.clamp(x, min=0) if rectified_skip else x
+            inner = conv2d(torch.clamp(x, min=0), next(unused), next(unused), padding=1)
+            x = carried + conv2d(torch.clamp(inner, min=0), next(unused), next(unused), padding=1)
+    assert next(unused, None) is None
+    return torch.clamp(x, min=0).reshape(len(x), -1)
+
+
+def frames(num_frames: int, obs_shape: tuple[int, int, int] = OBS_SHAPE) -> Tensor:
+    return torch.randint(256, (num_frames, *obs_shape), dtype=torch.uint8)
+
+
+def test_three_stacks_have_the_published_number_of_parameters() -> None:
+    cnn = ImpalaCNN((64, 64, 3))
+
+    assert sum(parameter.numel() for parameter in cnn.parameters()) == 97_600
+
+
+@pytest.mark.parametrize(("channels", "num_features"), [((16, 32, 32), 2048), ((16, 32), 8192)])
+def test_a_64_by_64_frame_has_the_published_number_of_features(channels: tuple[int, ...], num_features: int) -> None:
+    cnn = ImpalaCNN((64, 64, 3), channels=channels)
+
+    features = cnn(frames(1, (64, 64, 3)))
+
+    assert (features.shape, cnn.num_features) == ((1, num_features), num_features)
+
+
+@pytest.mark.parametrize("rectified_skip", [False, True])
+@pytest.mark.parametrize("channels", [(5,), (2, 3), (2, 3, 5)])
+def test_features_match_their_definition(channels: tuple[int, ...], rectified_skip: bool) -> None:
+    cnn = ImpalaCNN(OBS_SHAPE, channels=channels, rectified_skip=rectified_skip).double()
+    images = torch.randn(2, 3, 8, 16, dtype=torch.float64)
+
+    actual = cnn.encoded(images)
+
+    expected = impala_features(images, list(cnn.parameters()), num_stacks=len(channels), rectified_skip=rectified_skip)
+    assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_what_a_block_carries_shows_in_the_features() -> None:
+    plain, rectified = ImpalaCNN(OBS_SHAPE), ImpalaCNN(OBS_SHAPE, rectified_skip=True)
+    rectified.load_state_dict(plain.state_dict())
+    obs = frames(2)
+
+    assert not torch.allclose(plain(obs), rectified(obs))
+
+
+def test_frames_as_rendered_give_the_features_of_scaled_images_with_channels_first() -> None:
+    cnn = ImpalaCNN(OBS_SHAPE)
+    obs = frames(2)
+
+    actual = cnn(obs)
+
+    images = rearrange(obs, "n h w c -> n c h w").contiguous().float() / 255
+    expected = impala_features(images, list(cnn.parameters()), num_stacks=3, rectified_skip=False)
+    assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_frames_are_left_as_they_were() -> None:
+    obs = frames(2)
+    before = obs.clone()
+
+    ImpalaCNN(OBS_SHAPE)(obs)
+
+    assert torch.equal(obs, before)
+
+
+def test_images_that_are_already_scaled_are_refused_as_frames() -> None:
+    with pytest.raises(TypeCheckError, match="obs"):
+        ImpalaCNN(OBS_SHAPE)(frames(2).float())
+
+
+@pytest.mark.parametrize("height_and_width", [(60, 60), (64, 60), (60, 64), (4, 4)])
+def test_a_frame_that_three_stacks_do_not_halve_evenly_is_refused(height_and_width: tuple[int, int]) -> None:
+    height, width = height_and_width
+
+    with pytest.raises(ValueError, match=f"obs_shape: .* multiples of 8, found {height}×{width}"):
+        ImpalaCNN((height, width, 3))
+
+
+def test_two_stacks_halve_a_60_by_60_frame() -> None:
+    assert ImpalaCNN((60, 60, 3), channels=(2, 3)).num_features == 15 * 15 * 3

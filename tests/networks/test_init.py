@@ -1,0 +1,40 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from lightning_rl.networks.init import glorot_, orthogonal_linear
+
+
+@pytest.mark.parametrize(("layer", "fans"), [(nn.Conv2d(16, 32, 3), (16 + 32) * 9), (nn.Linear(2048, 256), 2048 + 256)])
+def test_glorot_weights_are_uniform_up_to_their_bound(layer: nn.Conv2d | nn.Linear, fans: int) -> None:
+    bound = math.sqrt(6 / fans)
+
+    glorot_(layer)
+
+    weight = layer.weight.detach()
+    assert 0.99 * bound < weight.abs().max().item() <= bound
+    assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)  # of a uniform distribution
+
+
+def test_glorot_reaches_layers_inside_others_and_zeroes_their_biases() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Sequential(nn.ReLU(), nn.Linear(7, 2)))
+
+    glorot_(network)
+
+    biases = torch.cat([layer.bias for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)])
+    assert torch.equal(biases, torch.zeros(5 + 2))
+
+
+@pytest.mark.parametrize("gain", [0.01, 1.0])
+@pytest.mark.parametrize("out_features", [1, 15])
+def test_rows_of_an_orthogonal_layer_are_orthogonal_and_as_long_as_the_gain(out_features: int, gain: float) -> None:
+    weight = orthogonal_linear(256, out_features, gain).weight
+
+    assert_close(weight @ weight.T, gain**2 * torch.eye(out_features), rtol=1e-4, atol=1e-6 * gain**2)
+
+
+def test_an_orthogonal_layer_has_no_bias_at_first() -> None:
+    assert torch.equal(orthogonal_linear(256, 15, 1.0).bias, torch.zeros(15))
