@@ -130,6 +130,24 @@ def use_env_steps_axis(logger: WandbLogger) -> None:
     logger.experiment.define_metric("*", step_metric="env_steps")
 
 
+def log_media(logger: WandbLogger, *, env_steps: int, videos: Iterable[Path], pictures: Iterable[Path]) -> None:
+    """Puts files of `media/` into the W&B run, each under its name, at their place on the axis.
+
+    Lightning's own `log_video` and `log_image` would leave out the axis.
+
+    Args:
+        logger: Lightning's own.
+        env_steps: When they were made.
+        videos: Encoded files, mp4.
+        pictures: png files.
+    """
+    import wandb  # slow, and needed by nobody who switched W&B off
+
+    media: dict[str, Any] = {f"media/{path.stem}": wandb.Video(str(path), format="mp4") for path in videos}
+    media |= {f"media/{path.stem}": wandb.Image(str(path)) for path in pictures}
+    logger.experiment.log({**media, "env_steps": env_steps})
+
+
 def _cell(key: str, value: float | int) -> str:
     """`env_steps` as a whole number, anything else as the shortest text that reads back as the same float."""
     return str(round(value)) if key == "env_steps" else repr(value)

@@ -40,7 +40,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "pytorch_lightning": LIGHTNING,
     "lightning_fabric": LIGHTNING,
     "lightning": (),
-    "wandb": (),
+    "wandb": ("loggers.py",),
 }
 """Where libraries that only some files know may be imported."""
 

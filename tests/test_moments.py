@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from lightning_rl.moments import Moments
 
 SAMPLES = np.random.default_rng(0).normal(3.0, 2.0, size=17)
 
 
-def moments_of(numbers: np.ndarray) -> Moments:
+def moments_of(numbers: NDArray[np.float64]) -> Moments:
     return Moments(float(numbers.mean()), float(numbers.var()), float(len(numbers)))
 
 

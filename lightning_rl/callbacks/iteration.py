@@ -33,7 +33,7 @@ class IterationMetrics(Callback):
         self._env_steps = 0
         self._time = 0.0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock; a run that was complete when it was saved ends here."""
         data = data_of(trainer)
         self._env_steps, self._time = data.env_steps, time.perf_counter()
@@ -75,7 +75,7 @@ class RandomStates(Callback):
         """Keeps the states until training starts: everything before may still draw from the streams."""
         self._restored = state_dict
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts the streams where they were."""
         if self._restored:
             _restore_random_states(self._restored)
@@ -83,7 +83,7 @@ class RandomStates(Callback):
 
 def _random_states() -> dict[str, Any]:
     version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # the legacy stream is what is saved
+    name, keys, position, has_gauss, cached = np.random.get_state()  # the legacy stream is what is saved
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all(),
@@ -99,7 +99,7 @@ def _restore_random_states(states: dict[str, Any]) -> None:
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
 
 
 class StopAtBoundary(Callback):
@@ -112,17 +112,17 @@ class StopAtBoundary(Callback):
     def __init__(self) -> None:
         self.received: int | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the signals over from Lightning, which would save inside the handler, in mid-iteration."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._note)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             os._exit(128 + number)
         self.received = number
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops, if asked to."""
         if self.received is not None:
             trainer.should_stop = True

@@ -36,17 +36,17 @@ class EvaluationReport(Callback):
 
     def on_test_batch_end(
         self,
-        trainer: Trainer,  # noqa: ARG002
-        pl_module: LightningModule,  # noqa: ARG002
-        outputs: Any,  # noqa: ARG002
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
         batch: Episodes,
-        batch_idx: int,  # noqa: ARG002
-        dataloader_idx: int = 0,  # noqa: ARG002
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keeps the episodes of a level set."""
         self._episodes[batch.level_set] = batch
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reports."""
         if not trainer.is_global_zero:
             return

@@ -31,7 +31,7 @@ class RunFolder(Callback):
                 self._config[key] = None
         self._parser = parser
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the config, says what differs from the run that is continued, gives it to W&B."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -45,7 +45,7 @@ class RunFolder(Callback):
                 use_env_steps_axis(logger)
                 logger.experiment.config.update(yaml.safe_load(text), allow_val_change=True)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cuts metrics.csv back to the checkpoint: a killed run logged more than it saved."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):

@@ -26,8 +26,8 @@ class RunCheckpoint(Checkpoint):
 
     def on_save_checkpoint(
         self,
-        trainer: Trainer,  # noqa: ARG002
-        pl_module: LightningModule,  # noqa: ARG002
+        trainer: Trainer,
+        pl_module: LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
         """Says in the file whose it is."""
@@ -41,8 +41,10 @@ class RunCheckpoint(Checkpoint):
         """Continues the search for the best."""
         self._best_return = state_dict["best_return"]
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves; Lightning calls this after every other callback's and after the module's."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         validated = trainer.callback_metrics.get("validation/return") if _just_validated(trainer) else None
         if validated is not None and (self._best_return is None or float(validated) > self._best_return):
             self._best_return = float(validated)

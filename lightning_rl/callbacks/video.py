@@ -1,5 +1,6 @@
 """Videos of the policy at play."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,16 +8,23 @@ from typing import Any
 from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import WandbLogger
+from rich.console import Console
 
 from lightning_rl.callbacks.iteration import data_of
+from lightning_rl.loggers import log_media
 from lightning_rl.media import draw_learning_curve, tiled, write_video
 from lightning_rl.modules.base import RLModule
+from lightning_rl.types import Episodes
 
 _COLUMNS, _SCALE, _FRAMES_PER_SECOND, _MAX_FRAMES = 4, 3, 15, 1000
 
 
 class RecordMedia(Callback):
-    """Writes `media/episodes.mp4` in `predict` and at the end of `fit`, and there `media/learning_curve.png` too.
+    """Writes `media/episodes.mp4` in `predict` and at the end of `fit`.
+
+    `predict` puts the returns beside it, in `media/episodes.json`; `fit` a learning curve, `media/learning_curve.png`,
+    and both pictures into W&B.
 
     The video shows what the policy sees, all environments side by side, each dimmed once its episode is over.
 
@@ -32,15 +40,28 @@ class RecordMedia(Callback):
         self._title = title
         self._frames: list[tuple[UInt8[NDArray[Any], "B H W C"], Bool[NDArray[Any], B]]] = []
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Watches the episodes of `predict`."""
         if stage == "predict":
             data_of(trainer).watcher = self._watch
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Writes what was watched."""
-        if trainer.is_global_zero:
-            self._write()
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Episodes,
+        batch: Episodes,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Writes what was watched, and the returns beside it."""
+        if not trainer.is_global_zero:
+            return
+        self._write()
+        played = {"returns": outputs.returns.tolist(), "lengths": outputs.lengths.tolist()}
+        returns = self.video.with_suffix(".json")
+        returns.write_text(json.dumps(played) + "\n", encoding="utf-8")
+        Console().print(f"returns {played['returns']}\nvideo   {self.video}\nreturns {returns}", highlight=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plays with the trained policy, on games and random streams of its own, and draws the curve."""
@@ -52,7 +73,11 @@ class RecordMedia(Callback):
         )
         for _ in episodes:
             self._write()
-        draw_learning_curve(self._metrics, self.learning_curve, title=self._title)
+        curve = draw_learning_curve(self._metrics, self.learning_curve, title=self._title)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                pictures = [self.learning_curve] if curve else []
+                log_media(logger, env_steps=data.env_steps, videos=[self.video], pictures=pictures)
 
     def _watch(self, obs: UInt8[NDArray[Any], "B H W C"], playing: Bool[NDArray[Any], "B"]) -> None:
         if len(self._frames) < _MAX_FRAMES:

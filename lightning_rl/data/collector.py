@@ -44,8 +44,7 @@ class Collector:
         frames = torch.empty((self.num_steps + 1, *self._obs.shape), dtype=torch.uint8)
         storage = frames.numpy()  # each frame is written once, into the rollout itself
         storage[0] = self._obs
-        outputs, rewards, ends = [], [], []
-        raw_reward = 0.0
+        outputs, rewards, raw_rewards, ends = [], [], [], []
         for step in range(self.num_steps):
             output = policy.act(self._obs, self.generator)
             self._obs, reward, terminated, truncated, info = self.env.step(output.actions.numpy())
@@ -53,9 +52,9 @@ class Collector:
             outputs.append(output)
             rewards.append(reward)
             ends.append(terminated | truncated)  # a time limit ends an episode, as in the papers
-            raw_reward += float(info.get("raw_rewards", reward).mean())
+            raw_rewards.append(info.get("raw_rewards", reward))
         self.env_steps += self.num_steps * self.num_envs
-        self.mean_raw_reward = raw_reward / self.num_steps
+        self.mean_raw_reward = float(np.mean(raw_rewards, dtype=np.float64))
         self._snapshot = self._env_state()
         return Rollout(
             actions=torch.stack([output.actions for output in outputs]),

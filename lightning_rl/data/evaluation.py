@@ -27,7 +27,7 @@ class UniformPolicy:
         obs: UInt8[NDArray[Any], "B H W C"],
         generator: torch.Generator,
         *,
-        greedy: bool = False,  # noqa: ARG002  # it has no preference
+        greedy: bool = False,  # it has no preference
     ) -> ActorOutput:
         """Uniform actions."""
         num_envs = len(obs)

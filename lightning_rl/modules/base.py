@@ -38,7 +38,8 @@ class Objective(NamedTuple):
 class RLModule(LightningModule):
     """Base of the methods. Holds networks and optimisers; no environment, no rollout, no random stream of its own.
 
-    A subclass sets `network` and `loss_weights`, and defines `method`, `batches_per_iteration`, `batches` and `objective`.
+    A subclass sets `network` and `loss_weights`, and defines `method`, `batches_per_iteration`, `batches` and
+    `objective`.
 
     Args:
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
@@ -102,7 +103,7 @@ class RLModule(LightningModule):
         spread = map if self.micro_batches is None else threads(self.micro_batches.num_threads).map
         return tuple(torch.cat(column) for column in zip(*spread(outputs, parts), strict=True))
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002
+    def setup(self, stage: str) -> None:
         """With micro-batches, leaves the cores to their threads: operators of this thread use one."""
         if self.micro_batches is not None:
             torch.set_num_threads(1)
@@ -145,7 +146,7 @@ class RLModule(LightningModule):
         self,
         optimizer: torch.optim.Optimizer,
         gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,  # noqa: ARG002  # Lightning's signature
+        gradient_clip_algorithm: str | None = None,  # Lightning's signature
     ) -> None:
         """Clips each parameter group by itself, so that one network's gradients never shrink another's step."""
         if gradient_clip_val is not None:
@@ -153,7 +154,7 @@ class RLModule(LightningModule):
         for group in optimizer.param_groups:
             nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm)
 
-    def validation_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
+    def validation_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
         """Keeps the mean return of one level set."""
         self.validation_returns[VALIDATION_KEYS[episodes.level_set]] = float(episodes.returns.mean())
 
@@ -165,6 +166,6 @@ class RLModule(LightningModule):
     def test_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
         """Episodes are reported by the `EvaluationReport` callback."""
 
-    def predict_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> Episodes:  # noqa: ARG002
+    def predict_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> Episodes:
         """The played episodes themselves."""
         return episodes

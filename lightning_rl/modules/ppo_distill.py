@@ -30,7 +30,8 @@ class Distillation:
         num_outputs: numbers that teacher and student put out; 1 in the paper, 512 in random network distillation.
         dropout: of the teacher while it learns; rewards are computed without.
         normalization: `scale` multiplies |teacher − student| by `scale` and clips it (the paper); `running_std` divides
-            the mean squared error by the running standard deviation of its discounted sum (random network distillation).
+            the mean squared error by the running standard deviation of its discounted sum (random network
+            distillation).
         scale: factor on the error, for `scale`.
         max_reward: bound on the intrinsic reward, for `scale`.
         gamma: discount of intrinsic rewards.
@@ -174,7 +175,8 @@ class DistilledTrajectories(TensorFields):
 class PPODistillModule(RLModule):
     """Proximal policy optimisation, explored by network distillation; `distillation: null` is PPO alone.
 
-    The defaults are OpenAI's for Procgen. `configs/ppo_distill.yaml` has Rullo's Table 1, `configs/ppo.yaml` the baseline.
+    The defaults are OpenAI's for Procgen. `configs/ppo_distill.yaml` has Rullo's Table 1, `configs/ppo.yaml` the
+    baseline.
 
     Args:
         num_actions: actions of the environment.
@@ -300,7 +302,7 @@ class PPODistillModule(RLModule):
 
     @torch.no_grad()
     def trajectories(self, rollout: Rollout, memory: dict[str, Tensor]) -> DistilledTrajectories:
-        """The rollout with its reward streams, advantages and returns. `memory` carries the intrinsic reward's filter."""
+        """The rollout with its reward streams, advantages and returns; `memory` carries the intrinsic filter."""
         extrinsic = rollout.rewards
         rewards, discounts = [extrinsic], [discounts_from(rollout.terminated, self.gamma)]
         weights, student_outputs = [1.0], None

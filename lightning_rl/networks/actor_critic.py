@@ -89,7 +89,7 @@ def two_stack_cnn(obs_shape: Sequence[int]) -> ImpalaCNN:
 def two_stack_actor_critic(
     obs_shape: Sequence[int], num_actions: int, num_critics: int, *, dropout: float = 0.5
 ) -> ActorCritic:
-    """The main network of Rullo 2024, section 3.2.1: two stacks, an actor, a deep extrinsic, a shallow intrinsic critic.
+    """The main network of Rullo 2024, section 3.2.1: two stacks, an actor, an extrinsic and an intrinsic critic.
 
     Weights start as PyTorch starts them, as in the published code.
 

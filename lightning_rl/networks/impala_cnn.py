@@ -26,7 +26,8 @@ class ResidualBlock(nn.Module):
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
         """The block's output, of the input's shape."""
         rectified = images.relu()
-        return (rectified if self.rectified_skip else images) + self.second(self.first(rectified).relu())
+        residual: Tensor = self.second(self.first(rectified).relu())
+        return residual + (rectified if self.rectified_skip else images)
 
 
 class ImpalaCNN(nn.Module):
@@ -67,7 +68,7 @@ class ImpalaCNN(nn.Module):
                 ResidualBlock(after, rectified_skip=rectified_skip),
             ]
         # channels_last: the frames come as NHWC, and CPU and tensor-core convolutions are several times faster on it
-        self.stacks = nn.Sequential(*stacks).to(memory_format=torch.channels_last)
+        self.stacks = nn.Sequential(*stacks).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         self.num_features = prod((height // shrink, width // shrink, channels[-1]))
 
     def forward(self, obs: UInt8[Tensor, "N H W C"]) -> Float[Tensor, "N D"]:

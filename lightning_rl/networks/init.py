@@ -13,7 +13,8 @@ def glorot_(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def orthogonal_linear(in_features: int, out_features: int, gain: float) -> nn.Linear:

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
 
-from lightning_rl.data.dataset import RolloutDataset
 from lightning_rl.data.datamodule import ProcgenDataModule
+from lightning_rl.data.dataset import RolloutDataset
 from lightning_rl.data.evaluation import UniformPolicy
 from lightning_rl.types import ActorOutput, Episodes, Rollout, Source
 
@@ -44,7 +44,10 @@ class RandomAgent(LightningModule):
         self.judged.append(episodes)
 
     test_step = validation_step
-    predict_step = validation_step
+
+    def predict_step(self, episodes: Episodes, batch_idx: int) -> Episodes:
+        self.validation_step(episodes, batch_idx)
+        return episodes
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ def epochs_of(seed: int, *, epochs: int = 3) -> Tensor:
     """Indices per epoch and minibatch, of 35 samples in minibatches of 7."""
     generator = torch.Generator().manual_seed(seed)
     indices = list(shuffled(35, epochs=epochs, minibatch_size=7, generator=generator))
-    return torch.stack(indices).unflatten(0, (epochs, 5))
+    return torch.stack(indices).reshape(epochs, 5, 7)
 
 
 def test_each_epoch_visits_each_sample_once() -> None:
@@ -19,7 +19,7 @@ def test_each_epoch_visits_each_sample_once() -> None:
 
 
 def test_samples_are_shuffled_across_minibatches() -> None:
-    assert not torch.equal(epochs_of(0).sort(dim=-1).values[0], torch.arange(35).unflatten(0, (5, 7)))
+    assert not torch.equal(epochs_of(0).sort(dim=-1).values[0], torch.arange(35).reshape(5, 7))
 
 
 def test_each_epoch_has_an_order_of_its_own() -> None:

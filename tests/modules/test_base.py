@@ -10,8 +10,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_rl.callbacks.iteration import IterationMetrics
-from lightning_rl.data.dataset import RolloutDataset
 from lightning_rl.data.datamodule import ProcgenDataModule
+from lightning_rl.data.dataset import RolloutDataset
 from lightning_rl.modules.micro_batches import MicroBatches
 from lightning_rl.modules.ppo_distill import PPODistillModule
 from lightning_rl.types import Episodes
@@ -42,8 +42,8 @@ def decided(**options: Any) -> PPODistillModule:
     return module
 
 
-def toy(**options: Any) -> CountingVectorEnv:
-    return CountingVectorEnv(NUM_ENVS, [2, 3, 7], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS, **options)
+def toy() -> CountingVectorEnv:
+    return CountingVectorEnv(NUM_ENVS, [2, 3, 7], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
 
 
 def test_greedy_actions_are_the_most_likely_ones() -> None:
@@ -120,16 +120,17 @@ def test_acting_and_learning_on_the_same_parts_give_the_same_bits(
 ) -> None:
     module = decided(micro_batches=micro_batches)
     batch = whole_batch(module, draw_rollout(1))
-    acts, learned = ActsBeforeLearning(), []
+    acts = ActsBeforeLearning()
+    learned: list[list[float]] = []
 
     def keep(_network: Any, _inputs: Any, outputs: Any) -> None:
         if outputs.logits.requires_grad:
-            learned.append((int(outputs.logits.detach()[0].sum() * 1e4), outputs.logits.detach()))
+            learned.extend(outputs.logits.tolist())
 
     module.network.register_forward_hook(keep)
     fit(module, Batches(batch), callbacks=[acts], precision=precision)
 
-    rows = {tuple(row) for _, part in learned for row in part.tolist()}  # threads finish in any order
+    rows = {tuple(row) for row in learned}  # threads finish in any order
     assert rows == {tuple(row) for row in acts.logits.tolist()}
     assert len(rows) == len(batch)
 
@@ -157,8 +158,7 @@ def test_acting_follows_the_trainers_precision() -> None:
     module, acts = decided(), ActsAtStart()
     single = module.act(draw_frames(NUM_ENVS), generator()).logits
 
-    learn_once_with = Batches(whole_batch(module, draw_rollout(1)))
-    fit(module, learn_once_with, precision="bf16-mixed", callbacks=[acts])
+    fit(module, Batches(whole_batch(module, draw_rollout(1))), precision="bf16-mixed", callbacks=[acts])
 
     assert acts.logits.dtype == torch.float32
     assert torch.equal(acts.logits, acts.logits.bfloat16().float())
@@ -169,7 +169,9 @@ def test_loss_without_a_weight_is_refused() -> None:
     module = make_module()
     del module.loss_weights["entropy"]
 
-    with pytest.raises(RuntimeError, match=r"losses \['entropy', 'policy', 'value'\] and their weights .* do not match"):
+    with pytest.raises(
+        RuntimeError, match=r"losses \['entropy', 'policy', 'value'\] and their weights .* do not match"
+    ):
         module.training_step(whole_batch(module, draw_rollout(1)), 0)
 
 
@@ -340,21 +342,3 @@ def test_dataset_yields_as_many_batches_as_it_says() -> None:
     data = RolloutDataset(module, make_collector(toy()), iterations=2)
 
     assert len(list(data)) == len(data) == 2 * 6
-
-
-def test_ratios_are_one_at_the_first_minibatch_of_every_rollout() -> None:
-    module = decided(minibatch_size=5, epochs=2, learning_rate=0.01)
-    kls: list[float] = []
-
-    class KeepsKl(Callback):
-        def on_train_batch_end(
-            self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-        ) -> None:
-            kls.append(float(trainer.callback_metrics["policy/approx_kl"]))
-
-    for _ in range(3):
-        data = RolloutDataset(module, make_collector(toy()), iterations=1)
-        fit(module, data, limit_train_batches=1, callbacks=[KeepsKl()])
-        kls.append(float(module.trainer.callback_metrics["policy/approx_kl"]))
-
-    assert max(kls) < 1e-9

@@ -1,4 +1,5 @@
 from dataclasses import fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -498,6 +499,15 @@ def test_running_std_goes_on_through_the_ends_of_episodes() -> None:
     assert torch.equal(with_ends.rewards, without.rewards)
 
 
+@pytest.mark.parametrize("normalization", ["scale", "running_std"])
+def test_trajectories_carry_no_gradient(normalization: str) -> None:
+    trajectories = make_distilled(distillation={"normalization": normalization}).trajectories(draw_rollout(2), {})
+
+    tensors = [value for value in vars(trajectories).values() if isinstance(value, Tensor)]
+    assert len(tensors) == 9
+    assert not any(value.requires_grad for value in tensors)
+
+
 def test_running_variance_is_saved_in_double_precision() -> None:
     module = make_distilled(distillation={"normalization": "running_std"})
     module.trajectories(draw_rollout(2), {})
@@ -594,7 +604,7 @@ def test_every_minibatch_moves_the_teacher() -> None:
         fit(module, Batches(batch))
         states.append(module.teacher.head[4].weight.detach().clone())  # type: ignore[union-attr,operator]
 
-    assert [torch.equal(*pair) for pair in zip(states, states[1:], strict=False)] == [False] * 3
+    assert [torch.equal(*pair) for pair in pairwise(states)] == [False] * 3
 
 
 def test_agent_and_teacher_have_the_papers_learning_rates() -> None:

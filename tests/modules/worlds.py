@@ -1,4 +1,4 @@
-"""Small worlds for the methods: frames of 16×16, and numbers of steps, environments and actions that are all different."""
+"""Small worlds for the methods: frames of 16×16; numbers of steps, environments and actions that all differ."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

@@ -94,6 +94,7 @@ def test_gradient_passes_only_where_features_were_kept() -> None:
     dropped = dropped_out(features, 0.5, seeded())
     dropped.sum().backward()
 
+    assert features.grad is not None
     assert torch.equal(features.grad, dropped.detach())
 
 
@@ -178,7 +179,7 @@ def test_the_three_stack_policy_starts_nearly_uniform() -> None:
 
 
 def test_the_rows_of_the_three_stack_policy_head_are_orthogonal_and_short() -> None:
-    weight = three_stack_actor_critic(OBS_SHAPE, NUM_ACTIONS, 1).actor.weight
+    weight = three_stack_actor_critic(OBS_SHAPE, NUM_ACTIONS, 1).actor.get_parameter("weight")
 
     assert_close(weight @ weight.T, 1e-4 * torch.eye(NUM_ACTIONS), rtol=1e-4, atol=1e-9)
 
@@ -186,7 +187,7 @@ def test_the_rows_of_the_three_stack_policy_head_are_orthogonal_and_short() -> N
 def test_the_rows_of_the_three_stack_value_heads_have_length_one() -> None:
     critics = three_stack_actor_critic(OBS_SHAPE, NUM_ACTIONS, 3).critics
 
-    norms = torch.cat([critic.weight for critic in critics]).norm(dim=1)
+    norms = torch.cat([critic.get_parameter("weight") for critic in critics]).norm(dim=1)
     assert_close(norms, torch.ones(3), rtol=1e-5, atol=0)
 
 
