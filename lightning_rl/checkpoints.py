@@ -22,8 +22,8 @@ _UNREADABLE = (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.Ba
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, flushes to disk, renames; the `last.ckpt` that was there becomes `previous.ckpt`.
 
-    Lightning's own stages in `$TMPDIR`: across file systems its move is a copy, and nothing is flushed. When the disk is
-    full the older checkpoints stay as they are, a warning says so, and training goes on to the next boundary.
+    Lightning's own stages in `$TMPDIR`: across file systems its move is a copy, and nothing is flushed. When the disk
+    is full the older checkpoints stay as they are, a warning says so, and training goes on to the next boundary.
     """
 
     @override

@@ -5,6 +5,7 @@ import re
 import secrets
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ from lightning_rl.callbacks.saving import RunCheckpoint
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.loggers import MetricsCSV
 from lightning_rl.modules.base import RLModule
+from lightning_rl.precision import suitable
 from lightning_rl.progress import EnvStepsProgress
 from lightning_rl.version import __version__
 
@@ -100,12 +102,19 @@ class RunCLI(LightningCLI):
         if isinstance(config.seed_everything, bool):
             raise UsageError(f"seed_everything must be an integer, found {config.seed_everything}")
         config.data.init_args.seed = config.seed_everything
+        self._suit_precision(config.trainer)
         self.saved_config = config.clone()
         module = _module_class(config.model.class_path)
         self.method = module.method(config.model.init_args.as_dict())
         self.game = str(config.data.init_args.get("game"))
         self._locate(config)
         self._place_logger(config.trainer)
+
+    def _suit_precision(self, trainer: Namespace) -> None:
+        precision = suitable(trainer.precision, trainer.accelerator)
+        if precision != trainer.precision:
+            _say(f"this CPU only emulates {trainer.precision}: trainer.precision {precision} is faster and taken")
+            trainer.precision = precision
 
     def _locate(self, config: Namespace) -> None:
         """Decides on the run folder and the checkpoint; nothing is written yet."""
@@ -264,7 +273,7 @@ def _with_run_config(args: list[str]) -> list[str]:
     """Takes a run's own config.yaml where a checkpoint is named and no config is given."""
     if not args or any(arg.split("=")[0] in ("--config", "-c", "--model") for arg in args) or "--ckpt_path" not in args:
         return args
-    given = dict(zip(args, args[1:], strict=False))
+    given = dict(pairwise(args))
     named = given["--ckpt_path"]
     folder = Path(given.get("--run_dir", "")) if named in ("last", "best") else Path(named).parent
     config = folder / "config.yaml"

@@ -39,7 +39,7 @@ def test_ppo_reaches_ninety_percent_of_optimal() -> None:
     module = make_module()
     assert mean_reward(module) < 0.4
 
-    learn(module, identity_env(), iterations=15)
+    learn(module, identity_env(), iterations=30)
 
     assert mean_reward(module) >= 0.9
 
@@ -49,7 +49,7 @@ def test_ppo_with_its_policy_loss_negated_unlearns() -> None:
     module = make_module()
     module.loss_weights["policy"] = -1.0
 
-    learn(module, identity_env(), iterations=15)
+    learn(module, identity_env(), iterations=30)
 
     assert mean_reward(module) < 0.25
 
@@ -68,7 +68,7 @@ def test_ppo_with_distillation_reaches_ninety_percent_of_optimal(network: str) -
 def test_micro_batches_learn_as_well() -> None:
     module = make_module(micro_batches=MicroBatches(size=24))
 
-    learn(module, identity_env(), iterations=15)
+    learn(module, identity_env(), iterations=30)
 
     assert mean_reward(module) >= 0.9
 

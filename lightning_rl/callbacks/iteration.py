@@ -83,7 +83,7 @@ class RandomStates(Callback):
 
 def _random_states() -> dict[str, Any]:
     version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # the legacy stream is what is saved
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # the legacy stream is what others draw from
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all(),
@@ -99,7 +99,7 @@ def _restore_random_states(states: dict[str, Any]) -> None:
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
 
 
 class StopAtBoundary(Callback):
