@@ -3,7 +3,10 @@
 import contextlib
 import os
 import pickle
+import re
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,11 @@ from typing_extensions import override
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 METADATA = "lightning_rl"
-_UNREADABLE = (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile)
+_UNREADABLE = (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error, struct.error)
+
+
+class _ForeignError(Exception):
+    """A readable file that holds something else."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -42,11 +49,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.replace(target)
             _flush_folder(target.parent)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
             rank_zero_warn(
                 f"{target} was not saved ({error}); older checkpoints are intact, the next boundary tries again"
             )
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
 
     @override
     def load_checkpoint(
@@ -81,18 +89,26 @@ def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"ckpt_path: {path} is not there{_newest_beside(path)}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return _load(path)
     except pickle.UnpicklingError as error:
-        reason = (
-            "carries code or foreign objects, which are never executed"
-            if "Weights only" in str(error)
-            else "is damaged"
-        )
+        carries_code = re.search("GLOBAL|blocked", str(error)) is not None
+        reason = "carries code or foreign objects, which are never executed" if carries_code else "is damaged"
         raise ValueError(f"ckpt_path: {path} {reason}{_newest_beside(path)}") from error
+    except _ForeignError as error:
+        raise ValueError(f"ckpt_path: {path} was not written by lightning_rl{_newest_beside(path)}") from error
     except _UNREADABLE as error:
         raise ValueError(f"ckpt_path: {path} is damaged or cut short{_newest_beside(path)}") from error
-    if not isinstance(checkpoint, dict) or METADATA not in checkpoint:
-        raise ValueError(f"ckpt_path: {path} was not written by lightning_rl{_newest_beside(path)}")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """The checkpoint at `path`, its checksums compared: torch writes them and does not look at them."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(checkpoint, dict) or not {METADATA, "state_dict"} <= checkpoint.keys():
+        raise _ForeignError
     return checkpoint
 
 
@@ -107,10 +123,10 @@ def _newest_beside(path: Path) -> str:
 def is_readable(path: Path) -> bool:
     """Whether a checkpoint of lightning_rl can be loaded from `path`."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, *_UNREADABLE):
+        _load(path)
+    except (pickle.UnpicklingError, _ForeignError, *_UNREADABLE):
         return False
-    return isinstance(checkpoint, dict) and METADATA in checkpoint
+    return True
 
 
 def check_fits(checkpoint: dict[str, Any], path: Path, *, module: LightningModule, method: str, game: str) -> None:

@@ -1,18 +1,26 @@
 """The `lightning-rl` command: LightningCLI with run folders, and one-line answers to wrong input."""
 
+import difflib
+import inspect
+import logging
 import os
 import re
 import secrets
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from jsonargparse import Namespace
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_rl import allocator, checkpoints
 from lightning_rl.callbacks.iteration import IterationMetrics, RandomStates, StopAtBoundary
@@ -20,6 +28,7 @@ from lightning_rl.callbacks.report import EvaluationReport
 from lightning_rl.callbacks.run_folder import RunFolder
 from lightning_rl.callbacks.saving import RunCheckpoint
 from lightning_rl.callbacks.video import RecordMedia
+from lightning_rl.data.datamodule import ProcgenDataModule
 from lightning_rl.loggers import MetricsCSV
 from lightning_rl.modules.base import RLModule
 from lightning_rl.precision import suitable
@@ -58,6 +67,7 @@ class RunCLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         self.stopper = StopAtBoundary()
+        self._remarks: list[str] = []  # said once nothing was found wrong
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -96,12 +106,22 @@ class RunCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning would let a checkpoint's hyper-parameters override the command line, silently."""
 
+    def _set_seed(self) -> None:
+        """Seeds weights and everything else, without a line that says so."""
+        seed = self.config[self.subcommand].seed_everything
+        if isinstance(seed, bool) or not 0 <= seed < 2**32:
+            raise UsageError(f"seed_everything must be an integer from 0 to {2**32 - 1}, found {seed}")
+        seed_everything(seed, workers=True, verbose=False)
+
     def before_instantiate_classes(self) -> None:
         """Finds the run folder and the checkpoint, and refuses what would overwrite or mislead."""
         config = self.config[self.subcommand]
-        if isinstance(config.seed_everything, bool):
-            raise UsageError(f"seed_everything must be an integer, found {config.seed_everything}")
+        if config.trainer.gradient_clip_val is not None:
+            found = config.trainer.gradient_clip_val
+            raise UsageError(f"trainer.gradient_clip_val must be null, found {found}; model.max_grad_norm is the bound")
         config.data.init_args.seed = config.seed_everything
+        if self.subcommand in ("validate", "test"):
+            config.verbose = False  # Lightning's table cuts names off; `EvaluationReport` says it
         self._suit_precision(config.trainer)
         self.saved_config = config.clone()
         module = _module_class(config.model.class_path)
@@ -113,13 +133,13 @@ class RunCLI(LightningCLI):
     def _suit_precision(self, trainer: Namespace) -> None:
         precision = suitable(trainer.precision, trainer.accelerator)
         if precision != trainer.precision:
-            _say(f"this CPU only emulates {trainer.precision}: trainer.precision {precision} is faster and taken")
+            self._remarks.append(f"this CPU only emulates {trainer.precision}: trainer.precision {precision} is taken")
             trainer.precision = precision
 
     def _locate(self, config: Namespace) -> None:
         """Decides on the run folder and the checkpoint; nothing is written yet."""
         given = None if config.run_dir is None else Path(config.run_dir)
-        self.checkpoint = _checkpoint(config.ckpt_path, given)
+        self.checkpoint = self._checkpoint(config.ckpt_path, given)
         if self.subcommand == "fit":
             name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
             self.run_dir = given or Path("checkpoints", self.method, self.game, name)
@@ -137,11 +157,37 @@ class RunCLI(LightningCLI):
         self.run_id = str(metadata.get("run_id", fresh))
         config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
 
+    def _checkpoint(self, given: str | None, run_dir: Path | None) -> Path | None:
+        """The file that `--ckpt_path` means."""
+        if given is None:
+            return None
+        if given in ("last", "best"):
+            if run_dir is None:
+                raise UsageError(f"ckpt_path: {given} needs --run_dir, the folder to continue from")
+            return self._last_of(run_dir) if given == "last" else run_dir / checkpoints.BEST
+        if "://" in given:
+            raise UsageError(f"ckpt_path must be a file of this machine, found {given}")
+        return Path(given)
+
+    def _last_of(self, run_dir: Path) -> Path | None:
+        last, previous = run_dir / checkpoints.LAST, run_dir / checkpoints.PREVIOUS
+        if self.subcommand == "fit" and not last.exists() and not previous.exists():
+            self._remarks.append(f"{run_dir} holds no checkpoint yet: a new run starts")
+            return None
+        if checkpoints.is_readable(last) or not checkpoints.is_readable(previous):
+            return last
+        state = "damaged" if last.exists() else "not there"
+        self._remarks.append(f"{last} is {state}: {previous} is taken instead")
+        return previous
+
     def _place_logger(self, trainer: Namespace) -> None:
+        mode = os.environ.get("WANDB_MODE")
         if self.subcommand != "fit" or trainer.fast_dev_run:
             trainer.logger = False  # a W&B run is a training; judging one leaves test.json and a video
         elif isinstance(trainer.logger, Namespace) and trainer.logger.class_path.endswith(".WandbLogger"):
-            mode = os.environ.get("WANDB_MODE")
+            if mode == "disabled":
+                trainer.logger = False
+                return
             place = {"save_dir": str(self.run_dir), "id": self.run_id, "name": self.run_id}
             if mode is not None:
                 place["offline"] = mode != "online"
@@ -149,13 +195,25 @@ class RunCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds module, data module and trainer, and checks that they and the checkpoint fit together."""
-        super().instantiate_classes()
-        self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
-        if self._saved is not None and self.checkpoint is not None:
-            checkpoints.check_fits(self._saved, self.checkpoint, module=self.model, method=self.method, game=self.game)
-            if self.subcommand == "fit":
-                self.datamodule.check_state(self._saved[type(self.datamodule).__qualname__])
+        self.complete = False
+        with _notices_held_back():
+            super().instantiate_classes()
+            self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
+            if self._saved is not None and self.checkpoint is not None:
+                self._check(self._saved, self.checkpoint)
         self._saved = None
+
+    def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:
+        """Refuses a checkpoint that does not fit; a run that has spent its env steps is complete."""
+        checkpoints.check_fits(saved, checkpoint, module=self.model, method=self.method, game=self.game)
+        if self.subcommand != "fit":
+            return
+        games = saved.get(type(self.datamodule).__qualname__)
+        if games is None:
+            raise UsageError(f"ckpt_path: {checkpoint} holds no games to continue; a last.ckpt does")
+        self.datamodule.trainer = self.trainer  # which knows the number of ranks
+        self.datamodule.check_state(games)
+        self.complete = games["env_steps"] >= self.datamodule.total_env_steps
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with this package's callbacks, checkpoint files and metrics.csv."""
@@ -192,6 +250,14 @@ class RunCLI(LightningCLI):
 
     def run(self) -> None:
         """Trains, validates, tests or predicts."""
+        for remark in self._remarks:
+            _say(remark)
+        if self.complete and self.checkpoint is not None:
+            steps = self.datamodule.total_env_steps
+            _say(f"{self.checkpoint} is at data.total_env_steps {steps} already: nothing to do; give more to go on")
+            return
+        if self.subcommand == "fit":
+            _set_damaged_aside(self.checkpoint)
         super()._run_subcommand(str(self.subcommand))
         if self.subcommand == "fit" and self.stopper.received is None:
             self._say_what_is_where()
@@ -231,28 +297,12 @@ def _subclasses(parent: type) -> list[Any]:
     return [child for direct in parent.__subclasses__() for child in (direct, *_subclasses(direct))]
 
 
-def _checkpoint(given: str | None, run_dir: Path | None) -> Path | None:
-    """The file that `--ckpt_path` means."""
-    if given is None:
-        return None
-    if given in ("last", "best"):
-        if run_dir is None:
-            raise UsageError(f"ckpt_path: {given} needs --run_dir, the folder to continue from")
-        return _last_of(run_dir) if given == "last" else run_dir / checkpoints.BEST
-    if "://" in given:
-        raise UsageError(f"ckpt_path must be a file of this machine, found {given}")
-    return Path(given)
-
-
-def _last_of(run_dir: Path) -> Path | None:
-    last, previous = run_dir / checkpoints.LAST, run_dir / checkpoints.PREVIOUS
-    if not last.exists() and not previous.exists():
-        _say(f"{run_dir} holds no checkpoint yet: a new run starts")
-        return None
-    if checkpoints.is_readable(last) or not checkpoints.is_readable(previous):
-        return last
-    _say(f"{last} is damaged: {previous} is taken instead")
-    return previous
+def _set_damaged_aside(checkpoint: Path | None) -> None:
+    """Renames a damaged `last.ckpt`, which would else become the `previous.ckpt` at the first save."""
+    if checkpoint is not None and checkpoint.name == checkpoints.PREVIOUS:
+        last = checkpoint.with_name(checkpoints.LAST)
+        if last.exists() and not checkpoints.is_readable(last):
+            last.replace(last.with_name("damaged.ckpt"))
 
 
 def _refuse_to_overwrite(run_dir: Path, checkpoint: Path | None) -> None:
@@ -269,23 +319,113 @@ def _require_writable(run_dir: Path) -> None:
         raise UsageError(f"run_dir: {run_dir} cannot be written; give a folder that you may write to")
 
 
+def _values(args: list[str], *names: str) -> list[str]:
+    """What is given to an option, as `--name value` or `--name=value`."""
+    pairs = [(*arg.split("=", 1), following)[:2] for arg, following in pairwise([*args, ""])]
+    return [value for name, value in pairs if name in names]
+
+
 def _with_run_config(args: list[str]) -> list[str]:
     """Takes a run's own config.yaml where a checkpoint is named and no config is given."""
-    if not args or any(arg.split("=")[0] in ("--config", "-c", "--model") for arg in args) or "--ckpt_path" not in args:
+    named = _values(args, "--ckpt_path")
+    if not named or _values(args, "--config", "-c", "--model"):
         return args
-    given = dict(pairwise(args))
-    named = given["--ckpt_path"]
-    folder = Path(given.get("--run_dir", "")) if named in ("last", "best") else Path(named).parent
+    run_dir = (_values(args, "--run_dir") or [""])[-1]
+    folder = Path(run_dir) if named[-1] in ("last", "best") else Path(named[-1]).parent
     config = folder / "config.yaml"
     return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args
+
+
+@contextmanager
+def _notices_held_back() -> Iterator[None]:
+    """Leaves out Lightning's notices about hardware, and warns only once nothing was found wrong."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        with warnings.catch_warnings(record=True) as held:
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+    for warning in held:
+        warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def _say(message: str) -> None:
     sys.stderr.write(f"lightning-rl: {message}\n")
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _essence(message: str, args: list[str]) -> str:
+    """What the parser's nested message is about: the key, the value found, what is allowed."""
+    key = _key(message)
+    if unknown := re.search(r"(?:Option|accept option) '([^']+)'|unrecognized arguments: --([\w.]+)", message):
+        return _unknown(f"{key}.{unknown[1] or unknown[2]}".lstrip("."), message)
+    if lacking := re.search(r"argument (--\w+): expected one argument", message):
+        names = [arg for arg in args if arg.startswith(lacking[1]) and not _values([arg, "--"], arg)[0].strip("-")]
+        return f"{', '.join(names)}: expected a value"
+    if missing := re.search(r"arguments are required: (?:\w+\.)?(\w+)", message):
+        return f"{missing[1]} is missing; give --config FILE, as configs/ppo.yaml"
+    if re.match("Problems parsing config|Unexpected config", message):
+        return f"config: {', '.join(_values(args, '--config', '-c'))} is not a config: {message.partition(': ')[2]}"
+    return _wrong_value(key, message)
+
+
+def _key(message: str) -> str:
+    """The key that the innermost message is about; an inner one stands further to the right."""
+    keys, depth = [], -1
+    for indent, name in re.findall(r'^( *)(?:- )?Parser key "([^"]+)"', message, re.MULTILINE):
+        if len(indent) > depth:
+            keys.append(name)
+            depth = len(indent)
+    return ".".join(keys)
+
+
+def _wrong_value(key: str, message: str) -> str:
+    value = re.search(r"(?:Given|Got) value: (.*)", message)
+    if key in _CLASSES and re.search("import path|class_path '|Import path", message):
+        found = re.search(r"class_path'(?::|, val=) ?'([^']+)'", value[1]) if value else None
+        names = ", ".join(c.__name__ for c in _CLASSES[key]())
+        return f"{key} must be one of {names}, found {found[1] if found else value and value[1]}"
+    reasons = [line for line in re.findall(r"^ *- (.*)", message, re.MULTILINE) if not re.match("Expected|Does", line)]
+    if reasons and "Parser key" not in reasons[-1]:
+        return reasons[-1]
+    expected = re.findall(r"Expected an? (<class '[^']+'>|typing\.Literal\[[^]]*])", message)
+    if not expected or not value:
+        return re.sub(r'Parser key "([^"]+)":', r"\1:", message)
+    types = expected[:1] if "Got value" in message else list(dict.fromkeys(expected))
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " or ".join(types)).replace("NoneType", "null")
+    text = re.sub(r"typing\.Literal\[(.*?)]", r"one of \1", text)
+    return f"{key} must be {text}, found {value[1]}"
+
+
+def _unknown(option: str, message: str) -> str:
+    parent, _, name = option.replace(".init_args", "").rpartition(".")
+    if name == "class_path":
+        return f"{parent} takes class_path and init_args, found {message.rpartition('Given value: ')[2]}"
+    allowed = _options(parent)
+    near = [f"{parent}.{other}".lstrip(".") for other in difflib.get_close_matches(name, allowed, n=3)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(allowed)}"
+    return f"{option} is not an option; {hint}" if allowed else f"{option} is not an option"
+
+
+_CLASSES = {"model": lambda: _subclasses(RLModule), "data": lambda: [ProcgenDataModule]}
+_OWN_OPTIONS = ["config", "model", "data", "trainer", "seed_everything", "run_dir", "ckpt_path", "allow_inexact_resume"]
+
+
+def _options(parent: str) -> list[str]:
+    """Names of the options under a key of the config; none where the key is another program's."""
+    head, *rest = parent.split(".")
+    owners = [Trainer] if head == "trainer" else _CLASSES.get(head, list)()
+    for name in rest:
+        annotations = [inspect.signature(c).parameters[name].annotation for c in owners if name in _names(c)]
+        owners = [part for annotation in annotations for part in get_args(annotation) if is_dataclass(part)]
+    return list(dict.fromkeys(name for owner in owners for name in _names(owner))) if parent else _OWN_OPTIONS
+
+
+def _names(owner: type) -> list[str]:
+    return list(inspect.signature(owner).parameters)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -299,10 +439,12 @@ def main(args: list[str] | None = None) -> int:
     """
     allocator.keep_freed_memory()
     os.environ.setdefault("WANDB_SILENT", "true")  # it would tell six lines of what the run folder shows
+    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # between Lightning and torch, no matter for users
+    given = sys.argv[1:] if args is None else args
     try:
-        cli = RunCLI(_with_run_config(sys.argv[1:] if args is None else args))
-    except (UsageError, ValueError, TypeError, OSError) as error:
-        _say(_one_line(error))
+        cli = RunCLI(_with_run_config(given))
+    except (UsageError, ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
+        _say(" ".join(_essence(str(error), given).split()))
         return 2
     cli.run()
     return 0 if cli.stopper.received is None else 143

@@ -17,8 +17,8 @@ NUM_ACTIONS = 4
 
 def make_module(**options: Any) -> PPODistillModule:
     torch.manual_seed(0)
-    quick: dict[str, Any] = {"learning_rate": 2e-3, "minibatch_size": 64}
-    return PPODistillModule(num_actions=NUM_ACTIONS, obs_shape=OBS_SHAPE, **(quick | options))
+    sizes: dict[str, Any] = {"minibatch_size": 64}
+    return PPODistillModule(num_actions=NUM_ACTIONS, obs_shape=OBS_SHAPE, **(sizes | options))
 
 
 def learn(module: PPODistillModule, env: ToyVectorEnv, *, iterations: int) -> None:
@@ -39,7 +39,7 @@ def test_ppo_reaches_ninety_percent_of_optimal() -> None:
     module = make_module()
     assert mean_reward(module) < 0.4
 
-    learn(module, identity_env(), iterations=30)
+    learn(module, identity_env(), iterations=10)
 
     assert mean_reward(module) >= 0.9
 
@@ -49,7 +49,7 @@ def test_ppo_with_its_policy_loss_negated_unlearns() -> None:
     module = make_module()
     module.loss_weights["policy"] = -1.0
 
-    learn(module, identity_env(), iterations=30)
+    learn(module, identity_env(), iterations=10)
 
     assert mean_reward(module) < 0.25
 
@@ -59,7 +59,7 @@ def test_ppo_with_its_policy_loss_negated_unlearns() -> None:
 def test_ppo_with_distillation_reaches_ninety_percent_of_optimal(network: str) -> None:
     module = make_module(network=network, distillation=Distillation(), dropout=0.5, normalize_advantages="rollout")
 
-    learn(module, identity_env(), iterations=40)
+    learn(module, identity_env(), iterations=20)
 
     assert mean_reward(module) >= 0.9
 
@@ -68,7 +68,7 @@ def test_ppo_with_distillation_reaches_ninety_percent_of_optimal(network: str) -
 def test_micro_batches_learn_as_well() -> None:
     module = make_module(micro_batches=MicroBatches(size=24))
 
-    learn(module, identity_env(), iterations=30)
+    learn(module, identity_env(), iterations=10)
 
     assert mean_reward(module) >= 0.9
 
@@ -79,7 +79,7 @@ def test_value_converges_to_the_sum_of_the_discounts(value_epsilon: float | None
     module = make_module(gamma=0.9, learning_rate=0.05, value_epsilon=value_epsilon)
     env = ConstantRewardVectorEnv(8, obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
 
-    learn(module, env, iterations=100)
+    learn(module, env, iterations=60)
 
     value = module.act(env.reset()[0], torch.Generator()).values
     torch.testing.assert_close(value, torch.full_like(value, 1 / (1 - 0.9)), rtol=0.02, atol=0)

@@ -1,16 +1,19 @@
-"""What `test` found: the papers' table and `test.json`."""
+"""What `validate` and `test` found: two returns; the papers' table and `test.json`."""
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
 
 from lightning_rl.callbacks.iteration import data_of
 from lightning_rl.envs.procgen import normalized_return
+from lightning_rl.modules.base import RLModule
 from lightning_rl.types import Episodes
 
 _Z_95 = 1.959964  # the normal distribution's 97.5 % quantile
@@ -33,6 +36,12 @@ class EvaluationReport(Callback):
         self._method = method
         self._checkpoint = checkpoint
         self._episodes: dict[str, Episodes] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the returns, for `validate`; during `fit` they are in the iteration's row."""
+        if trainer.is_global_zero and trainer.state.fn == TrainerFn.VALIDATING and isinstance(pl_module, RLModule):
+            for key, value in pl_module.validation_returns.items():
+                sys.stdout.write(f"{key:<31} {value:.2f}\n")
 
     def on_test_batch_end(
         self,
@@ -71,7 +80,10 @@ class EvaluationReport(Callback):
         partial = self._path.with_name(f".{self._path.name}.partial")
         partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         partial.replace(self._path)
-        Console().print(table(report, budget=data.test_env_steps))
+        console = Console()
+        if not console.is_terminal:
+            console.width = 120  # a file has no width; rich would fold the table to 80 columns
+        console.print(table(report, budget=data.test_env_steps))
 
 
 def summary(episodes: Episodes, levels: tuple[int, int], *, game: str, distribution_mode: str) -> dict[str, Any]:

@@ -51,6 +51,12 @@ class RunFolder(Callback):
             if isinstance(logger, MetricsCSV):
                 logger.truncate_after(data_of(trainer).env_steps)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ends the W&B run: the next run of this process has its own."""
+        for logger in trainer.loggers:
+            if stage == "fit" and isinstance(logger, WandbLogger):
+                logger.experiment.finish()
+
     def _say_differences(self, before: str, after: str) -> None:
         old, new = _flat(yaml.safe_load(before)), _flat(yaml.safe_load(after))
         for key in sorted(old.keys() | new.keys()):

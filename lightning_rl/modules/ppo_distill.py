@@ -1,5 +1,6 @@
 """PPO with teacher/student network distillation as exploration, and PPO alone."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -366,7 +367,7 @@ class PPODistillModule(RLModule):
         batch = Moments(float(wide.mean()), float(wide.var(correction=0)), wide.numel())
         moments = Moments(*self.intrinsic_moments.tolist()).merged(batch)
         self.intrinsic_moments.copy_(torch.tensor(moments, dtype=torch.float64))
-        return errors / moments.variance**0.5
+        return errors / math.sqrt(moments.variance)
 
     def objective(self, batch: PPOBatch, generator: torch.Generator) -> Objective:
         """Means over the samples: surrogate, value and entropy losses; with distillation also the teacher's error."""

@@ -75,7 +75,9 @@ def test_dropout_differs_from_part_to_part() -> None:
     rows = torch.zeros(len(batch), dtype=torch.int64)  # 15 times the same sample
     batch = replace(batch, **{name: getattr(batch, name)[rows] for name in vars(batch)})
     seen = []
-    module.network.critics[0].register_forward_pre_hook(lambda _, features: seen.append(features[0].detach() == 0))
+    module.get_submodule("network.critics.0").register_forward_pre_hook(
+        lambda _, features: seen.append(features[0].detach() == 0)
+    )
 
     learn_once(module, batch)
 
@@ -91,7 +93,8 @@ def test_parameter_that_no_part_uses_gets_no_gradient() -> None:
     loss.backward()
 
     assert unused.grad is None
-    assert torch.equal(used.grad, torch.full((2,), 2.0))  # type: ignore[arg-type]  # None would be unequal
+    assert used.grad is not None
+    assert torch.equal(used.grad, torch.full((2,), 2.0))
 
 
 def test_parameter_that_one_part_uses_gets_that_parts_gradient() -> None:
@@ -101,7 +104,9 @@ def test_parameter_that_one_part_uses_gets_that_parts_gradient() -> None:
     loss, _ = accumulated(jobs, [first, second], num_threads=2)
     loss.backward()
 
-    assert torch.equal(torch.cat([first.grad, second.grad]), torch.tensor([1.0, 1.0, 3.0, 3.0, 3.0]))  # type: ignore[list-item]
+    assert first.grad is not None
+    assert second.grad is not None
+    assert torch.equal(torch.cat([first.grad, second.grad]), torch.tensor([1.0, 1.0, 3.0, 3.0, 3.0]))
 
 
 def test_gradients_scale_with_what_backward_starts_from() -> None:
@@ -110,7 +115,8 @@ def test_gradients_scale_with_what_backward_starts_from() -> None:
     loss, _ = accumulated([lambda: Part(parameter.sum(), {})], [parameter], num_threads=1)
     (loss * 5).backward()
 
-    assert torch.equal(parameter.grad, torch.full((2,), 5.0))  # type: ignore[arg-type]
+    assert parameter.grad is not None
+    assert torch.equal(parameter.grad, torch.full((2,), 5.0))
 
 
 @pytest.mark.parametrize("micro_batches", [None, MicroBatches(size=4)])
@@ -118,7 +124,7 @@ def test_layers_compute_in_the_trainers_precision_in_every_thread(micro_batches:
     module = make_distilled(micro_batches=micro_batches)
     batch = whole_batch(module, draw_rollout(2))
     dtypes = []
-    module.network.actor.register_forward_hook(lambda *call: dtypes.append(call[-1].dtype))
+    module.get_submodule("network.actor").register_forward_hook(lambda *call: dtypes.append(call[-1].dtype))
 
     learn_once(module, batch, precision="bf16-mixed")
 

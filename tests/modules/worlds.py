@@ -12,8 +12,7 @@ from torch.utils.data import IterableDataset
 
 from lightning_rl.data.collector import Collector
 from lightning_rl.modules.ppo_distill import Distillation, PPOBatch, PPODistillModule
-from lightning_rl.types import Rollout
-from tests.toys import ToyVectorEnv
+from lightning_rl.types import ResumableVectorEnv, Rollout
 
 OBS_SHAPE = (16, 16, 3)
 NUM_STEPS, NUM_ENVS, NUM_ACTIONS = 5, 3, 7
@@ -63,14 +62,14 @@ def whole_batch(module: PPODistillModule, rollout: Rollout) -> PPOBatch:
     return trajectories.minibatch(torch.arange(rollout.actions.numel()))
 
 
-def make_collector(env: ToyVectorEnv, *, num_steps: int = NUM_STEPS) -> Collector:
-    """Collects from a toy."""
+def make_collector(env: ResumableVectorEnv, *, num_steps: int = NUM_STEPS) -> Collector:
+    """Collects rollouts of the size above."""
     return Collector(env, num_steps=num_steps, seed=0)
 
 
 def make_trainer(**options: Any) -> Trainer:
     """A real one that writes nothing."""
-    quiet = {
+    quiet: dict[str, Any] = {
         "accelerator": "cpu",
         "logger": False,
         "enable_checkpointing": False,

@@ -1,0 +1,112 @@
+"""Runs of the command that are small enough for tests, in this process and in one that can be killed."""
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_rl.cli import main
+from lightning_rl.loggers import read_metrics
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+ENV_STEPS = 32
+"""Env steps of one iteration."""
+
+TINY = {
+    "data.game": "dodgeball",
+    "seed_everything": 6,  # the first episodes of evaluation are short
+    "data.num_envs": 2,
+    "data.num_steps": 16,
+    "data.validation_episodes": 2,
+    "data.test_episodes": 2,
+    "data.predict_episodes": 1,
+    "model.epochs": 1,
+    "model.minibatch_size": 16,
+    "trainer.accelerator": "cpu",
+    "trainer.precision": "32-true",
+    "trainer.logger": "false",
+    "trainer.enable_progress_bar": "false",
+}
+
+
+def fit_args(run_dir: Path, *args: str, config: str = "ppo", iterations: int = 2, **options: object) -> list[str]:
+    """The command line of a tiny `fit`; options are named with `__` for a dot, None leaves one of `TINY` out."""
+    named = {key.replace("__", "."): value for key, value in options.items()}
+    given = TINY | {"data.total_env_steps": iterations * ENV_STEPS} | named
+    flags = [text for key, value in given.items() if value is not None for text in (f"--{key}", str(value))]
+    return ["fit", "--config", str(CONFIGS / f"{config}.yaml"), "--run_dir", str(run_dir), *flags, *args]
+
+
+def fit(run_dir: Path, *args: str, **options: Any) -> dict[str, Any]:
+    """Trains in this process; the checkpoint that it left."""
+    status = main(fit_args(run_dir, *args, **options))
+    if status != 0:
+        raise RuntimeError(f"expected exit status 0, got {status}")
+    return load(run_dir)
+
+
+def load(run_dir: Path) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(run_dir / "last.ckpt", weights_only=True)
+    return checkpoint
+
+
+def start(args: list[str], output: Path) -> BaseProcess:
+    """Runs the command in a process of its own, forked from one that has imported everything and started no thread."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lightning_rl.cli"])
+    process = context.Process(target=_run, args=(args, str(output)))
+    process.start()
+    return process
+
+
+def _run(args: list[str], output: str) -> None:
+    with open(output, "a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.exit(main(args))
+
+
+def wait_until(condition: Callable[[], bool], process: BaseProcess, *, seconds: float = 240.0) -> None:
+    """Returns when `condition` holds; raises where the process ends before, or the time does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if not process.is_alive() or time.monotonic() > end:
+            raise TimeoutError(f"the process {process.exitcode} did not get there")
+        time.sleep(0.01)
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    """metrics.csv without what depends on the clock."""
+    return [
+        {key: value for key, value in row.items() if not key.startswith("time/")}
+        for row in read_metrics(run_dir / "metrics.csv")
+    ]
+
+
+def differences(first: Any, second: Any, path: str = "") -> Iterator[str]:
+    """Where two checkpoints differ in as much as a bit."""
+    if type(first) is not type(second):
+        yield f"{path}: {type(first).__name__} and {type(second).__name__}"
+    elif isinstance(first, dict):
+        for key in {**first, **second}:
+            if key in first and key in second:
+                yield from differences(first[key], second[key], f"{path}/{key}")
+            else:
+                yield f"{path}/{key}: in one of them"
+    elif isinstance(first, list | tuple):
+        if len(first) != len(second):
+            yield f"{path}: {len(first)} and {len(second)} elements"
+        for index, pair in enumerate(zip(first, second, strict=False)):
+            yield from differences(*pair, f"{path}/{index}")
+    elif isinstance(first, Tensor):
+        if first.dtype != second.dtype or not torch.equal(first, second):
+            yield f"{path}: tensors"
+    elif first != second:
+        yield f"{path}: {first} and {second}"

@@ -1,0 +1,341 @@
+"""The command line: wrong input in one line, and every subcommand once on a tiny run."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import pytest
+import torch
+import yaml
+
+from lightning_rl import __version__, checkpoints
+from lightning_rl.cli import RunCLI, main
+from lightning_rl.envs.procgen import GAMES
+from lightning_rl.loggers import read_metrics
+from tests.runs import CONFIGS, ENV_STEPS, fit, fit_args, load, rows, start, wait_until
+from tests.wandb_reader import read_history, read_step_metrics
+
+ROOT = Path(__file__).parents[1]
+PPO = ["fit", "--config", str(CONFIGS / "ppo.yaml"), "--run_dir", "run"]
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refusal(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which the command refuses `args`."""
+    capsys.readouterr()
+    status = main(args)
+    captured = capsys.readouterr()
+    assert status == 2
+    assert captured.out == ""
+    assert re.fullmatch(r"lightning-rl: [^\n]+\n", captured.err)
+    return captured.err
+
+
+class TestWrongInput:
+    @pytest.mark.parametrize(
+        ("args", "told"),
+        [
+            ([], ["subcommand", "fit", "validate", "test", "predict"]),
+            (["train"], ["'train'", "'fit'", "'predict'"]),
+            (["fit"], ["model", "--config FILE"]),
+            (["fit", "--config", "absent.yaml"], ["config", "absent.yaml", "not exist"]),
+            (["test", "--config", str(CONFIGS / "ppo.yaml")], ["ckpt_path", "test needs a checkpoint", "--ckpt_path"]),
+            ([*PPO, "--data.game", "pong"], ["game", "'pong'", *GAMES]),
+            ([*PPO, "--data.init_args.game", "pong"], ["game", "'pong'", *GAMES]),
+            ([*PPO, "--data.gmae", "coinrun"], ["data.gmae", "did you mean data.game?"]),
+            ([*PPO, "--data.game"], ["--data.game", "expected a value"]),
+            ([*PPO, "--model.gama", "0.9"], ["model.gama", "model.gamma"]),
+            ([*PPO, "--model.distillation.foo", "1"], ["model.distillation.foo", "normalization", "max_reward"]),
+            ([*PPO, "--trainer.foo", "1"], ["trainer.foo", "max_epochs"]),
+            ([*PPO, "--foo", "1"], ["foo", "run_dir", "ckpt_path"]),
+            ([*PPO, "extra"], ["unrecognized", "extra"]),
+            ([*PPO, "--data.num_envs", "many"], ["data.num_envs", "int", "many"]),
+            ([*PPO, "--model.gamma", "high"], ["model.gamma", "float", "high"]),
+            ([*PPO, "--model.gamma", "1.5"], ["model.gamma", "1.5", "[0, 1]"]),
+            ([*PPO, "--model.network", "big"], ["model.network", "big", "three_stack", "two_stack"]),
+            ([*PPO, "--model.distillation.scale", "x"], ["model.distillation.scale", "float", "x"]),
+            ([*PPO, "--model.distillation.dropout", "2"], ["model.distillation.dropout", "2.0", "[0, 1)"]),
+            ([*PPO, "--trainer.max_epochs", "abc"], ["trainer.max_epochs", "int", "null", "abc"]),
+            ([*PPO, "--trainer.gradient_clip_val", "0.5"], ["trainer.gradient_clip_val", "null", "0.5"]),
+            ([*PPO, "--trainer.accelerator", "abacus"], ["accelerator", "abacus", "cpu"]),
+            ([*PPO, "--data.num_levels", "-1"], ["num_levels", "-1", "from 0"]),
+            ([*PPO, "--data.num_actors", "2"], ["data.num_actors", "2", "0"]),
+            ([*PPO, "--data.distribution_mode", "memory"], ["distribution_mode", "coinrun", "'memory'", "exploration"]),
+            ([*PPO, "--model.minibatch_size", "100"], ["model.minibatch_size", "100", "16384"]),
+            ([*PPO, "--seed_everything", "-1"], ["seed_everything", "-1", "4294967295"]),
+            ([*PPO, "--seed_everything", "true"], ["seed_everything", "True", "integer"]),
+            ([*PPO, "--allow_inexact_resume", "maybe"], ["allow_inexact_resume", "bool", "maybe"]),
+            ([*PPO, "--model", "torch.nn.Linear"], ["model", "torch.nn.Linear", "PPODistillModule"]),
+            ([*PPO, "--data", "Foo"], ["data", "Foo", "ProcgenDataModule"]),
+            ([*PPO, "--ckpt_path", "absent.ckpt"], ["ckpt_path", "absent.ckpt", "not there"]),
+            ([*PPO, "--ckpt_path", "https://x.org/y.ckpt"], ["ckpt_path", "https://x.org/y.ckpt", "file of this"]),
+            ([*PPO[:3], "--ckpt_path", "last"], ["ckpt_path", "last", "--run_dir"]),
+        ],
+    )
+    def test_is_refused_in_one_line_and_nothing_is_written(
+        self, args: list[str], told: list[str], empty_folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        message = refusal(args, capsys)
+        assert [part for part in told if part not in message] == []
+        assert os.listdir(empty_folder) == []
+
+    @pytest.mark.parametrize(
+        ("lines", "told"),
+        [
+            ("model: [", ["wrong.yaml", "is not a config"]),
+            ("hello", ["wrong.yaml", "is not a config", "hello"]),
+            ("foo: 1", ["foo", "run_dir"]),
+            ("trainer: {foo: 1}", ["trainer.foo", "max_epochs"]),
+            ("model: {class_path: lightning_rl.Foo}", ["model", "lightning_rl.Foo", "PPODistillModule"]),
+            ("model: {class_path: lightning_rl.PPODistillModule, foo: 1}", ["model", "init_args", "'foo': 1"]),
+            ("model: {init_args: {gama: 1}}", ["model.gama", "model.gamma"]),
+            ("model: {init_args: {network: big}}", ["model.network", "big", "two_stack"]),
+            ("model: {init_args: {distillation: {scale: big}}}", ["model.distillation.scale", "float", "big"]),
+            ("data: {init_args: {num_envs: 1.5}}", ["data.num_envs", "int", "1.5"]),
+        ],
+    )
+    def test_in_a_config_file_is_told_likewise(
+        self, lines: str, told: list[str], empty_folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (empty_folder / "wrong.yaml").write_text(lines)
+        message = refusal([*PPO, "--config", "wrong.yaml"], capsys)
+        assert [part for part in told if part not in message] == []
+        assert os.listdir(empty_folder) == ["wrong.yaml"]
+
+    @pytest.mark.parametrize("run_dir", ["taken", "taken/run"])
+    def test_a_run_dir_that_cannot_be_a_folder(
+        self, run_dir: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (empty_folder / "taken").touch()
+        message = refusal(fit_args(Path(run_dir)), capsys)
+        assert f"run_dir: {run_dir} cannot be written" in message
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is write-protected from root")
+    def test_a_write_protected_run_dir(self, empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        empty_folder.chmod(0o500)
+        message = refusal(fit_args(Path("run")), capsys)
+        empty_folder.chmod(0o700)
+        assert "run_dir: run cannot be written" in message
+
+    def test_in_a_process_of_its_own_leaves_one_line_and_status_2(self, tmp_path: Path) -> None:
+        args = [sys.executable, "-m", "lightning_rl", *PPO[:3], "--model.minibatch_size", "100"]
+        done = subprocess.run(
+            args, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False
+        )
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr == (
+            "lightning-rl: model.minibatch_size must divide num_steps × num_envs = 16384 samples, found 100\n"
+        )
+        assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--version"], [f"lightning-rl {__version__}"]),
+        (["--help"], ["fit", "validate", "test", "predict"]),
+        (["fit", "--help"], ["--run_dir", "--allow_inexact_resume", "--ckpt_path", "--config"]),
+        ([*PPO, "--data.game", "heist", "--print_config"], ["game: heist", "minibatch_size: 2048", "offline: true"]),
+    ],
+)
+def test_what_is_only_shown(
+    args: list[str], told: list[str], empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="^0$"):
+        main(args)
+    captured = capsys.readouterr()
+    assert [part for part in told if part not in captured.out] == []
+    assert captured.err == ""
+    assert os.listdir(empty_folder) == []
+
+
+@pytest.mark.parametrize("form", ["", ".init_args"])
+def test_short_and_long_options_are_the_same(form: str, empty_folder: Path) -> None:
+    cli = RunCLI([*PPO, f"--data{form}.game", "maze", f"--model{form}.greedy", "true", "--seed_everything=7"])
+    assert (cli.datamodule.game, cli.model.greedy, cli.saved_config.data.init_args.seed) == ("maze", True, 7)
+    assert os.listdir(empty_folder) == []
+
+
+def test_without_a_run_dir_the_run_goes_under_method_and_game(empty_folder: Path) -> None:
+    cli = RunCLI([*PPO[:3], "--data.game", "maze"])
+    assert cli.run_dir.parent == Path("checkpoints/ppo/maze")
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run of four iterations, validated once, with the default logger."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        fit(folder, iterations=4, trainer__logger=None, trainer__check_val_every_n_epoch=3, trainer__max_epochs=100)
+        yield folder
+
+
+class TestFinishedRun:
+    def test_has_its_files(self, run_dir: Path) -> None:
+        files = {"best.ckpt", "config.yaml", "last.ckpt", "media", "metrics.csv", "previous.ckpt", "wandb"}
+        assert set(os.listdir(run_dir)) == files
+        assert set(os.listdir(run_dir / "media")) == {"episodes.mp4", "learning_curve.png"}
+
+    def test_metrics_have_a_row_for_each_iteration(self, run_dir: Path) -> None:
+        table = read_metrics(run_dir / "metrics.csv")
+        assert [row["env_steps"] for row in table] == ["32", "64", "96", "128"]
+        assert [row["env_steps"] for row in table if "validation/return" in row] == ["96"]
+        everywhere = {
+            "episode/return",
+            "episode/length",
+            "rollout/reward",
+            "time/env_steps_per_second",
+            "loss/policy",
+            "loss/value",
+            "loss/entropy",
+            "policy/entropy",
+            "policy/approx_kl",
+            "policy/clip_fraction",
+        }
+        assert everywhere <= table[-1].keys()
+
+    def test_wandb_has_the_rows_of_metrics_csv(self, run_dir: Path) -> None:
+        history = [row for row in read_history(run_dir) if not any(key.startswith("media/") for key in row)]
+        table = read_metrics(run_dir / "metrics.csv")
+        assert len(history) == len(table)
+        for logged, row in zip(history, table, strict=True):
+            assert {key: float(cell) for key, cell in row.items()} == {key: float(logged[key]) for key in row}
+        assert read_step_metrics(run_dir)["*"] == "env_steps"
+
+    def test_its_config_repeats_it(self, run_dir: Path, tmp_path: Path) -> None:
+        args = ["fit", "--config", str(run_dir / "config.yaml"), "--run_dir", str(tmp_path / "again")]
+        assert main([*args, "--trainer.logger", "false"]) == 0
+        first, again = load(run_dir), load(tmp_path / "again")
+        for name, tensor in first["state_dict"].items():
+            assert torch.equal(tensor, again["state_dict"][name])
+        assert rows(tmp_path / "again") == rows(run_dir)
+        assert not (tmp_path / "again" / "wandb").exists()
+
+    def test_its_config_does_not_say_where_it_was(self, run_dir: Path) -> None:
+        config = yaml.safe_load((run_dir / "config.yaml").read_text())
+        assert (config["run_dir"], config["ckpt_path"], config["seed_everything"]) == (None, None, 6)
+        assert str(run_dir) not in (run_dir / "config.yaml").read_text()
+
+    def test_is_not_overwritten(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+        message = refusal(fit_args(run_dir), capsys)
+        assert [part for part in ("run_dir", str(run_dir), "--ckpt_path last") if part not in message] == []
+        assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+
+    def test_validate_takes_the_config_beside_the_checkpoint(
+        self, run_dir: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["validate", "--ckpt_path", str(run_dir / "last.ckpt")]) == 0
+        shown = capsys.readouterr().out
+        assert re.fullmatch(r"validation/train_levels_return +\d+\.\d\d\nvalidation/return +\d+\.\d\d\n", shown)
+
+    def test_test_writes_a_report_and_prints_the_papers_table(
+        self, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        checkpoint = run_dir / "last.ckpt"
+        assert main(["test", f"--ckpt_path={checkpoint}", "--run_dir", str(tmp_path)]) == 0
+
+        report = json.loads((tmp_path / "test.json").read_text())
+        sets = report.pop("level_sets")
+        assert report == {
+            "method": "ppo",
+            "game": "dodgeball",
+            "distribution_mode": "easy",
+            "checkpoint": str(checkpoint),
+            "env_steps": 4 * ENV_STEPS,
+        }
+        levels = {name: (row["num_levels"], row["start_level"], row["episodes"]) for name, row in sets.items()}
+        assert levels == {"train_levels": (200, 0, 2), "full_distribution": (0, 0, 2), "random_policy": (0, 0, 2)}
+        keys = "num_levels start_level episodes env_steps return_mean return_variance return_max return_min return_ci95"
+        for row in sets.values():
+            assert list(row) == [*keys.split(), "normalized_return", "level_complete_rate"]
+            assert row["env_steps"] > 0
+            assert row["normalized_return"] == pytest.approx((row["return_mean"] - 1.5) / 17.5)
+            assert row["return_ci95"][0] <= row["return_mean"] <= row["return_ci95"][1]
+
+        shown = capsys.readouterr().out
+        for name in sets:
+            assert re.search(rf"{name} .* -?\d+\.\d\d \(\d+\.\d\d\) \[-?\d+, -?\d+\] ", shown)
+
+    def test_predict_writes_a_video_and_the_returns(self, run_dir: Path, tmp_path: Path) -> None:
+        args = ["--ckpt_path", str(run_dir / "best.ckpt"), "--data.predict_episodes", "2", "--model.greedy", "true"]
+        assert main(["predict", *args, "--run_dir", str(tmp_path)]) == 0
+
+        played = json.loads((tmp_path / "media" / "episodes.json").read_text())
+        assert (len(played["returns"]), len(played["lengths"])) == (2, 2)
+        with av.open(str(tmp_path / "media" / "episodes.mp4")) as video:
+            frames = [(frame.width, frame.height) for frame in video.decode(video=0)]
+        assert len(frames) == max(played["lengths"])
+        assert set(frames) == {(4 * 194 - 2, 192)}
+
+    @pytest.mark.parametrize(
+        ("subcommand", "options", "told"),
+        [
+            ("test", ["--data.game", "maze"], ["game dodgeball", "game maze"]),
+            ("fit", ["--model.distillation", "{}"], ["method ppo,", "method ppo_distill"]),
+            ("predict", ["--model.network", "two_stack"], ["shape", "network"]),
+            ("fit", ["--data.num_levels", "7"], ["num_levels 200", "7"]),
+        ],
+    )
+    def test_does_not_go_on_as_another(
+        self,
+        subcommand: str,
+        options: list[str],
+        told: list[str],
+        run_dir: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        args = [subcommand, "--ckpt_path", str(run_dir / "last.ckpt"), "--run_dir", str(tmp_path / "other"), *options]
+        message = refusal(args, capsys)
+        assert [part for part in ("ckpt_path", *told) if part not in message] == []
+        assert os.listdir(tmp_path) == []
+
+    def test_a_damaged_checkpoint_is_named_with_the_newest_good_one(
+        self, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shutil.copy(run_dir / "config.yaml", tmp_path)
+        shutil.copy(run_dir / "best.ckpt", tmp_path)
+        (tmp_path / "last.ckpt").write_bytes((run_dir / "last.ckpt").read_bytes()[:5000])
+        message = refusal(["test", "--ckpt_path", str(tmp_path / "last.ckpt")], capsys)
+        told = [str(tmp_path / "last.ckpt"), "damaged or cut short", f"newest good one beside it is {tmp_path}/best"]
+        assert [part for part in told if part not in message] == []
+
+
+def test_wandb_mode_decides_and_metrics_csv_is_always_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    fit(tmp_path, iterations=1, trainer__logger=None)
+    assert not list(tmp_path.rglob("*.wandb"))
+    assert len(read_metrics(tmp_path / "metrics.csv")) == 1
+
+
+def test_sigterm_ends_at_the_boundary_with_status_143_and_a_resumable_run(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = start(fit_args(run_dir, iterations=10**6), tmp_path / "output.txt")
+    wait_until(lambda: (run_dir / "last.ckpt").exists(), process)
+    os.kill(process.pid or 0, signal.SIGTERM)
+    process.join()
+
+    assert process.exitcode == 143
+    stopped = load(run_dir)["ProcgenDataModule"]["env_steps"]
+    assert rows(run_dir)[-1]["env_steps"] == str(stopped)
+    assert not (run_dir / "media").exists()
+    fit(run_dir, "--ckpt_path", "last", iterations=stopped // ENV_STEPS + 1)
+    assert [int(row["env_steps"]) for row in rows(run_dir)] == list(range(32, stopped + 33, 32))
+    assert checkpoints.read(run_dir / "last.ckpt")["ProcgenDataModule"]["env_steps"] == stopped + 32

@@ -1,0 +1,99 @@
+"""Every config file: it parses, builds and trains, says nothing twice, and holds the papers' numbers."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_rl import PPODistillModule, ProcgenDataModule
+from lightning_rl.cli import RunCLI, main
+from tests.runs import CONFIGS, ENV_STEPS, TINY, load
+
+METHODS = sorted(CONFIGS.glob("*.yaml"))
+OVERLAYS = sorted((CONFIGS / "hardware").glob("*.yaml"))
+CLASSES: dict[str, type] = {"model": PPODistillModule, "data": ProcgenDataModule}
+
+
+def name(path: Path) -> str:
+    return path.stem
+
+
+def build(*configs: str) -> RunCLI:
+    args = [text for config in configs for text in ("--config", str(CONFIGS / config))]
+    return RunCLI(["fit", *args, "--run_dir", "absent"])
+
+
+@pytest.mark.parametrize("overlay", [None, CONFIGS / "hardware" / "cpu.yaml"], ids=["alone", "cpu"])
+@pytest.mark.parametrize("config", METHODS, ids=name)
+def test_it_trains_two_iterations(config: Path, overlay: Path | None, tmp_path: Path) -> None:
+    configs = [config] if overlay is None else [config, overlay]
+    taken = {key: value for key, value in TINY.items() if key not in ("model.epochs", "trainer.precision")}
+    options = taken | {"data.total_env_steps": 2 * ENV_STEPS, "trainer.accelerator": "cpu"}
+    flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    before = build(*map(str, configs)).model.network.state_dict()
+
+    files = [text for path in configs for text in ("--config", str(path))]
+    assert main(["fit", *files, "--run_dir", str(tmp_path / "run"), *flags]) == 0
+
+    checkpoint = load(tmp_path / "run")
+    after = {key: checkpoint["state_dict"][f"network.{key}"] for key in before}
+    assert checkpoint["ProcgenDataModule"]["env_steps"] == 2 * ENV_STEPS
+    assert not any(torch.equal(before[key], after[key]) for key in before)
+    assert all(tensor.isfinite().all() for tensor in after.values())
+
+
+@pytest.mark.parametrize("path", METHODS + OVERLAYS, ids=name)
+def test_it_repeats_no_default_of_a_class(path: Path) -> None:
+    config: dict[str, Any] = yaml.safe_load(path.read_text())
+    for section, owner in CLASSES.items():
+        parameters = inspect.signature(owner).parameters
+        for key, value in config.get(section, {}).get("init_args", {}).items():
+            assert value != parameters[key].default, f"{section}.{key} {value} is the default"
+
+
+def test_ppo_is_openais_baseline() -> None:
+    cli = build("ppo.yaml")
+    model, data = cli.model, cli.datamodule
+    assert (model.learning_rate, model.adam_epsilon, model.gamma, model.lambda_) == (5e-4, 1e-5, 0.999, 0.95)
+    assert (data.num_steps, data.num_envs, model.minibatch_size, model.epochs) == (256, 64, 2048, 3)
+    assert model.batches_per_iteration(data.num_steps, data.num_envs) == 24
+    assert (model.epsilon, model.value_epsilon, model.max_grad_norm) == (0.2, 0.2, 0.5)
+    assert model.loss_weights == {"policy": 1.0, "value": 0.5, "entropy": 0.01}
+    assert model.normalize_advantages == "minibatch"
+    assert model.distillation is None
+    assert (data.distribution_mode, data.num_levels, data.start_level) == ("easy", 200, 0)
+    assert data.total_env_steps == 25_000_000
+    scaling = cli.config.fit.data.init_args
+    assert (scaling.return_scaling, scaling.return_scaling_gamma) == (True, 0.99)
+    optimizer = model.configure_optimizers()
+    assert [(group["lr"], group["eps"]) for group in optimizer.param_groups] == [(5e-4, 1e-5)]
+
+
+def test_ppo_distill_is_rullos_table_1() -> None:
+    cli = build("ppo_distill.yaml")
+    model, data, distillation = cli.model, cli.datamodule, cli.model.distillation
+    assert (model.learning_rate, distillation.learning_rate, model.gamma) == (5e-4, 2e-4, 0.999)
+    assert (model.loss_weights["entropy"], model.lambda_, model.epsilon) == (0.01, 0.95, 0.2)
+    assert (model.loss_weights["value"], model.loss_weights["intrinsic_value"]) == (0.5, 0.5)
+    assert (data.num_envs, data.total_env_steps, data.num_steps) == (24, 2_000_000, 256)
+    assert (model.epochs, model.minibatch_size, distillation.scale) == (2, 2048, 100.0)
+    assert model.batches_per_iteration(data.num_steps, data.num_envs) == 6
+    assert (distillation.normalization, distillation.max_reward, distillation.num_outputs) == ("scale", 10.0, 1)
+    assert (distillation.gamma, distillation.episodic) == (0.999, True)
+    assert (distillation.extrinsic_weight, distillation.intrinsic_weight) == (1.0, 1.0)
+    assert model.normalize_advantages == "rollout"
+    assert (data.distribution_mode, data.num_levels, data.start_level) == ("easy", 200, 1)
+    rates = [group["lr"] for group in model.configure_optimizers().param_groups]
+    assert rates == [5e-4, 2e-4]
+
+
+def test_the_cpu_overlay_cuts_minibatches_and_changes_nothing_else() -> None:
+    alone, overlaid = build("ppo_distill.yaml"), build("ppo_distill.yaml", "hardware/cpu.yaml")
+    assert (overlaid.model.micro_batches.size, overlaid.model.micro_batches.num_threads) == (256, 2)
+    first, second = alone.config.fit.model.init_args.clone(), overlaid.config.fit.model.init_args.clone()
+    second.micro_batches = first.micro_batches
+    assert first == second
+    assert alone.config.fit.data == overlaid.config.fit.data

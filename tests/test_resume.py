@@ -1,0 +1,183 @@
+"""A run that was stopped, killed or damaged and then resumed ends with the bits of one that never was."""
+
+import itertools
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_rl import checkpoints
+from lightning_rl.cli import main
+from tests.runs import ENV_STEPS, differences, fit, fit_args, load, rows, start, wait_until
+from tests.wandb_reader import read_history, read_run_id
+
+CPU = {"trainer__precision": "bf16-mixed", "model__micro_batches__size": 8}
+RUNNING_STD = {"model__distillation__normalization": "running_std", "model__distillation__num_outputs": 4}
+GAMES, RANDOM_STATES = "ProcgenDataModule", "RandomStates"
+
+LAST = ("--ckpt_path", "last")
+
+
+def unlike(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Differences of two checkpoints beside the run's own name.
+
+    In this process also beside the position in Python's random stream: the shape checks of tests draw from it.
+    """
+    ids = {checkpoints.METADATA: {}}
+    found = differences(first | ids, second | ids)
+    return [difference for difference in found if not difference.startswith(f"/callbacks/{RANDOM_STATES}/python/")]
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        pytest.param("ppo", {}, id="ppo-fp32"),
+        pytest.param("ppo", CPU, id="ppo-bf16-micro_batches"),
+        pytest.param("ppo_distill", CPU, id="ppo_distill-scale-bf16-micro_batches"),
+        pytest.param("ppo_distill", RUNNING_STD, id="ppo_distill-running_std-fp32"),
+    ],
+)
+def test_a_stopped_and_resumed_run_has_the_bits_of_one_that_never_stopped(
+    config: str, options: dict[str, object], tmp_path: Path
+) -> None:
+    straight = fit(tmp_path / "straight", config=config, iterations=3, **options)
+
+    fit(tmp_path / "run", config=config, iterations=2, **options)
+    torch.manual_seed(99)  # whatever a new process finds in its generators
+    resumed = fit(tmp_path / "run", *LAST, config=config, iterations=3, **options)
+
+    assert unlike(straight, resumed) == []
+    assert rows(tmp_path / "run") == rows(tmp_path / "straight")
+    assert [row["env_steps"] for row in rows(tmp_path / "run")] == ["32", "64", "96"]
+
+
+def test_the_checkpoint_holds_what_must_survive(tmp_path: Path) -> None:
+    first = fit(tmp_path, config="ppo_distill", iterations=1, **RUNNING_STD)
+    second = fit(tmp_path, *LAST, config="ppo_distill", iterations=2, **RUNNING_STD)
+    changed = "\n".join(unlike(first, second))
+    for part in (
+        "/state_dict/network",
+        "/state_dict/teacher",
+        "/state_dict/intrinsic_moments",
+        "/state_dict/normalizer",
+        "/optimizer_states/0/state/0/exp_avg:",
+        "/optimizer_states/0/state/0/exp_avg_sq:",
+        f"/{GAMES}/collectors/0/generator",
+        f"/{GAMES}/collectors/0/memory/intrinsic_sums",
+        f"/{GAMES}/collectors/0/env",
+        f"/{GAMES}/env_steps: 32 and 64",
+        f"/callbacks/{RANDOM_STATES}/torch",
+    ):
+        assert part in changed, f"{part} is not saved or did not move"
+    assert "/state_dict/student" not in changed
+    assert {type(leaf) for leaf in leaves(second)} <= {Tensor, str, int, float, bool, type(None)}
+
+
+def test_validation_and_video_change_no_bit_of_training(tmp_path: Path) -> None:
+    without = fit(tmp_path / "without", iterations=3)
+    fit(tmp_path / "with", iterations=1, trainer__check_val_every_n_epoch=1)  # ends with a video
+    judged = fit(tmp_path / "with", *LAST, iterations=3, trainer__check_val_every_n_epoch=1)
+    for part in ("state_dict", "optimizer_states", GAMES):
+        assert list(differences(without[part], judged[part])) == []
+    for stream in ("torch", "numpy"):
+        states = (checkpoint["callbacks"][RANDOM_STATES][stream] for checkpoint in (without, judged))
+        assert list(differences(*states)) == []
+    assert all("validation/return" in row for row in rows(tmp_path / "with"))
+
+
+def test_killed_at_three_random_moments_a_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    iterations, moments = 12, random.Random()  # noqa: S311
+    uninterrupted = start(fit_args(tmp_path / "uninterrupted", iterations=iterations), tmp_path / "uninterrupted.txt")
+    uninterrupted.join()
+    assert uninterrupted.exitcode == 0
+
+    run_dir = tmp_path / "run"
+    args = fit_args(run_dir, *LAST, iterations=iterations)
+    for kill in range(1, 4):
+        process = start(args, tmp_path / "run.txt")
+        wait_until(lambda reached=2 * kill: len(rows(run_dir)) >= reached, process)  # type: ignore[misc]
+        time.sleep(moments.uniform(0, 0.5))
+        process.kill()
+        process.join()
+        assert process.exitcode == -9
+    final = start(args, tmp_path / "run.txt")
+    final.join()
+    assert final.exitcode == 0
+
+    ids = {checkpoints.METADATA: {}}
+    assert list(differences(load(tmp_path / "uninterrupted") | ids, load(run_dir) | ids)) == []
+    assert rows(run_dir) == rows(tmp_path / "uninterrupted")
+
+
+def test_last_in_an_empty_folder_starts_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = tmp_path / "run"
+    fit(run_dir, *LAST, iterations=1)
+    assert f"{run_dir} holds no checkpoint yet: a new run starts" in capsys.readouterr().err
+    assert load(run_dir)[GAMES]["env_steps"] == ENV_STEPS
+
+
+class TestOfOneRun:
+    @pytest.fixture
+    def run_dir(self, tmp_path: Path) -> Path:
+        fit(tmp_path / "run", iterations=2)
+        return tmp_path / "run"
+
+    def test_a_complete_run_is_left_as_it_is(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+        assert main(fit_args(run_dir, *LAST, iterations=2)) == 0
+        assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+        assert "at data.total_env_steps 64 already" in capsys.readouterr().err
+
+    def test_a_damaged_last_is_named_and_the_previous_taken(
+        self, run_dir: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        undamaged = load(run_dir)
+        last = run_dir / "last.ckpt"
+        last.write_bytes(last.read_bytes()[:-1000])
+        resumed = fit(run_dir, *LAST, iterations=2)
+        assert f"{last} is damaged: {run_dir / 'previous.ckpt'} is taken instead" in capsys.readouterr().err
+        assert unlike(undamaged, resumed) == []
+        assert [row["env_steps"] for row in rows(run_dir)] == ["32", "64"]
+        assert checkpoints.is_readable(run_dir / "previous.ckpt")
+
+    def test_other_num_envs_are_refused_unless_an_inexact_resume_is_allowed(
+        self, run_dir: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        other = {"data__num_envs": 4, "iterations": 4}
+        assert main(fit_args(run_dir, *LAST, **other)) == 2  # type: ignore[arg-type]
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        for part in ("num_envs 2", "4", "allow_inexact_resume"):
+            assert part in message
+
+        resumed = fit(run_dir, *LAST, "--allow_inexact_resume", "true", **other)
+        assert resumed[GAMES]["env_steps"] == 4 * ENV_STEPS
+        assert resumed[GAMES]["num_envs"] == 4
+
+
+def test_the_wandb_run_goes_on_under_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    online = {"trainer__logger": None}
+    first = fit(tmp_path, iterations=1, **online)
+    second = fit(tmp_path, *LAST, iterations=2, **online)
+    assert read_run_id(tmp_path) == first[checkpoints.METADATA]["run_id"] == second[checkpoints.METADATA]["run_id"]
+    assert [row["env_steps"] for row in read_history(tmp_path) if "loss/policy" in row] == [32, 64]
+
+
+def test_the_comparison_finds_a_changed_bit() -> None:
+    first = {"a": [torch.zeros(3), {"b": 1}]}
+    assert list(differences(first, {"a": [torch.zeros(3), {"b": 1}]})) == []
+    for other in ([torch.tensor([0.0, 0.0, 1e-45]), {"b": 1}], [torch.zeros(3), {"b": 2}], [torch.zeros(3)]):
+        assert len(list(differences(first, {"a": other}))) == 1
+
+
+def leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(itertools.chain(*map(leaves, [*value.keys(), *value.values()])))
+    if type(value) in (list, tuple):
+        return list(itertools.chain(*map(leaves, value)))
+    return [value]
