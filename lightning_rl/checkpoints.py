@@ -61,7 +61,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: _PATH, map_location: Any | None = lambda storage, _: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Loads tensors and plain containers; what a checkpoint carries beyond that is refused, never executed."""
-        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)  # type: ignore[arg-type]
+        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
         return checkpoint
 
 

@@ -9,7 +9,7 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from itertools import pairwise
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from jsonargparse import Namespace
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_rl import allocator, checkpoints
 from lightning_rl.callbacks.iteration import IterationMetrics, RandomStates, StopAtBoundary
@@ -188,10 +188,11 @@ class RunCLI(LightningCLI):
             if mode == "disabled":
                 trainer.logger = False
                 return
-            place = {"save_dir": str(self.run_dir), "id": self.run_id, "name": self.run_id}
+            place: dict[str, Any] = {"save_dir": str(self.run_dir), "id": self.run_id, "name": self.run_id}
             if mode is not None:
                 place["offline"] = mode != "online"
-            trainer.logger.init_args.update(Namespace(**place))
+            for key, value in place.items():
+                trainer.logger.init_args[key] = value
 
     def instantiate_classes(self) -> None:
         """Builds module, data module and trainer, and checks that they and the checkpoint fit together."""
@@ -212,7 +213,11 @@ class RunCLI(LightningCLI):
         if games is None:
             raise UsageError(f"ckpt_path: {checkpoint} holds no games to continue; a last.ckpt does")
         self.datamodule.trainer = self.trainer  # which knows the number of ranks
-        self.datamodule.check_state(games)
+        try:
+            self.datamodule.check_state(games)
+        except ValueError as error:
+            inexact = ", or --allow_inexact_resume true" if re.search("num_(envs|ranks)", str(error)) else ""
+            raise UsageError(f"{error}{inexact}") from error
         self.complete = games["env_steps"] >= self.datamodule.total_env_steps
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -282,7 +287,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _module_class(class_path: str) -> type[RLModule]:
-    found = [
+    found: list[type[RLModule]] = [
         c
         for c in _subclasses(RLModule)
         if f"{c.__module__}.{c.__qualname__}" == class_path or class_path.endswith(f"lightning_rl.{c.__name__}")
@@ -293,7 +298,7 @@ def _module_class(class_path: str) -> type[RLModule]:
     return found[0]
 
 
-def _subclasses(parent: type) -> list[Any]:
+def _subclasses(parent: type[Any]) -> list[Any]:
     return [child for direct in parent.__subclasses__() for child in (direct, *_subclasses(direct))]
 
 
@@ -390,7 +395,7 @@ def _wrong_value(key: str, message: str) -> str:
         return f"{key} must be one of {names}, found {found[1] if found else value and value[1]}"
     reasons = [line for line in re.findall(r"^ *- (.*)", message, re.MULTILINE) if not re.match("Expected|Does", line)]
     if reasons and "Parser key" not in reasons[-1]:
-        return reasons[-1]
+        return str(reasons[-1])
     expected = re.findall(r"Expected an? (<class '[^']+'>|typing\.Literal\[[^]]*])", message)
     if not expected or not value:
         return re.sub(r'Parser key "([^"]+)":', r"\1:", message)
@@ -410,7 +415,10 @@ def _unknown(option: str, message: str) -> str:
     return f"{option} is not an option; {hint}" if allowed else f"{option} is not an option"
 
 
-_CLASSES = {"model": lambda: _subclasses(RLModule), "data": lambda: [ProcgenDataModule]}
+_CLASSES: dict[str, Callable[[], list[Any]]] = {
+    "model": lambda: _subclasses(RLModule),
+    "data": lambda: [ProcgenDataModule],
+}
 _OWN_OPTIONS = ["config", "model", "data", "trainer", "seed_everything", "run_dir", "ckpt_path", "allow_inexact_resume"]
 
 

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -90,23 +90,27 @@ def rows(run_dir: Path) -> list[dict[str, str]]:
     ]
 
 
-def differences(first: Any, second: Any, path: str = "") -> Iterator[str]:
+def differences(first: Any, second: Any) -> list[str]:
     """Where two checkpoints differ in as much as a bit."""
-    if type(first) is not type(second):
-        yield f"{path}: {type(first).__name__} and {type(second).__name__}"
-    elif isinstance(first, dict):
-        for key in {**first, **second}:
-            if key in first and key in second:
-                yield from differences(first[key], second[key], f"{path}/{key}")
-            else:
-                yield f"{path}/{key}: in one of them"
-    elif isinstance(first, list | tuple):
-        if len(first) != len(second):
-            yield f"{path}: {len(first)} and {len(second)} elements"
-        for index, pair in enumerate(zip(first, second, strict=False)):
-            yield from differences(*pair, f"{path}/{index}")
-    elif isinstance(first, Tensor):
-        if first.dtype != second.dtype or not torch.equal(first, second):
-            yield f"{path}: tensors"
-    elif first != second:
-        yield f"{path}: {first} and {second}"
+    one, other = flat(first), flat(second)
+    pairs = {path: (one.get(path, "missing"), other.get(path, "missing")) for path in {**one, **other}}
+    return [f"{path}: {_shown(a)} and {_shown(b)}" for path, (a, b) in pairs.items() if not _same(a, b)]
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """The leaves of nested containers by their path; a container itself by its path and a slash, as its length."""
+    if not isinstance(value, dict | list | tuple):
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    leaves = {key: leaf for name, inner in items for key, leaf in flat(inner, f"{path}/{name}").items()}
+    return {f"{path}/": len(value), **leaves}
+
+
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    return type(first) is type(second) and bool(first == second)
+
+
+def _shown(leaf: Any) -> str:
+    return "a tensor" if isinstance(leaf, Tensor) else str(leaf)

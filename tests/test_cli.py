@@ -154,7 +154,7 @@ class TestWrongInput:
 def test_what_is_only_shown(
     args: list[str], told: list[str], empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(args)
     captured = capsys.readouterr()
     assert [part for part in told if part not in captured.out] == []
@@ -316,9 +316,7 @@ class TestFinishedRun:
         assert [part for part in told if part not in message] == []
 
 
-def test_wandb_mode_decides_and_metrics_csv_is_always_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wandb_mode_decides_and_metrics_csv_is_always_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     fit(tmp_path, iterations=1, trainer__logger=None)
     assert not list(tmp_path.rglob("*.wandb"))

@@ -1,7 +1,5 @@
 """Every game of the benchmark, in both of its published modes, from frames to an optimiser step."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from pytorch_lightning import Trainer
@@ -11,9 +9,8 @@ from lightning_rl.envs.procgen import GAMES
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
+def _one_thread() -> None:
     torch.set_num_threads(1)  # operators on three frames are too small to share
-    yield
 
 
 @pytest.mark.parametrize("distribution_mode", ["easy", "hard"])

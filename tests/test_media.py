@@ -1,22 +1,24 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from jaxtyping import UInt8
+from numpy.typing import NDArray
 from PIL import Image
 
 from lightning_rl.loggers import MetricsCSV
 from lightning_rl.media import draw_learning_curve, tiled, write_video
 
 
-def colored(color: tuple[int, int, int], *, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
+def colored(color: tuple[int, int, int], *, height: int, width: int) -> UInt8[NDArray[Any], "H W 3"]:
     return np.full((height, width, 3), color, dtype=np.uint8)
 
 
-def decoded(path: Path) -> list[UInt8[np.ndarray, "H W 3"]]:
+def decoded(path: Path) -> list[UInt8[NDArray[Any], "H W 3"]]:
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
@@ -63,7 +65,7 @@ def test_odd_sizes_are_padded_with_their_edge(tmp_path: Path) -> None:
 
 
 def test_frames_are_taken_one_at_a_time(tmp_path: Path) -> None:
-    def episode() -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    def episode() -> Iterator[UInt8[NDArray[Any], "H W 3"]]:
         for level in range(0, 250, 10):
             yield colored((level, level, level), height=32, width=32)
 
@@ -80,7 +82,7 @@ def test_frames_are_taken_one_at_a_time(tmp_path: Path) -> None:
     ],
 )
 def test_a_video_that_fails_leaves_the_earlier_one(
-    tmp_path: Path, frames: list[UInt8[np.ndarray, "H W 3"]], message: str
+    tmp_path: Path, frames: list[UInt8[NDArray[Any], "H W 3"]], message: str
 ) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"earlier")
@@ -122,7 +124,7 @@ def test_the_learning_curve_shows_more_with_validation(tmp_path: Path) -> None:
     assert os.listdir(png.parent) == ["curve.png"]
 
 
-def number_of_colors(picture: UInt8[np.ndarray, "H W C"]) -> int:
+def number_of_colors(picture: UInt8[NDArray[Any], "H W C"]) -> int:
     return len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0))
 
 

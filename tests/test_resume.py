@@ -1,7 +1,7 @@
 """A run that was stopped, killed or damaged and then resumed ends with the bits of one that never was."""
 
-import itertools
 import random
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lightning_rl import checkpoints
-from lightning_rl.cli import main
-from tests.runs import ENV_STEPS, differences, fit, fit_args, load, rows, start, wait_until
+from lightning_rl.cli import RunCLI, main
+from lightning_rl.loggers import read_metrics
+from tests.runs import ENV_STEPS, differences, fit, fit_args, flat, load, rows, start, wait_until
 from tests.wandb_reader import read_history, read_run_id
 
 CPU = {"trainer__precision": "bf16-mixed", "model__micro_batches__size": 8}
@@ -27,7 +28,7 @@ def unlike(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
 
     In this process also beside the position in Python's random stream: the shape checks of tests draw from it.
     """
-    ids = {checkpoints.METADATA: {}}
+    ids: dict[str, Any] = {checkpoints.METADATA: {}}
     found = differences(first | ids, second | ids)
     return [difference for difference in found if not difference.startswith(f"/callbacks/{RANDOM_STATES}/python/")]
 
@@ -74,7 +75,7 @@ def test_the_checkpoint_holds_what_must_survive(tmp_path: Path) -> None:
     ):
         assert part in changed, f"{part} is not saved or did not move"
     assert "/state_dict/student" not in changed
-    assert {type(leaf) for leaf in leaves(second)} <= {Tensor, str, int, float, bool, type(None)}
+    assert {type(leaf) for leaf in flat(second).values()} <= {Tensor, str, int, float, bool, type(None)}
 
 
 def test_validation_and_video_change_no_bit_of_training(tmp_path: Path) -> None:
@@ -82,25 +83,27 @@ def test_validation_and_video_change_no_bit_of_training(tmp_path: Path) -> None:
     fit(tmp_path / "with", iterations=1, trainer__check_val_every_n_epoch=1)  # ends with a video
     judged = fit(tmp_path / "with", *LAST, iterations=3, trainer__check_val_every_n_epoch=1)
     for part in ("state_dict", "optimizer_states", GAMES):
-        assert list(differences(without[part], judged[part])) == []
+        assert differences(without[part], judged[part]) == []
     for stream in ("torch", "numpy"):
         states = (checkpoint["callbacks"][RANDOM_STATES][stream] for checkpoint in (without, judged))
-        assert list(differences(*states)) == []
+        assert differences(*states) == []
     assert all("validation/return" in row for row in rows(tmp_path / "with"))
 
 
 def test_killed_at_three_random_moments_a_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    iterations, moments = 12, random.Random()  # noqa: S311
+    iterations, moments = 16, random.Random()
     uninterrupted = start(fit_args(tmp_path / "uninterrupted", iterations=iterations), tmp_path / "uninterrupted.txt")
     uninterrupted.join()
     assert uninterrupted.exitcode == 0
+    speeds = [float(row["time/env_steps_per_second"]) for row in read_metrics(tmp_path / "uninterrupted/metrics.csv")]
+    iteration_seconds = ENV_STEPS / statistics.median(speeds)
 
     run_dir = tmp_path / "run"
     args = fit_args(run_dir, *LAST, iterations=iterations)
     for kill in range(1, 4):
         process = start(args, tmp_path / "run.txt")
         wait_until(lambda reached=2 * kill: len(rows(run_dir)) >= reached, process)  # type: ignore[misc]
-        time.sleep(moments.uniform(0, 0.5))
+        time.sleep(moments.uniform(0, 1.5 * iteration_seconds))
         process.kill()
         process.join()
         assert process.exitcode == -9
@@ -108,8 +111,8 @@ def test_killed_at_three_random_moments_a_run_ends_with_the_bits_of_an_uninterru
     final.join()
     assert final.exitcode == 0
 
-    ids = {checkpoints.METADATA: {}}
-    assert list(differences(load(tmp_path / "uninterrupted") | ids, load(run_dir) | ids)) == []
+    ids: dict[str, Any] = {checkpoints.METADATA: {}}
+    assert differences(load(tmp_path / "uninterrupted") | ids, load(run_dir) | ids) == []
     assert rows(run_dir) == rows(tmp_path / "uninterrupted")
 
 
@@ -158,6 +161,16 @@ class TestOfOneRun:
         assert resumed[GAMES]["env_steps"] == 4 * ENV_STEPS
         assert resumed[GAMES]["num_envs"] == 4
 
+    def test_the_number_of_ranks_is_the_trainers(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        two = fit_args(run_dir, *LAST, iterations=3, trainer__devices=2, trainer__strategy="ddp")
+        assert main(two) == 2
+        assert "num_ranks 1, this run 2; give the same, or --allow_inexact_resume true" in capsys.readouterr().err
+
+        checkpoint = load(run_dir)
+        checkpoint[GAMES]["num_ranks"] = 2
+        torch.save(checkpoint, run_dir / "last.ckpt")
+        assert RunCLI(two).checkpoint == run_dir / "last.ckpt"  # not refused
+
 
 def test_the_wandb_run_goes_on_under_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -169,15 +182,10 @@ def test_the_wandb_run_goes_on_under_its_id(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_comparison_finds_a_changed_bit() -> None:
-    first = {"a": [torch.zeros(3), {"b": 1}]}
-    assert list(differences(first, {"a": [torch.zeros(3), {"b": 1}]})) == []
-    for other in ([torch.tensor([0.0, 0.0, 1e-45]), {"b": 1}], [torch.zeros(3), {"b": 2}], [torch.zeros(3)]):
-        assert len(list(differences(first, {"a": other}))) == 1
-
-
-def leaves(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(itertools.chain(*map(leaves, [*value.keys(), *value.values()])))
-    if type(value) in (list, tuple):
-        return list(itertools.chain(*map(leaves, value)))
-    return [value]
+    first = {"a": [torch.zeros(3), {"b": 1}], "c": {}}
+    assert differences(first, {"a": [torch.zeros(3), {"b": 1}], "c": {}}) == []
+    changed = [torch.tensor([0.0, 0.0, 1e-45]), torch.zeros(3).double(), torch.zeros(1), torch.zeros(2, 3)]
+    others = [*([tensor, {"b": 1}] for tensor in changed), [torch.zeros(3), {"b": True}], [torch.zeros(3)]]
+    for other in others:
+        assert differences(first, {"a": other, "c": {}}) != []
+    assert differences(first, first | {"c": {"d": None}}) == ["/c/: 0 and 1", "/c/d: missing and None"]

@@ -83,7 +83,8 @@ class RandomStates(Callback):
 
 def _random_states() -> dict[str, Any]:
     version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  # the legacy stream is what others draw from
+    legacy: Any = np.random.get_state()  # noqa: NPY002  # the legacy stream is what others draw from
+    name, keys, position, has_gauss, cached = legacy
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all(),

@@ -1,7 +1,6 @@
 """Videos of the policy at play."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

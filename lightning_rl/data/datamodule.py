@@ -42,7 +42,8 @@ class ProcgenDataModule(LightningDataModule):
         use_backgrounds: draw the games' backgrounds.
         use_monochrome_assets: draw rectangles of one colour instead of pictures.
         restrict_themes: one theme per game.
-        use_generated_assets: draw generated blobs instead of pictures.
+        use_generated_assets: draw generated blobs instead of pictures; refused here, since Procgen cannot save such
+            games, and a run that cannot be saved cannot be resumed.
         center_agent: keep the agent in the middle, where the game has the choice.
         paint_vel_info: paint the agent's velocity into the frame.
         use_sequential_levels: go on to the next level when one is solved, without ending the episode.
@@ -82,7 +83,7 @@ class ProcgenDataModule(LightningDataModule):
         center_agent: bool = True,
         paint_vel_info: bool = False,
         use_sequential_levels: bool = False,
-        num_threads: int = 0,
+        num_threads: int = 2,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -103,6 +104,8 @@ class ProcgenDataModule(LightningDataModule):
             predict_episodes=predict_episodes,
             test_env_steps=1 if test_env_steps is None else test_env_steps,
         )
+        if use_generated_assets:
+            raise ValueError("data.use_generated_assets must be false, found true: Procgen cannot save such games")
         if num_actors != 0:
             raise ValueError(f"data.num_actors must be 0 for methods that learn on-policy, found {num_actors}")
         if seed < 0:
@@ -285,10 +288,13 @@ class ProcgenDataModule(LightningDataModule):
             ValueError: names what differs.
         """
         for key, expected in self._sizes.items():
-            inexact = key in ("num_envs", "num_ranks") and self.allow_inexact_resume
-            if state_dict[key] != expected and not inexact:
+            scalable = key in ("num_envs", "num_ranks")
+            if state_dict[key] != expected and not (scalable and self.allow_inexact_resume):
+                remedy = "give the same" + (
+                    ", or --allow_inexact_resume true to start the games anew" if scalable else ""
+                )
                 raise ValueError(
-                    f"ckpt_path: the checkpoint has {key} {state_dict[key]}, this run {expected}; give the same"
+                    f"ckpt_path: the checkpoint has {key} {state_dict[key]}, this run {expected}; {remedy}"
                 )
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_rl.modules.micro_batches import MicroBatches, Part, accumulated, threads
@@ -160,7 +161,7 @@ class RLModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the returns; during `fit` they wait for the iteration's one row (`IterationMetrics`)."""
-        if self.trainer.validating:
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
             self.log_dict(self.validation_returns, sync_dist=True)
 
     def test_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:

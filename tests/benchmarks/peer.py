@@ -106,7 +106,7 @@ def build(game: str, *, num_envs: int, num_steps: int, minibatch_size: int, epoc
     Returns:
         A `stable_baselines3.PPO`.
     """
-    games = ProcgenVectorEnv(game, num_envs=num_envs, num_levels=200, seed=1, num_threads=0)
+    games = ProcgenVectorEnv(game, num_envs=num_envs, num_levels=200, seed=1, num_threads=2)
     monitored = _vec_env.VecMonitor(ProcgenForBaselines(games))
     env = _vec_env.VecNormalize(monitored, norm_obs=False, norm_reward=True, clip_reward=10.0, gamma=0.99)
     return _stable_baselines3.PPO(

@@ -1,0 +1,70 @@
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningModule, Trainer
+
+from lightning_rl.callbacks.iteration import RandomStates, StopAtBoundary
+from lightning_rl.loggers import read_metrics
+from tests.runs import fit, load
+
+
+def draws() -> list[float]:
+    return [
+        float(torch.rand(())),
+        random.random(),
+        random.gauss(0, 1),
+        float(np.random.rand()),  # noqa: NPY002
+        float(np.random.randn()),  # noqa: NPY002
+    ]
+
+
+def test_random_states_go_on_where_they_were_saved(tmp_path: Path) -> None:
+    trainer, module = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), LightningModule()
+    draws()
+    torch.save(RandomStates().state_dict(), tmp_path / "states")
+    expected = draws()
+
+    restored = RandomStates()
+    restored.load_state_dict(torch.load(tmp_path / "states", weights_only=True))
+    assert draws() != expected  # loading alone restores nothing: what follows it may still draw
+    restored.on_train_start(trainer, module)
+    assert draws() == expected
+
+
+def signalled_twice() -> None:
+    stopper = StopAtBoundary()
+    stopper.on_train_start(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), LightningModule())
+    os.kill(os.getpid(), signal.SIGUSR1)
+    if stopper.received == signal.SIGUSR1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+
+def test_a_second_signal_ends_the_process_at_once() -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lightning_rl.cli"])
+    process = context.Process(target=signalled_twice)
+    process.start()
+    process.join(100)
+    assert process.exitcode == 128 + signal.SIGTERM
+
+
+def test_the_run_ends_at_the_first_boundary_past_its_budget_and_counts_past_float32(tmp_path: Path) -> None:
+    games = fit(tmp_path, data__total_env_steps=33)["ProcgenDataModule"]
+    assert games["env_steps"] == 64
+
+    checkpoint, many = load(tmp_path), 2**26 + 1
+    checkpoint["ProcgenDataModule"]["env_steps"] = many
+    checkpoint["ProcgenDataModule"]["collectors"][0]["env_steps"] = many
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    fit(tmp_path, "--ckpt_path", "last", data__total_env_steps=many + 1)
+
+    table = read_metrics(tmp_path / "metrics.csv")
+    assert [int(row["env_steps"]) for row in table] == [32, 64, many + 32]
+    assert all(0 < float(row["time/env_steps_per_second"]) < 1e6 for row in table)

@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_rl.cli import main
+from tests.runs import fit, fit_args, rows
+
+
+def test_a_resumed_run_says_what_differs_and_cuts_metrics_to_the_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(tmp_path, iterations=2)
+    metrics = tmp_path / "metrics.csv"
+    written = metrics.read_text()
+    metrics.write_text(f"{written}96,1.0\n128,0.5")  # logged, then killed before the checkpoint, in mid-line
+
+    fit(tmp_path, "--ckpt_path", "last", iterations=3, model__entropy_weight=0.02)
+
+    told = [record.getMessage() for record in caplog.records if "when this run was last started" in record.getMessage()]
+    assert told == [
+        "data.init_args.total_env_steps was 64 when this run was last started and is 96 now",
+        "model.init_args.entropy_weight was 0.01 when this run was last started and is 0.02 now",
+    ]
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["model"]["init_args"]["entropy_weight"] == 0.02
+    assert [row["env_steps"] for row in rows(tmp_path)] == ["32", "64", "96"]
+    assert metrics.read_text().startswith(written)
+
+
+def test_fast_dev_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(fit_args(tmp_path / "run", trainer__fast_dev_run="true", trainer__logger=None)) == 0
+    assert list(tmp_path.iterdir()) == []
