@@ -1,7 +1,5 @@
 """The `lightning-rl` command: LightningCLI with run folders, and one-line answers to wrong input."""
 
-import difflib
-import inspect
 import logging
 import os
 import re
@@ -9,12 +7,10 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import is_dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -28,11 +24,10 @@ from lightning_rl.callbacks.report import EvaluationReport
 from lightning_rl.callbacks.run_folder import RunFolder
 from lightning_rl.callbacks.saving import RunCheckpoint
 from lightning_rl.callbacks.video import RecordMedia
-from lightning_rl.data.datamodule import ProcgenDataModule
 from lightning_rl.loggers import MetricsCSV
-from lightning_rl.modules.base import RLModule
 from lightning_rl.precision import suitable
 from lightning_rl.progress import EnvStepsProgress
+from lightning_rl.usage import UsageError, essence, module_class, values
 from lightning_rl.version import __version__
 
 _TRAINER_DEFAULTS = {
@@ -47,10 +42,6 @@ _TRAINER_DEFAULTS = {
         "init_args": {"project": "lightning_rl", "offline": True},
     },
 }
-
-
-class UsageError(Exception):
-    """Wrong input, told in one line."""
 
 
 class _Parser(LightningArgumentParser):
@@ -124,7 +115,7 @@ class RunCLI(LightningCLI):
             config.verbose = False  # Lightning's table cuts names off; `EvaluationReport` says it
         self._suit_precision(config.trainer)
         self.saved_config = config.clone()
-        module = _module_class(config.model.class_path)
+        module = module_class(config.model.class_path)
         self.method = module.method(config.model.init_args.as_dict())
         self.game = str(config.data.init_args.get("game"))
         self._locate(config)
@@ -286,22 +277,6 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [value]
 
 
-def _module_class(class_path: str) -> type[RLModule]:
-    found: list[type[RLModule]] = [
-        c
-        for c in _subclasses(RLModule)
-        if f"{c.__module__}.{c.__qualname__}" == class_path or class_path.endswith(f"lightning_rl.{c.__name__}")
-    ]
-    if not found:
-        names = ", ".join(c.__name__ for c in _subclasses(RLModule))
-        raise UsageError(f"model must be one of {names}, found {class_path}")
-    return found[0]
-
-
-def _subclasses(parent: type[Any]) -> list[Any]:
-    return [child for direct in parent.__subclasses__() for child in (direct, *_subclasses(direct))]
-
-
 def _set_damaged_aside(checkpoint: Path | None) -> None:
     """Renames a damaged `last.ckpt`, which would else become the `previous.ckpt` at the first save."""
     if checkpoint is not None and checkpoint.name == checkpoints.PREVIOUS:
@@ -324,18 +299,12 @@ def _require_writable(run_dir: Path) -> None:
         raise UsageError(f"run_dir: {run_dir} cannot be written; give a folder that you may write to")
 
 
-def _values(args: list[str], *names: str) -> list[str]:
-    """What is given to an option, as `--name value` or `--name=value`."""
-    pairs = [(*arg.split("=", 1), following)[:2] for arg, following in pairwise([*args, ""])]
-    return [value for name, value in pairs if name in names]
-
-
 def _with_run_config(args: list[str]) -> list[str]:
     """Takes a run's own config.yaml where a checkpoint is named and no config is given."""
-    named = _values(args, "--ckpt_path")
-    if not named or _values(args, "--config", "-c", "--model"):
+    named = values(args, "--ckpt_path")
+    if not named or values(args, "--config", "-c", "--model"):
         return args
-    run_dir = (_values(args, "--run_dir") or [""])[-1]
+    run_dir = (values(args, "--run_dir") or [""])[-1]
     folder = Path(run_dir) if named[-1] in ("last", "best") else Path(named[-1]).parent
     config = folder / "config.yaml"
     return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args
@@ -362,80 +331,6 @@ def _say(message: str) -> None:
     sys.stderr.write(f"lightning-rl: {message}\n")
 
 
-def _essence(message: str, args: list[str]) -> str:
-    """What the parser's nested message is about: the key, the value found, what is allowed."""
-    key = _key(message)
-    if unknown := re.search(r"(?:Option|accept option) '([^']+)'|unrecognized arguments: --([\w.]+)", message):
-        return _unknown(f"{key}.{unknown[1] or unknown[2]}".lstrip("."), message)
-    if lacking := re.search(r"argument (--\w+): expected one argument", message):
-        names = [arg for arg in args if arg.startswith(lacking[1]) and not _values([arg, "--"], arg)[0].strip("-")]
-        return f"{', '.join(names)}: expected a value"
-    if missing := re.search(r"arguments are required: (?:\w+\.)?(\w+)", message):
-        return f"{missing[1]} is missing; give --config FILE, as configs/ppo.yaml"
-    if re.match("Problems parsing config|Unexpected config", message):
-        return f"config: {', '.join(_values(args, '--config', '-c'))} is not a config: {message.partition(': ')[2]}"
-    return _wrong_value(key, message)
-
-
-def _key(message: str) -> str:
-    """The key that the innermost message is about; an inner one stands further to the right."""
-    keys, depth = [], -1
-    for indent, name in re.findall(r'^( *)(?:- )?Parser key "([^"]+)"', message, re.MULTILINE):
-        if len(indent) > depth:
-            keys.append(name)
-            depth = len(indent)
-    return ".".join(keys)
-
-
-def _wrong_value(key: str, message: str) -> str:
-    value = re.search(r"(?:Given|Got) value: (.*)", message)
-    if key in _CLASSES and re.search("import path|class_path '|Import path", message):
-        found = re.search(r"class_path'(?::|, val=) ?'([^']+)'", value[1]) if value else None
-        names = ", ".join(c.__name__ for c in _CLASSES[key]())
-        return f"{key} must be one of {names}, found {found[1] if found else value and value[1]}"
-    reasons = [line for line in re.findall(r"^ *- (.*)", message, re.MULTILINE) if not re.match("Expected|Does", line)]
-    if reasons and "Parser key" not in reasons[-1]:
-        return str(reasons[-1])
-    expected = re.findall(r"Expected an? (<class '[^']+'>|typing\.Literal\[[^]]*])", message)
-    if not expected or not value:
-        return re.sub(r'Parser key "([^"]+)":', r"\1:", message)
-    types = expected[:1] if "Got value" in message else list(dict.fromkeys(expected))
-    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " or ".join(types)).replace("NoneType", "null")
-    text = re.sub(r"typing\.Literal\[(.*?)]", r"one of \1", text)
-    return f"{key} must be {text}, found {value[1]}"
-
-
-def _unknown(option: str, message: str) -> str:
-    parent, _, name = option.replace(".init_args", "").rpartition(".")
-    if name == "class_path":
-        return f"{parent} takes class_path and init_args, found {message.rpartition('Given value: ')[2]}"
-    allowed = _options(parent)
-    near = [f"{parent}.{other}".lstrip(".") for other in difflib.get_close_matches(name, allowed, n=3)]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(allowed)}"
-    return f"{option} is not an option; {hint}" if allowed else f"{option} is not an option"
-
-
-_CLASSES: dict[str, Callable[[], list[Any]]] = {
-    "model": lambda: _subclasses(RLModule),
-    "data": lambda: [ProcgenDataModule],
-}
-_OWN_OPTIONS = ["config", "model", "data", "trainer", "seed_everything", "run_dir", "ckpt_path", "allow_inexact_resume"]
-
-
-def _options(parent: str) -> list[str]:
-    """Names of the options under a key of the config; none where the key is another program's."""
-    head, *rest = parent.split(".")
-    owners = [Trainer] if head == "trainer" else _CLASSES.get(head, list)()
-    for name in rest:
-        annotations = [inspect.signature(c).parameters[name].annotation for c in owners if name in _names(c)]
-        owners = [part for annotation in annotations for part in get_args(annotation) if is_dataclass(part)]
-    return list(dict.fromkeys(name for owner in owners for name in _names(owner))) if parent else _OWN_OPTIONS
-
-
-def _names(owner: type) -> list[str]:
-    return list(inspect.signature(owner).parameters)
-
-
 def main(args: list[str] | None = None) -> int:
     """Runs the command.
 
@@ -452,7 +347,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         cli = RunCLI(_with_run_config(given))
     except (UsageError, ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
-        _say(" ".join(_essence(str(error), given).split()))
+        _say(" ".join(essence(str(error), given).split()))
         return 2
     cli.run()
     return 0 if cli.stopper.received is None else 143

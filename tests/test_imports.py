@@ -24,13 +24,23 @@ LAYERS = {
     "progress": {"types"},
     "checkpoints": {"types"},
     "callbacks": {"callbacks", "checkpoints", "progress", "media", "loggers", "modules", "data", "envs", "types"},
+    "usage": {"data", "modules"},
     "cli": NAMES - {"cli", "__main__"},
 }
 """What the files of each layer may import of the package; a file at the top that is not here, nothing."""
 
 EXCEPTIONS = {"data/datamodule.py": {"envs"}}
 
-LIGHTNING = ("data/datamodule.py", "modules/", "callbacks/", "cli.py", "checkpoints.py", "loggers.py", "progress.py")
+LIGHTNING = (
+    "data/datamodule.py",
+    "modules/",
+    "callbacks/",
+    "cli.py",
+    "checkpoints.py",
+    "loggers.py",
+    "progress.py",
+    "usage.py",
+)
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "procgen": ("envs/procgen.py",),
     "gym3": ("envs/procgen.py",),

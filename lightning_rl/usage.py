@@ -1,0 +1,119 @@
+"""Wrong input, told in one line: what it names, what was found, what is allowed."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from itertools import pairwise
+from typing import Any, get_args
+
+from pytorch_lightning import Trainer
+
+from lightning_rl.data.datamodule import ProcgenDataModule
+from lightning_rl.modules.base import RLModule
+
+
+class UsageError(Exception):
+    """Wrong input, told in one line."""
+
+
+def module_class(class_path: str) -> type[RLModule]:
+    """The method that a config names.
+
+    Raises:
+        UsageError: it is none of this package's.
+    """
+    found: list[type[RLModule]] = [
+        c
+        for c in _subclasses(RLModule)
+        if f"{c.__module__}.{c.__qualname__}" == class_path or class_path.endswith(f"lightning_rl.{c.__name__}")
+    ]
+    if not found:
+        names = ", ".join(c.__name__ for c in _subclasses(RLModule))
+        raise UsageError(f"model must be one of {names}, found {class_path}")
+    return found[0]
+
+
+def _subclasses(parent: type[Any]) -> list[Any]:
+    return [child for direct in parent.__subclasses__() for child in (direct, *_subclasses(direct))]
+
+
+def values(args: list[str], *names: str) -> list[str]:
+    """What is given to an option, as `--name value` or `--name=value`."""
+    pairs = [(*arg.split("=", 1), following)[:2] for arg, following in pairwise([*args, ""])]
+    return [value for name, value in pairs if name in names]
+
+
+def essence(message: str, args: list[str]) -> str:
+    """What the parser's nested message is about: the key, the value found, what is allowed."""
+    key = _key(message)
+    if unknown := re.search(r"(?:Option|accept option) '([^']+)'|unrecognized arguments: --([\w.]+)", message):
+        return _unknown(f"{key}.{unknown[1] or unknown[2]}".lstrip("."), message)
+    if lacking := re.search(r"argument (--\w+): expected one argument", message):
+        names = [arg for arg in args if arg.startswith(lacking[1]) and not values([arg, "--"], arg)[0].strip("-")]
+        return f"{', '.join(names)}: expected a value"
+    if missing := re.search(r"arguments are required: (?:\w+\.)?(\w+)", message):
+        return f"{missing[1]} is missing; give --config FILE, as configs/ppo.yaml"
+    if re.match("Problems parsing config|Unexpected config", message):
+        return f"config: {', '.join(values(args, '--config', '-c'))} is not a config: {message.partition(': ')[2]}"
+    return _wrong_value(key, message)
+
+
+def _key(message: str) -> str:
+    """The key that the innermost message is about; an inner one stands further to the right."""
+    keys, depth = [], -1
+    for indent, name in re.findall(r'^( *)(?:- )?Parser key "([^"]+)"', message, re.MULTILINE):
+        if len(indent) > depth:
+            keys.append(name)
+            depth = len(indent)
+    return ".".join(keys)
+
+
+def _wrong_value(key: str, message: str) -> str:
+    value = re.search(r"(?:Given|Got) value: (.*)", message)
+    if key in _CLASSES and re.search("import path|class_path '|Import path", message):
+        found = re.search(r"class_path'(?::|, val=) ?'([^']+)'", value[1]) if value else None
+        names = ", ".join(c.__name__ for c in _CLASSES[key]())
+        return f"{key} must be one of {names}, found {found[1] if found else value and value[1]}"
+    reasons = [line for line in re.findall(r"^ *- (.*)", message, re.MULTILINE) if not re.match("Expected|Does", line)]
+    if reasons and "Parser key" not in reasons[-1]:
+        return str(reasons[-1])
+    expected = re.findall(r"Expected an? (<class '[^']+'>|typing\.Literal\[[^]]*])", message)
+    if not expected or not value:
+        return re.sub(r'Parser key "([^"]+)":', r"\1:", message)
+    types = expected[:1] if "Got value" in message else list(dict.fromkeys(expected))
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " or ".join(types)).replace("NoneType", "null")
+    text = re.sub(r"typing\.Literal\[(.*?)]", r"one of \1", text)
+    return f"{key} must be {text}, found {value[1]}"
+
+
+def _unknown(option: str, message: str) -> str:
+    parent, _, name = option.replace(".init_args", "").rpartition(".")
+    if name == "class_path":
+        return f"{parent} takes class_path and init_args, found {message.rpartition('Given value: ')[2]}"
+    allowed = _options(parent)
+    near = [f"{parent}.{other}".lstrip(".") for other in difflib.get_close_matches(name, allowed, n=3)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(allowed)}"
+    return f"{option} is not an option; {hint}" if allowed else f"{option} is not an option"
+
+
+_CLASSES: dict[str, Callable[[], list[Any]]] = {
+    "model": lambda: _subclasses(RLModule),
+    "data": lambda: [ProcgenDataModule],
+}
+_OWN_OPTIONS = ["config", "model", "data", "trainer", "seed_everything", "run_dir", "ckpt_path", "allow_inexact_resume"]
+
+
+def _options(parent: str) -> list[str]:
+    """Names of the options under a key of the config; none where the key is another program's."""
+    head, *rest = parent.split(".")
+    owners = [Trainer] if head == "trainer" else _CLASSES.get(head, list)()
+    for name in rest:
+        annotations = [inspect.signature(c).parameters[name].annotation for c in owners if name in _names(c)]
+        owners = [part for annotation in annotations for part in get_args(annotation) if is_dataclass(part)]
+    return list(dict.fromkeys(name for owner in owners for name in _names(owner))) if parent else _OWN_OPTIONS
+
+
+def _names(owner: type) -> list[str]:
+    return list(inspect.signature(owner).parameters)
