@@ -204,11 +204,7 @@ class RunCLI(LightningCLI):
         if games is None:
             raise UsageError(f"ckpt_path: {checkpoint} holds no games to continue; a last.ckpt does")
         self.datamodule.trainer = self.trainer  # which knows the number of ranks
-        try:
-            self.datamodule.check_state(games)
-        except ValueError as error:
-            inexact = ", or --allow_inexact_resume true" if re.search("num_(envs|ranks)", str(error)) else ""
-            raise UsageError(f"{error}{inexact}") from error
+        self.datamodule.check_state(games)
         self.complete = games["env_steps"] >= self.datamodule.total_env_steps
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -78,7 +78,7 @@ class Collector:
         }
 
     def state_dict(self) -> State:
-        """The state at the last boundary: never an environment in mid-step, even when called from a signal handler."""
+        """The games of the last boundary, never in mid-step, and the generator as it is; exact when called there."""
         return {**self._snapshot, "generator": self.generator.get_state(), "memory": deepcopy(self.memory)}
 
     def load_state_dict(self, state: State) -> None:
