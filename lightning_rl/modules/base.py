@@ -82,8 +82,8 @@ class RLModule(LightningModule):
         self, obs: UInt8[NDArray[Any], "B H W C"], generator: torch.Generator, *, greedy: bool = False
     ) -> ActorOutput:
         """Runs the network under the trainer's precision, as learning will; samples on the CPU with `generator`."""
-        num_parts = 1 if self.micro_batches is None else self.micro_batches.num_threads
-        outputs = self.in_parts(self.network, torch.from_numpy(obs).to(self.device), size=-(-len(obs) // num_parts))
+        with torch.no_grad(), self.precision():  # Lightning enters autocast around `training_step` only
+            outputs = self.network(torch.from_numpy(obs).to(self.device))
         logits, values = (output.cpu() for output in outputs)
         if greedy:
             actions = logits.argmax(-1)
@@ -105,9 +105,9 @@ class RLModule(LightningModule):
         return tuple(torch.cat(column) for column in zip(*spread(outputs, parts), strict=True))
 
     def setup(self, stage: str) -> None:
-        """With micro-batches, leaves the cores to their threads: operators of this thread use one."""
+        """With micro-batches, operators of this thread use as many cores as its micro-batches do at other times."""
         if self.micro_batches is not None:
-            torch.set_num_threads(1)
+            torch.set_num_threads(self.micro_batches.num_threads)
 
     def precision(self) -> AbstractContextManager[Any]:
         """The trainer's autocast; Lightning enters it around `training_step` only, and not in other threads."""

@@ -8,6 +8,8 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from lightning_rl.networks.max_pool import MaxPool
+
 
 class ResidualBlock(nn.Module):
     """Two 3×3 convolutions around which the input is carried.
@@ -63,7 +65,7 @@ class ImpalaCNN(nn.Module):
         for before, after in zip((in_channels, *channels), channels, strict=False):
             stacks += [
                 nn.Conv2d(before, after, 3, padding=1),
-                nn.MaxPool2d(3, stride=2, padding=1),
+                MaxPool(),
                 ResidualBlock(after, rectified_skip=rectified_skip),
                 ResidualBlock(after, rectified_skip=rectified_skip),
             ]
