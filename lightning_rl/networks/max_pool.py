@@ -37,26 +37,22 @@ class _PooledOnCPU(torch.autograd.Function):
         row_winners = torch.empty((count, height // 2, width * channels), dtype=torch.int16)
         column_winners = torch.empty((count, height // 2, width // 2 * channels), dtype=torch.int16)
         outputs = (_rows(pooled), row_winners.numpy(), column_winners.numpy())
-        _pool(_rows(_nhwc(images)), *outputs, channels)
+        _pool(_rows(images.permute(0, 2, 3, 1)), *outputs, channels)
         ctx.save_for_backward(row_winners, column_winners)
         return pooled.permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
-        gradients = _nhwc(grad_outputs[0])
+        gradients = grad_outputs[0].permute(0, 2, 3, 1)
         count, height, width, channels = gradients.shape
         spread = gradients.new_empty((count, 2 * height, 2 * width, channels))
         _spread(_rows(gradients), *(winners.numpy() for winners in ctx.saved_tensors), _rows(spread), channels)
         return spread.permute(0, 3, 1, 2)
 
 
-def _nhwc(images: Tensor) -> Tensor:
-    return images.permute(0, 2, 3, 1).contiguous()  # a view of what is channels_last already
-
-
 def _rows(images: Tensor) -> NDArray[np.int16]:
-    """Images × rows × (columns × channels), as the bits of the numbers."""
-    bits: NDArray[np.int16] = images.flatten(2).view(torch.int16).numpy()
+    """Images × rows × (columns × channels), as the bits of the numbers; of channels_last images a view."""
+    bits: NDArray[np.int16] = images.flatten(2).contiguous().view(torch.int16).numpy()
     return bits
 
 
@@ -179,9 +175,8 @@ def _spread(gradients: Any, row_winners: Any, column_winners: Any, spread: Any, 
     lefts = np.zeros(half + channels, np.float32)  # the last column has no window to its right: zeros
     evens, odds = np.empty(half, np.float32), np.empty(half, np.float32)
     row = np.empty(2 * half, np.float32)
-    between = np.empty(2 * half, np.float32)  # the row that two windows share, of which the upper has been added
+    between = np.zeros(2 * half, np.float32)  # the row that two windows share, of which the upper has been added
     for n in range(count):
-        between[:] = _ZERO
         for i in range(height):
             _won(gradients[n, i], column_winners[n, i], _FIRST, lefts[:half])
             _won(gradients[n, i], column_winners[n, i], _MIDDLE, evens)

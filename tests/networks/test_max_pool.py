@@ -87,11 +87,10 @@ def test_outputs_where_values_are_equal_infinite_or_zeros_of_both_signs() -> Non
     assert torch.equal(POOL(images), max_pool2d(images, 3, stride=2, padding=1))
 
 
-@pytest.mark.parametrize("sign", [-1, 1])
-def test_a_nan_reaches_every_window_that_holds_it(sign: int) -> None:
+@pytest.mark.parametrize("bits", [0x7FC0, -0x40], ids=["positive", "negative"])
+def test_a_nan_reaches_every_window_that_holds_it(bits: int) -> None:
     images = torch.zeros((1, 3, 6, 8), dtype=torch.bfloat16)
-    images[0, 1, 3, 5] = torch.tensor(torch.nan).copysign(torch.tensor(float(sign)))
-    images = images.contiguous(memory_format=torch.channels_last)
+    images.view(torch.int16)[0, 1, 3, 5] = bits
 
     assert torch.equal(POOL(images).isnan(), max_pool2d(images, 3, stride=2, padding=1).isnan())
     assert int(POOL(images).isnan().sum()) == 4
@@ -103,6 +102,28 @@ def test_a_row_or_column_outside_never_wins() -> None:
     (gradient,) = torch.autograd.grad(POOL(images).sum(), images)
 
     assert float(gradient.sum()) == 8  # one for each window
+
+
+def test_of_equal_pixels_the_first_wins() -> None:
+    images = torch.ones(2, 3, 6, 8).bfloat16().requires_grad_()
+
+    (gradient,) = torch.autograd.grad(POOL(images).sum(), images)
+
+    (expected,) = torch.autograd.grad(max_pool2d(images, 3, stride=2, padding=1).sum(), images)
+    assert torch.equal(gradient, expected)
+
+
+@pytest.mark.parametrize(("left", "right", "rounded"), [(256.0, 1.0, 256.0), (258.0, 1.0, 260.0), (256.0, 1.5, 258.0)])
+def test_a_pixel_that_wins_twice_gets_the_sum_rounded_to_the_nearest_even(
+    left: float, right: float, rounded: float
+) -> None:
+    images = torch.zeros(1, 1, 2, 4).bfloat16()
+    images[..., 1] = 1.0  # the column that both windows see; of its two pixels the upper wins
+    images.requires_grad_()
+
+    (gradient,) = torch.autograd.grad(POOL(images), images, torch.tensor([[[[left, right]]]]).bfloat16())
+
+    assert gradient[0, 0, 0].tolist() == [0.0, rounded, 0.0, 0.0]
 
 
 def test_any_memory_format_is_pooled_and_the_result_is_channels_last() -> None:
