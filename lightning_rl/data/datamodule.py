@@ -176,7 +176,7 @@ class ProcgenDataModule(LightningDataModule):
         sequence = np.random.SeedSequence([self._seed, purpose, self._rank])
         return int(sequence.generate_state(1)[0]) % MAX_SEED
 
-    def _games(self, num_envs: int, levels: tuple[int, int], seed: int) -> ProcgenVectorEnv:
+    def _games(self, num_envs: int, levels: tuple[int, int], seed: int, *, copy: bool = True) -> ProcgenVectorEnv:
         num_levels, start_level = levels
         return ProcgenVectorEnv(
             self.game,
@@ -185,6 +185,7 @@ class ProcgenDataModule(LightningDataModule):
             num_levels=num_levels,
             start_level=start_level,
             seed=seed,
+            copy=copy,
             **self._options,
         )
 
@@ -192,7 +193,10 @@ class ProcgenDataModule(LightningDataModule):
         """Starts the training games, for `fit`."""
         if stage != "fit" or self._collector is not None:
             return
-        env: ResumableVectorEnv = self._games(self.num_envs, self.level_sets["train_levels"], self._seed_for(_GAMES))
+        # not copied: the collector copies each frame into the rollout before the next step
+        env: ResumableVectorEnv = self._games(
+            self.num_envs, self.level_sets["train_levels"], self._seed_for(_GAMES), copy=False
+        )
         if self._return_scaling_gamma is not None:
             env = ReturnScaling(env, gamma=self._return_scaling_gamma)
         self._collector = Collector(EpisodeStatistics(env), num_steps=self.num_steps, seed=self._seed_for(_ACTIONS))

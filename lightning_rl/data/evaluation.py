@@ -1,6 +1,7 @@
 """Episodes for judging a policy: a fixed number per environment, on environments that training never sees."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,12 @@ class UniformPolicy:
         num_envs = len(obs)
         return ActorOutput(
             actions=torch.randint(self._num_actions, (num_envs,), generator=generator),
-            logits=torch.zeros(num_envs, self._num_actions),
-            values=torch.zeros(num_envs, 1),
+            logits=_zeros(num_envs, self._num_actions),
+            values=_zeros(num_envs, 1),
         )
+
+
+_zeros = cache(torch.zeros)  # making them anew takes longer than drawing the actions
 
 
 Watcher = Callable[[UInt8[NDArray[Any], "B H W C"], Bool[NDArray[Any], "B"]], None]

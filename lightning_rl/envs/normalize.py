@@ -77,5 +77,4 @@ def _moments_of(returns: Float64[NDArray[Any], "B"]) -> Moments:
     count = float(len(returns))
     mean = float(returns.sum()) / count
     deviations = returns - mean
-    deviations *= deviations
-    return Moments(mean, float(deviations.sum()) / count, count)
+    return Moments(mean, float(deviations @ deviations) / count, count)

@@ -149,6 +149,7 @@ class _Games(Protocol):
     """As much of a gym3 environment as is used here."""
 
     _info: dict[str, NDArray[Any]]
+    _reuse_arrays: bool
 
     def act(self, ac: NDArray[np.int64]) -> None: ...
     def observe(self) -> tuple[NDArray[np.float32], dict[str, NDArray[np.uint8]], NDArray[np.bool_]]: ...
@@ -185,6 +186,8 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         use_sequential_levels: Solving a level leads to the next one (seed + 997) within the same episode.
         num_threads: Threads that step the games. 2 is the fastest on two cores; forking a process that holds
             environments is safe with 0 only.
+        copy: Observations are the caller's to keep. Otherwise all are one array, the one that the games paint into:
+            for who is done with an observation before the next step.
 
     Raises:
         ValueError: An option that the game does not have; see `check_options`.
@@ -211,6 +214,7 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         paint_vel_info: bool = False,
         use_sequential_levels: bool = False,
         num_threads: int = 2,
+        copy: bool = True,
     ) -> None:
         self.closed = True  # until the games run: gymnasium closes what is open when an object dies, half-built too
         check_options(
@@ -242,6 +246,8 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._identity: State = {"game": game, **options, "num_envs": num_envs}
         self._games = _build(game, num_envs, options, rand_seed=seed, num_threads=num_threads)
+        self._games._reuse_arrays = True  # gym3 would copy everything at every look; what must be copied is copied here
+        self._copy = copy
         self.closed = False
 
     def reset(
@@ -296,7 +302,8 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             "prev_level_seed": self._told("prev_level_seed", np.int64),
             "level_complete": self._told("prev_level_complete", np.bool_),
         }
-        return obs["rgb"], rewards, terminated, np.zeros(self.num_envs, dtype=np.bool_), info
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        return self._owned(obs["rgb"]), rewards.copy(), terminated.copy(), truncated, info
 
     def get_state(self) -> State:
         """The games bit for bit, each with a checksum, and the options that they were built with.
@@ -339,7 +346,10 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         return self._games.callmethod("get_state")
 
     def _obs(self) -> UInt8[NDArray[Any], "B H W C"]:
-        return self._games.observe()[1]["rgb"]
+        return self._owned(self._games.observe()[1]["rgb"])
+
+    def _owned(self, frames: UInt8[NDArray[Any], "B H W C"]) -> UInt8[NDArray[Any], "B H W C"]:
+        return frames.copy() if self._copy else frames
 
     def _told(self, key: str, dtype: type[np.generic]) -> NDArray[Any]:
         # the arrays behind gym3's `get_info`, which makes a dict for each game and a step of 64 games 3% dearer

@@ -52,7 +52,7 @@ class Comparison:
     """
 
     def __init__(self, game: str, *, num_envs: int, num_steps: int, num_threads: int) -> None:
-        env = ProcgenVectorEnv(game, num_envs=num_envs, num_levels=200, seed=_SEED, num_threads=num_threads)
+        env = ProcgenVectorEnv(game, num_envs=num_envs, num_levels=200, seed=_SEED, num_threads=num_threads, copy=False)
         self._collector = Collector(EpisodeStatistics(ReturnScaling(env)), num_steps=num_steps, seed=_SEED)
         # after the environment, which imports Procgen without the notice that gym prints
         self._games: Any = import_module("procgen").ProcgenGym3Env(

@@ -118,6 +118,24 @@ def test_frames_already_returned_do_not_change_under_later_steps(build: Build) -
         np.testing.assert_array_equal(now, then)
 
 
+def test_without_copies_every_observation_is_the_one_array_that_the_games_paint_into(build: Build) -> None:
+    env, copying = build("starpilot", copy=False), build("starpilot")
+    obs, _ = env.reset()
+    before = obs.copy()
+    _, rewards, terminated, _, info = env.step(np.array([4, 4]))
+    copying.step(np.array([4, 4]))
+    kept = [a.copy() for a in (rewards, terminated, *info.values())]
+
+    for actions in actions_of(150):
+        step, expected = env.step(actions), copying.step(actions)
+        assert np.shares_memory(step[0], obs)
+        np.testing.assert_array_equal(step[0], expected[0])
+
+    assert not np.array_equal(obs, before)
+    for now, then in zip((rewards, terminated, *info.values()), kept, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
 def test_reset_shows_the_present_and_restarts_nothing(build: Build) -> None:
     env = build()
     obs = played(env, actions_of(20))["obs"][-1]
