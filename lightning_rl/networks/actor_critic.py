@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_rl.networks.impala_cnn import ImpalaCNN
 from lightning_rl.networks.init import glorot_, orthogonal_linear
+from lightning_rl.networks.output_linear import OutputLinear
 
 
 class ActorCriticOutput(NamedTuple):
@@ -61,7 +62,7 @@ class ActorCritic(nn.Module):
         logits = self.actor(features)
         regularised = dropped_out(features, self.dropout, generator)
         values = torch.cat([critic(regularised) for critic in self.critics], dim=-1)
-        return ActorCriticOutput(logits.float(), values.float())
+        return ActorCriticOutput(logits, values)
 
 
 def three_stack_actor_critic(
@@ -98,13 +99,13 @@ def two_stack_actor_critic(
     """
     cnn = two_stack_cnn(obs_shape)
     actor = nn.Sequential(
-        nn.Linear(cnn.num_features, 256), nn.ReLU(), nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, num_actions)
+        nn.Linear(cnn.num_features, 256), nn.ReLU(), nn.Linear(256, 512), nn.ReLU(), OutputLinear(512, num_actions)
     )
     extrinsic = nn.Sequential(
-        nn.Linear(cnn.num_features, 256), nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 1)
+        nn.Linear(cnn.num_features, 256), nn.Linear(256, 512), nn.ReLU(), OutputLinear(512, 1)
     )  # no relu between the first two: as published
     intrinsic = [
-        nn.Sequential(nn.Linear(cnn.num_features, 256), nn.ReLU(), nn.Linear(256, 1)) for _ in range(1, num_critics)
+        nn.Sequential(nn.Linear(cnn.num_features, 256), nn.ReLU(), OutputLinear(256, 1)) for _ in range(1, num_critics)
     ]
     return ActorCritic(cnn, actor, [extrinsic, *intrinsic], dropout=dropout)
 
@@ -132,7 +133,7 @@ class DistillationNetwork(nn.Module):
             nn.ReLU(),
             nn.Linear(256, 512),
             nn.ReLU(),
-            nn.Linear(512, num_outputs),
+            OutputLinear(512, num_outputs),
         )
         self.dropout = dropout
 
@@ -141,5 +142,5 @@ class DistillationNetwork(nn.Module):
     ) -> Float[Tensor, "N D"]:
         """Outputs for normalised images, in float32; `generator` switches dropout on."""
         features = dropped_out(self.cnn.encoded(images), self.dropout, generator)
-        outputs: Tensor = self.head(features).float()
+        outputs: Tensor = self.head(features)
         return outputs

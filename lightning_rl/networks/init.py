@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from lightning_rl.networks.output_linear import OutputLinear
+
 
 def glorot_(module: nn.Module) -> None:
     """Glorot-uniform weights and zero biases for every convolution and dense layer in `module`, in place.
@@ -17,13 +19,13 @@ def glorot_(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def orthogonal_linear(in_features: int, out_features: int, gain: float) -> nn.Linear:
-    """A dense layer with orthogonal weights of norm `gain` and zero bias.
+def orthogonal_linear(in_features: int, out_features: int, gain: float) -> OutputLinear:
+    """A last layer with orthogonal weights of norm `gain` and zero bias.
 
     Reference:
         openai/baselines, a2c/utils.py, `ortho_init` and `fc`
     """
-    layer = nn.Linear(in_features, out_features)
+    layer = OutputLinear(in_features, out_features)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer

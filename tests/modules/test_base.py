@@ -165,8 +165,8 @@ def test_acting_follows_the_trainers_precision() -> None:
     fit(module, Batches(whole_batch(module, draw_rollout(1))), precision="bf16-mixed", callbacks=[acts])
 
     assert acts.logits.dtype == torch.float32
-    assert torch.equal(acts.logits, acts.logits.bfloat16().float())
     assert not torch.equal(acts.logits, single)
+    torch.testing.assert_close(acts.logits, single, rtol=0.05, atol=0.05 * float(single.std()))
 
 
 def test_loss_without_a_weight_is_refused() -> None:
@@ -243,7 +243,7 @@ def test_trainer_clips_each_group_before_its_step() -> None:
 class ToyData(ProcgenDataModule):
     """The data module with toys for games."""
 
-    def _games(self, num_envs: int, levels: tuple[int, int], seed: int) -> Any:
+    def _games(self, num_envs: int, levels: tuple[int, int], seed: int, *, copy: bool = True) -> Any:
         lengths = [2] if levels == self.level_sets["full_distribution"] else [3]
         return CountingVectorEnv(num_envs, lengths, obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
 

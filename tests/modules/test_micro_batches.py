@@ -124,7 +124,7 @@ def test_layers_compute_in_the_trainers_precision_in_every_thread(micro_batches:
     module = make_distilled(micro_batches=micro_batches)
     batch = whole_batch(module, draw_rollout(2))
     dtypes = []
-    module.get_submodule("network.actor").register_forward_hook(lambda *call: dtypes.append(call[-1].dtype))
+    module.get_submodule("network.torso").register_forward_hook(lambda *call: dtypes.append(call[-1].dtype))
 
     learn_once(module, batch, precision="bf16-mixed")
 

@@ -163,6 +163,8 @@ def test_outputs_are_float32_under_mixed_precision(build: Build) -> None:
         output = network(obs)
 
     assert (output.logits.dtype, output.values.dtype) == (torch.float32, torch.float32)
+    assert not torch.equal(output.logits, output.logits.bfloat16().float())  # computed in float32, not converted to it
+    assert not torch.equal(output.values, output.values.bfloat16().float())
 
 
 def test_the_three_stack_torso_has_the_published_number_of_parameters() -> None:
@@ -267,3 +269,4 @@ def test_outputs_of_a_distillation_network_are_float32_under_mixed_precision() -
         outputs = network(batch)
 
     assert outputs.dtype == torch.float32
+    assert not torch.equal(outputs, outputs.bfloat16().float())
