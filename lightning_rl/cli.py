@@ -27,7 +27,8 @@ from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.loggers import MetricsCSV
 from lightning_rl.precision import suitable
 from lightning_rl.progress import EnvStepsProgress
-from lightning_rl.usage import UsageError, essence, module_class, values
+from lightning_rl.types import UsageError
+from lightning_rl.usage import essence, module_class, values
 from lightning_rl.version import __version__
 
 _TRAINER_DEFAULTS = {
@@ -345,5 +346,9 @@ def main(args: list[str] | None = None) -> int:
     except (UsageError, ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
         _say(" ".join(essence(str(error), given).split()))
         return 2
-    cli.run()
+    try:
+        cli.run()
+    except UsageError as error:  # what only playing could show
+        _say(str(error))
+        return 2
     return 0 if cli.stopper.received is None else 143

@@ -126,6 +126,7 @@ def use_env_steps_axis(logger: WandbLogger) -> None:
     Args:
         logger: Lightning's own.
     """
+    logger._wandb_init.pop("anonymous", None)  # Lightning passes it always, and W&B warns of it always
     logger.experiment.define_metric("env_steps")
     logger.experiment.define_metric("*", step_metric="env_steps")
 

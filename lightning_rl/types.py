@@ -12,6 +12,11 @@ from torch import Tensor
 State = dict[str, Any]
 """Saved state: tensors, numbers, strings, and lists and dicts of them, so that it loads with `weights_only=True`."""
 
+
+class UsageError(Exception):
+    """Wrong input, told in one line: what it names, what was found, what is allowed."""
+
+
 # not `Self`, which the shape checks of tests cannot resolve
 Fields = TypeVar("Fields", bound="TensorFields")
 

@@ -12,10 +12,7 @@ from pytorch_lightning import Trainer
 
 from lightning_rl.data.datamodule import ProcgenDataModule
 from lightning_rl.modules.base import RLModule
-
-
-class UsageError(Exception):
-    """Wrong input, told in one line."""
+from lightning_rl.types import UsageError
 
 
 def module_class(class_path: str) -> type[RLModule]:

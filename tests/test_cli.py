@@ -305,6 +305,13 @@ class TestFinishedRun:
         assert [part for part in ("ckpt_path", *told) if part not in message] == []
         assert os.listdir(tmp_path) == []
 
+    def test_a_budget_in_which_no_episode_ends_is_named(
+        self, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        args = ["test", "--ckpt_path", str(run_dir / "last.ckpt"), "--run_dir", str(tmp_path)]
+        assert "data.test_env_steps must be more" in refusal([*args, "--data.test_env_steps", "1"], capsys)
+        assert not (tmp_path / "test.json").exists()
+
     def test_a_damaged_checkpoint_is_named_with_the_newest_good_one(
         self, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -24,7 +24,7 @@ LAYERS = {
     "progress": {"types"},
     "checkpoints": {"types"},
     "callbacks": {"callbacks", "checkpoints", "progress", "media", "loggers", "modules", "data", "envs", "types"},
-    "usage": {"data", "modules"},
+    "usage": {"data", "modules", "types"},
     "cli": NAMES - {"cli", "__main__"},
 }
 """What the files of each layer may import of the package; a file at the top that is not here, nothing."""
@@ -45,6 +45,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "procgen": ("envs/procgen.py",),
     "gym3": ("envs/procgen.py",),
     "gym": ("envs/procgen.py",),
+    "numba": ("networks/max_pool.py",),
     "pytorch_lightning": LIGHTNING,
     "lightning_fabric": LIGHTNING,
     "lightning": (),

@@ -14,7 +14,7 @@ from rich.table import Table
 from lightning_rl.callbacks.iteration import data_of
 from lightning_rl.envs.procgen import normalized_return
 from lightning_rl.modules.base import RLModule
-from lightning_rl.types import Episodes
+from lightning_rl.types import Episodes, UsageError
 
 _Z_95 = 1.959964  # the normal distribution's 97.5 % quantile
 
@@ -90,11 +90,11 @@ def summary(episodes: Episodes, levels: tuple[int, int], *, game: str, distribut
     """The statistics of one level set, as `test.json` has them.
 
     Raises:
-        ValueError: no episode was finished.
+        UsageError: no episode was finished.
     """
     returns = episodes.returns
     if not len(returns):
-        raise ValueError(f"no episode of {episodes.level_set} ended within data.test_env_steps; give more")
+        raise UsageError(f"data.test_env_steps must be more: no episode of {episodes.level_set} ended within it")
     mean, variance = float(returns.mean()), float(returns.var(correction=0))
     half = _Z_95 * math.sqrt(variance / max(len(returns) - 1, 1))
     complete = episodes.level_complete

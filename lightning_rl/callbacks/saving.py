@@ -15,13 +15,11 @@ class RunCheckpoint(Checkpoint):
     Args:
         run_dir: where the files go.
         metadata: method, game, run id and version, kept in the file to refuse it to others.
-        every_n_epochs: epochs between two saves of `last.ckpt`; the last epoch is always saved.
     """
 
-    def __init__(self, run_dir: Path, metadata: dict[str, str], *, every_n_epochs: int = 1) -> None:
+    def __init__(self, run_dir: Path, metadata: dict[str, str]) -> None:
         self._run_dir = run_dir
         self._metadata = metadata
-        self._every_n_epochs = every_n_epochs
         self._best_return: float | None = None
 
     def on_save_checkpoint(
@@ -49,8 +47,7 @@ class RunCheckpoint(Checkpoint):
         if validated is not None and (self._best_return is None or float(validated) > self._best_return):
             self._best_return = float(validated)
             trainer.save_checkpoint(self._run_dir / BEST, weights_only=False)
-        if trainer.should_stop or (trainer.current_epoch + 1) % self._every_n_epochs == 0:
-            trainer.save_checkpoint(self._run_dir / LAST, weights_only=False)
+        trainer.save_checkpoint(self._run_dir / LAST, weights_only=False)
 
 
 def _just_validated(trainer: Trainer) -> bool:

@@ -1,6 +1,7 @@
 """What every method shares: acting under the trainer's precision, one loss from parts, logging, evaluation."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -36,7 +37,7 @@ class Objective(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-class RLModule(LightningModule):
+class RLModule(LightningModule, ABC):
     """Base of the methods. Holds networks and optimisers; no environment, no rollout, no random stream of its own.
 
     A subclass sets `network` and `loss_weights`, and defines `method`, `batches_per_iteration`, `batches` and
@@ -62,21 +63,21 @@ class RLModule(LightningModule):
         self.validation_returns: dict[str, float] = {}
 
     @classmethod
+    @abstractmethod
     def method(cls, init_args: dict[str, Any]) -> str:
         """The method's name in paths and reports, from the arguments that the module is built with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         """How many batches one call of `batches` yields for rollouts of this size."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batches(self, source: Source) -> Iterator[Batch]:
         """Collects, and yields every batch of one iteration."""
-        raise NotImplementedError
 
+    @abstractmethod
     def objective(self, batch: Any, generator: torch.Generator) -> Objective:
         """Losses and metrics of a batch; all randomness (dropout) comes from `generator`."""
-        raise NotImplementedError
 
     def act(
         self, obs: UInt8[NDArray[Any], "B H W C"], generator: torch.Generator, *, greedy: bool = False

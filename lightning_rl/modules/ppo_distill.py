@@ -21,6 +21,8 @@ from lightning_rl.networks.actor_critic import DistillationNetwork, three_stack_
 from lightning_rl.networks.pixel_statistics import PixelNormalizer
 from lightning_rl.types import Rollout, Source, TensorFields
 
+_NETWORKS = {"three_stack": three_stack_actor_critic, "two_stack": two_stack_actor_critic}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
@@ -256,8 +258,7 @@ class PPODistillModule(RLModule):
         self.normalize_advantages = normalize_advantages
         self.learning_rate = learning_rate
         self.adam_epsilon = adam_epsilon
-        build = three_stack_actor_critic if network == "three_stack" else two_stack_actor_critic
-        self.network = build(obs_shape, num_actions, 1 if distillation is None else 2, dropout=dropout)
+        self.network = _NETWORKS[network](obs_shape, num_actions, 1 if distillation is None else 2, dropout=dropout)
         self.loss_weights = {"policy": 1.0, "value": value_weight, "entropy": entropy_weight}
         if distillation is not None:
             self._add_distillation(distillation, obs_shape)

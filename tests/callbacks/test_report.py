@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from lightning_rl.callbacks.report import summary, table
-from lightning_rl.types import Episodes
+from lightning_rl.types import Episodes, UsageError
 
 RETURNS = [0.0, 10.0, 10.0, 2.5, 7.5, -1.0]
 
@@ -67,7 +67,7 @@ def test_what_a_game_does_not_say_is_null() -> None:
 
 
 def test_no_episode_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"no episode of train_levels ended within data.test_env_steps; give more"):
+    with pytest.raises(UsageError, match=r"^data.test_env_steps must be more: no episode of train_levels ended"):
         statistics(episodes([]))
 
 

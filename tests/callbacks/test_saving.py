@@ -1,7 +1,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
@@ -69,9 +68,3 @@ def test_a_resumed_run_remembers_its_best(tmp_path: Path) -> None:
     assert epoch_of(tmp_path / "best.ckpt") == 0
     train(tmp_path, [6.0], epochs=3, ckpt_path=tmp_path / "last.ckpt")
     assert epoch_of(tmp_path / "best.ckpt") == 2
-
-
-@pytest.mark.parametrize(("epochs", "saved"), [(4, {3}), (5, {3})])
-def test_every_n_epochs(epochs: int, saved: set[int], tmp_path: Path) -> None:
-    train(tmp_path, [0.0] * epochs, epochs=epochs, every_n_epochs=4)
-    assert {epoch_of(tmp_path / "last.ckpt")} == saved
