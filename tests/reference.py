@@ -154,3 +154,66 @@ def absolute_prediction_error(teacher: Array, student: Array) -> Array:
     for index in np.ndindex(errors.shape):
         errors[index] = sum(abs(t - s) for t, s in zip(teacher[index], student[index], strict=True))
     return errors / teacher.shape[-1]
+
+
+def vtrace(
+    *,
+    rewards: Array,
+    discounts: Array,
+    behavior_probabilities: Array,
+    probabilities: Array,
+    values: Array,
+    next_values: Array,
+    max_rho: float,
+    max_c: float,
+    max_pg_rho: float,
+) -> tuple[Array, Array]:
+    """Espeholt et al. 2018 (IMPALA), eq. 1 and section 4.2: targets v_s and ρ_s (r_s + γ v_{s+1} − V(x_s))."""
+    ratios = probabilities / behavior_probabilities
+    rhos, cs = np.minimum(max_rho, ratios), np.minimum(max_c, ratios)
+    targets = values.copy()
+    for s in range(len(rewards)):
+        for t in range(s, len(rewards)):
+            delta = rhos[t] * (rewards[t] + discounts[t] * next_values[t] - values[t])
+            targets[s] += np.prod(discounts[s:t] * cs[s:t], axis=0) * delta
+    advantages = np.zeros_like(values)
+    for s in range(len(rewards)):
+        following = targets[s + 1] if s + 1 < len(rewards) else next_values[s]
+        advantages[s] = np.minimum(max_pg_rho, ratios[s]) * (rewards[s] + discounts[s] * following - values[s])
+    return targets, advantages
+
+
+def normal_density(x: float, mean: float, variance: float) -> float:
+    """The normal distribution's density."""
+    return math.exp(-((x - mean) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+
+
+def gaussian_kl(mean: Array, log_variance: Array, *, half_width: float = 12.0, points: int = 4001) -> Array:
+    """∫ q log (q / p) of each row's normal distribution against the standard one, as a sum of narrow strips."""
+    divergences = np.zeros(len(mean))
+    for n, i in np.ndindex(mean.shape):
+        variance = math.exp(log_variance[n, i])
+        grid = np.linspace(-half_width, half_width, points) * math.sqrt(variance) + mean[n, i]
+        q = [normal_density(x, mean[n, i], variance) for x in grid]
+        p = [normal_density(x, 0.0, 1.0) for x in grid]
+        integrand = [a * math.log(a / b) for a, b in zip(q, p, strict=True)]
+        divergences[n] += math.fsum(integrand) * (grid[1] - grid[0])
+    return divergences
+
+
+def gaussian_log_density(sample: Array, mean: Array, log_variance: Array) -> Array:
+    """Σ log N(x_i; m_i, σ_i²)."""
+    densities = np.zeros(len(mean))
+    for n, i in np.ndindex(mean.shape):
+        densities[n] += math.log(normal_density(sample[n, i], mean[n, i], math.exp(log_variance[n, i])))
+    return densities
+
+
+def bernoulli_nll(logits: Array, images: Array) -> Array:
+    """−Σ log p(x) over the pixels of each image, p(white) the logistic function of the logit."""
+    nlls = np.zeros(len(logits))
+    for index in np.ndindex(logits.shape):
+        white = 1 / (1 + math.exp(-logits[index]))
+        x = images[index]
+        nlls[index[0]] -= x * math.log(white) + (1 - x) * math.log(1 - white)
+    return nlls

@@ -1,0 +1,115 @@
+"""What a variational autoencoder pays for its reconstructions and for its code; nats, one number per image."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+def gaussian_kl(mean: Float[Tensor, "N Z"], log_variance: Float[Tensor, "N Z"]) -> Float[Tensor, "N"]:
+    """Divergence of a diagonal normal distribution from the standard one.
+
+        KL(N(m, σ²) ‖ N(0, 1)) = ½ Σ_i (m_i² + σ_i² − 1 − log σ_i²)
+
+    Args:
+        mean: m.
+        log_variance: log σ².
+
+    Returns:
+        The divergence, not negative.
+
+    Reference:
+        Kingma, Welling 2014, Auto-encoding variational Bayes, appendix B, https://arxiv.org/abs/1312.6114
+    """
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
+
+
+def gaussian_log_density(
+    sample: Float[Tensor, "*batch Z"], mean: Float[Tensor, "*batch Z"], log_variance: Float[Tensor, "*batch Z"]
+) -> Float[Tensor, "*batch"]:
+    """Log-density of a diagonal normal distribution.
+
+        log N(x; m, σ²) = −½ Σ_i ((x_i − m_i)² / σ_i² + log σ_i² + log 2π)
+
+    Args:
+        sample: x.
+        mean: m.
+        log_variance: log σ².
+
+    Returns:
+        The log-density.
+
+    Reference:
+        TensorFlow's tutorial "Convolutional Variational Autoencoder", `log_normal_pdf`, which Xu & Kaneko follow
+    """
+    return -0.5 * ((sample - mean).square() * (-log_variance).exp() + log_variance + _LOG_2PI).sum(-1)
+
+
+def sampled_kl(
+    sample: Float[Tensor, "N Z"], mean: Float[Tensor, "N Z"], log_variance: Float[Tensor, "N Z"]
+) -> Float[Tensor, "N"]:
+    """One-sample estimate of `gaussian_kl`: log q(z) − log p(z) at a z drawn from q, which may be negative.
+
+    Args:
+        sample: z = m + σ ε.
+        mean: m.
+        log_variance: log σ².
+
+    Returns:
+        The estimate; its expectation is the divergence, its variance is not zero.
+
+    Reference:
+        TensorFlow's tutorial "Convolutional Variational Autoencoder", `compute_loss`
+    """
+    prior = gaussian_log_density(sample, torch.zeros_like(mean), torch.zeros_like(log_variance))
+    return gaussian_log_density(sample, mean, log_variance) - prior
+
+
+def image_nll(logits: Float[Tensor, "N C H W"], images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N"]:
+    """Negative log-likelihood of black and white images under independent pixels.
+
+        −Σ_pixels (x log p + (1 − x) log(1 − p)),   p = 1 / (1 + e^−logit)
+
+    The sum over pixels matters: beside a mean the divergence would rule, and the code would hold nothing. An undecided
+    decoder (p = ½) pays log 2 a pixel, 2839.1 nats for 64×64, where figure 5 of the paper begins.
+
+    Args:
+        logits: of each pixel being white.
+        images: x, 0 or 1, or between: then the cross-entropy.
+
+    Returns:
+        Nats per image.
+
+    Reference:
+        Xu & Kaneko, Improving generalization of reinforcement learning using a VAE, section 3; TensorFlow's tutorial
+        "Convolutional Variational Autoencoder", `compute_loss`
+    """
+    return functional.binary_cross_entropy_with_logits(logits, images, reduction="none").sum((1, 2, 3))
+
+
+def gaussian_image_nll(
+    means: Float[Tensor, "N C H W"], images: Float[Tensor, "N C H W"], deviation: float
+) -> Float[Tensor, "N"]:
+    """Negative log-likelihood of images under independent normal pixels of one fixed deviation.
+
+        Σ_pixels ((x − m)² / 2s² + log s + ½ log 2π)
+
+    A density, not a probability: it may be negative, and is not to be compared with `image_nll`.
+
+    Args:
+        means: m, each pixel's expectation.
+        images: x, 0 to 1.
+        deviation: s; the smaller, the more the reconstruction weighs beside the divergence.
+
+    Returns:
+        Nats per image.
+
+    Reference:
+        Kingma, Welling 2014, appendix C.2, https://arxiv.org/abs/1312.6114
+    """
+    constant = math.log(deviation) + 0.5 * _LOG_2PI
+    return ((images - means).square() / (2 * deviation**2) + constant).sum((1, 2, 3))
