@@ -1,7 +1,16 @@
 """Reinforcement learning on Procgen as LightningModules: true to the papers, resumed to the same bits."""
 
 from lightning_rl.data.datamodule import ProcgenDataModule
+from lightning_rl.modules.impala_vae import Autoencoding, ImpalaVAEModule, SurpriseMinimising
 from lightning_rl.modules.ppo_distill import Distillation, PPODistillModule
 from lightning_rl.version import __version__
 
-__all__ = ["Distillation", "PPODistillModule", "ProcgenDataModule", "__version__"]
+__all__ = [
+    "Autoencoding",
+    "Distillation",
+    "ImpalaVAEModule",
+    "PPODistillModule",
+    "ProcgenDataModule",
+    "SurpriseMinimising",
+    "__version__",
+]

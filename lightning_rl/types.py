@@ -30,17 +30,61 @@ class TensorFields:
 
     def _mapped(self: Fields, function: Callable[[Tensor], Tensor]) -> Fields:
         values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]  # a mixin of dataclasses
-        tensors = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)  # type: ignore[type-var]
+        tensors: dict[str, Any] = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
+        nested = {name: value._mapped(function) for name, value in values.items() if isinstance(value, TensorFields)}
+        return replace(self, **tensors, **nested)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recall(TensorFields):
+    """What `B` environments' frames do not show and a recurrent policy takes beside them, on the CPU.
+
+    Where a frame opens an episode, the action and the reward are still the last ones of the episode before; the state
+    is that episode's too, and the policy's to forget.
+    """
+
+    previous_actions: Int64[Tensor, "B"]
+    previous_rewards: Float32[Tensor, "B"]  # as the wrapped environment gave them
+    starts: Bool[Tensor, "B"]  # the frame opens an episode
+    state: Float32[Tensor, "B S"]  # the policy's own, after the frame before; S = 0 where it has none
+
+    @classmethod
+    def nothing(cls, num_envs: int) -> "Recall":
+        """Before the first step."""
+        return cls(
+            previous_actions=torch.zeros(num_envs, dtype=torch.int64),
+            previous_rewards=torch.zeros(num_envs),
+            starts=torch.ones(num_envs, dtype=torch.bool),
+            state=torch.zeros(num_envs, 0),
+        )
+
+    def rows(self, which: Bool[Tensor, "B"]) -> "Recall":
+        """Of some of the environments."""
+        return self._mapped(lambda tensor: tensor[which])
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActorOutput:
-    """What a policy decided for `B` environments, on the CPU: actions, the logits behind them, its critics' values."""
+    """What a policy decided for `B` environments, on the CPU: actions, the logits behind them, its critics' values.
+
+    A recurrent policy adds its new state, without which it is not told what it did; and one that draws noise of its
+    own the noise that it drew.
+    """
 
     actions: Int64[Tensor, "B"]
     logits: Float32[Tensor, "B A"]
     values: Float32[Tensor, "B K"]
+    state: Float32[Tensor, "B S"] | None = None
+    noise: Float32[Tensor, "B Z"] | None = None
+
+    def recalled(self, rewards: Float32[NDArray[Any], "B"], ended: Bool[NDArray[Any], "B"]) -> Recall:
+        """What to know beside the next frames, after these rewards and ends."""
+        return Recall(
+            previous_actions=self.actions,
+            previous_rewards=torch.from_numpy(rewards),
+            starts=torch.from_numpy(ended),
+            state=torch.zeros(len(self.actions), 0) if self.state is None else self.state,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +95,8 @@ class Rollout(TensorFields):
     consequence of `actions[t]`. `obs[t + 1]` opens a new episode wherever `terminated[t]`. `obs[T]` is never acted on;
     it exists to bootstrap. Consecutive rollouts overlap there: `next.obs[0]` equals `this.obs[T]`.
 
-    `behavior_values` holds the values of the policy's `K` critics while it acted.
+    `behavior_values` holds the values of the policy's `K` critics while it acted, `behavior_noise` what it drew beside
+    its actions, `recall` what it knew beside `obs[0]`.
     """
 
     actions: Int64[Tensor, "T B"]
@@ -60,6 +105,8 @@ class Rollout(TensorFields):
     behavior_logits: Float32[Tensor, "T B A"]
     behavior_values: Float32[Tensor, "T B K"]
     obs: UInt8[Tensor, "T+1 B H W C"]  # as rendered; the network's view of it as [N C H W] is already channels_last
+    recall: Recall
+    behavior_noise: Float32[Tensor, "T B Z"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +158,17 @@ class Policy(Protocol):
     """Chooses actions for a batch of observations."""
 
     def act(
-        self, obs: UInt8[NDArray[Any], "B H W C"], generator: torch.Generator, *, greedy: bool = False
+        self,
+        obs: UInt8[NDArray[Any], "B H W C"],
+        generator: torch.Generator,
+        *,
+        recall: Recall | None = None,
+        greedy: bool = False,
     ) -> ActorOutput:
-        """Samples actions with `generator` (on the CPU), or takes the most likely ones."""
+        """Samples actions with `generator` (on the CPU), or takes the most likely ones.
+
+        Without `recall` every frame opens an episode, and the first one.
+        """
 
 
 @runtime_checkable

@@ -217,3 +217,21 @@ def bernoulli_nll(logits: Array, images: Array) -> Array:
         x = images[index]
         nlls[index[0]] -= x * math.log(white) + (1 - x) * math.log(1 - white)
     return nlls
+
+
+def surprise_minimising_rewards(next_states: Array, terminated: Integers, first: Array, min_deviation: float) -> Array:
+    """Berseth et al. 2021 (SMiRL), section 3: log p(s) under the normal distribution of the episode's states so far."""
+    rewards = np.zeros(terminated.shape)
+    for b in range(terminated.shape[1]):
+        episode = [first[b]]
+        for t in range(len(terminated)):
+            state = next_states[t, b]
+            if terminated[t, b]:
+                episode = [state]
+                continue
+            deviations = np.maximum(np.std(episode, axis=0), min_deviation)
+            means = np.mean(episode, axis=0)
+            for x, mean, deviation in zip(state, means, deviations, strict=True):
+                rewards[t, b] += math.log(normal_density(x, mean, deviation**2))
+            episode.append(state)
+    return rewards

@@ -27,8 +27,6 @@ TINY = {
     "data.validation_episodes": 2,
     "data.test_episodes": 2,
     "data.predict_episodes": 1,
-    "model.epochs": 1,
-    "model.minibatch_size": 16,
     "trainer.accelerator": "cpu",
     "trainer.precision": "32-true",
     "trainer.logger": "false",
@@ -36,10 +34,22 @@ TINY = {
 }
 
 
+TINY_METHODS: dict[str, dict[str, object]] = {
+    "ppo": {"model.epochs": 1, "model.minibatch_size": 16},
+    "impala": {"model.learning_rate": 1e-3, "data.iterations_per_epoch": 1},
+}
+"""What else makes a method's runs tiny."""
+
+
+def tiny(config: str) -> dict[str, object]:
+    """Options of a tiny run with a config."""
+    return TINY | TINY_METHODS["impala" if config.startswith("impala") else "ppo"]
+
+
 def fit_args(run_dir: Path, *args: str, config: str = "ppo", iterations: int = 2, **options: object) -> list[str]:
     """The command line of a tiny `fit`; options are named with `__` for a dot, None leaves one of `TINY` out."""
     named = {key.replace("__", "."): value for key, value in options.items()}
-    given = TINY | {"data.total_env_steps": iterations * ENV_STEPS} | named
+    given = tiny(config) | {"data.total_env_steps": iterations * ENV_STEPS} | named
     flags = [text for key, value in given.items() if value is not None for text in (f"--{key}", str(value))]
     return ["fit", "--config", str(CONFIGS / f"{config}.yaml"), "--run_dir", str(run_dir), *flags, *args]
 

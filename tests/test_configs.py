@@ -8,13 +8,13 @@ import pytest
 import torch
 import yaml
 
+import lightning_rl
 from lightning_rl import PPODistillModule, ProcgenDataModule
 from lightning_rl.cli import RunCLI, main
-from tests.runs import CONFIGS, ENV_STEPS, TINY, load
+from tests.runs import CONFIGS, ENV_STEPS, load, tiny
 
 METHODS = sorted(CONFIGS.glob("*.yaml"))
 OVERLAYS = sorted((CONFIGS / "hardware").glob("*.yaml"))
-CLASSES: dict[str, type] = {"model": PPODistillModule, "data": ProcgenDataModule}
 
 
 def name(path: Path) -> str:
@@ -30,7 +30,7 @@ def build(*configs: str) -> RunCLI:
 @pytest.mark.parametrize("config", METHODS, ids=name)
 def test_it_trains_two_iterations(config: Path, overlay: Path | None, tmp_path: Path) -> None:
     configs = [config] if overlay is None else [config, overlay]
-    taken = {key: value for key, value in TINY.items() if key not in ("model.epochs", "trainer.precision")}
+    taken = {key: value for key, value in tiny(config.stem).items() if key not in ("model.epochs", "trainer.precision")}
     options = taken | {"data.total_env_steps": 2 * ENV_STEPS, "trainer.accelerator": "cpu"}
     flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
     before = build(*map(str, configs)).model.network.state_dict()
@@ -48,7 +48,9 @@ def test_it_trains_two_iterations(config: Path, overlay: Path | None, tmp_path: 
 @pytest.mark.parametrize("path", METHODS + OVERLAYS, ids=name)
 def test_it_repeats_no_default_of_a_class(path: Path) -> None:
     config: dict[str, Any] = yaml.safe_load(path.read_text())
-    for section, owner in CLASSES.items():
+    for section, default in (("model", PPODistillModule), ("data", ProcgenDataModule)):
+        class_path = config.get(section, {}).get("class_path", f"lightning_rl.{default.__name__}")
+        owner = getattr(lightning_rl, class_path.removeprefix("lightning_rl."))
         parameters = inspect.signature(owner).parameters
         for key, value in config.get(section, {}).get("init_args", {}).items():
             if key != "game":  # what a run is about may be said
@@ -89,6 +91,30 @@ def test_ppo_distill_is_rullos_table_1() -> None:
     assert (data.distribution_mode, data.num_levels, data.start_level) == ("easy", 200, 1)
     rates = [group["lr"] for group in model.configure_optimizers().param_groups]
     assert rates == [5e-4, 2e-4]
+
+
+@pytest.mark.parametrize("config", ["impala.yaml", "impala_vae.yaml"])
+def test_impala_is_tables_a_1_and_a_2_of_xu_and_kaneko(config: str) -> None:
+    cli = build(config)
+    model, data = cli.model, cli.datamodule
+    assert (data.num_envs, data.num_steps, data.total_env_steps) == (32, 80, 100_000_000)
+    assert (model.gamma, model.learning_rate, model.adam_epsilon, model.max_grad_norm) == (0.99, 1e-5, 1e-8, 100)
+    assert model.loss_weights == {"policy": 1.0, "value": 0.5, "entropy": 0.01}
+    assert (model.max_rho, model.max_c, model.max_pg_rho, model.max_abs_reward) == (1, 1, 1, 1)
+    assert (data.distribution_mode, data.num_levels, data.start_level) == ("hard", 500, 0)
+    assert cli.config.fit.data.init_args.return_scaling is False
+    options = cli.config.fit.data.init_args
+    assert (options.paint_vel_info, options.use_generated_assets) == (False, False)
+    assert (options.center_agent, options.use_sequential_levels) == (True, False)
+    groups = model.configure_optimizers().param_groups
+    assert [group["betas"] for group in groups] == [(0.9, 0.999)] * len(groups)
+    assert (model.autoencoding is None) == (config == "impala.yaml")
+    if model.autoencoding is not None:
+        assert (model.autoencoding.latent_size, model.autoencoding.images, model.autoencoding.feed) == (
+            64,
+            "binary",
+            "sample",
+        )
 
 
 def test_the_cpu_overlay_cuts_minibatches_and_changes_nothing_else() -> None:

@@ -18,6 +18,7 @@ from tests.wandb_reader import read_history, read_run_id
 
 CPU = {"trainer__precision": "bf16-mixed", "model__micro_batches__size": 8}
 RUNNING_STD = {"model__distillation__normalization": "running_std", "model__distillation__num_outputs": 4}
+SURPRISE = {"model__surprise__weight": 1e-3}
 GAMES, RANDOM_STATES = "ProcgenDataModule", "RandomStates"
 
 LAST = ("--ckpt_path", "last")
@@ -40,6 +41,8 @@ def unlike(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
         pytest.param("ppo", CPU, id="ppo-bf16-micro_batches"),
         pytest.param("ppo_distill", CPU, id="ppo_distill-scale-bf16-micro_batches"),
         pytest.param("ppo_distill", RUNNING_STD, id="ppo_distill-running_std-fp32"),
+        pytest.param("impala", CPU, id="impala-bf16-micro_batches"),
+        pytest.param("impala_vae", SURPRISE, id="impala_vae-surprise-fp32"),
     ],
 )
 def test_a_stopped_and_resumed_run_has_the_bits_of_one_that_never_stopped(

@@ -3,8 +3,9 @@ from dataclasses import FrozenInstanceError, fields, replace
 import pytest
 import torch
 from jaxtyping import TypeCheckError
+from torch import Tensor
 
-from lightning_rl.types import ActorOutput, Agent, Episodes, Policy, Rollout, TensorFields
+from lightning_rl.types import ActorOutput, Agent, Episodes, Policy, Recall, Rollout, TensorFields
 
 
 def rollout(num_steps: int = 5, num_envs: int = 3, num_actions: int = 7) -> Rollout:
@@ -15,7 +16,13 @@ def rollout(num_steps: int = 5, num_envs: int = 3, num_actions: int = 7) -> Roll
         behavior_logits=torch.randn(num_steps, num_envs, num_actions),
         behavior_values=torch.randn(num_steps, num_envs, 2),
         obs=torch.randint(256, (num_steps + 1, num_envs, 4, 6, 1), dtype=torch.uint8),
+        recall=Recall.nothing(num_envs),
     )
+
+
+def tensors_of(moved: Rollout) -> list[Tensor]:
+    values = [getattr(owner, field.name) for owner in (moved, moved.recall) for field in fields(owner)]
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 @pytest.mark.parametrize("name", ["actions", "rewards", "terminated", "behavior_logits", "behavior_values", "obs"])
@@ -39,9 +46,10 @@ def test_actor_outputs_of_different_numbers_of_environments_are_refused() -> Non
 
 
 def test_every_tensor_of_a_rollout_moves() -> None:
-    moved = rollout().to(torch.device("meta"))
+    moved = replace(rollout(), behavior_noise=torch.randn(5, 3, 2)).to(torch.device("meta"))
 
-    assert {getattr(moved, field.name).device.type for field in fields(moved)} == {"meta"}
+    assert {tensor.device.type for tensor in tensors_of(moved)} == {"meta"}
+    assert len(tensors_of(moved)) == 11
 
 
 def test_what_is_not_a_tensor_stays_as_it_is_when_moved() -> None:
@@ -64,7 +72,7 @@ def test_moving_keeps_the_numbers_and_the_class() -> None:
     moved: TensorFields = good.to(torch.device("cpu"))
 
     assert type(moved) is Rollout
-    assert all(torch.equal(getattr(moved, field.name), getattr(good, field.name)) for field in fields(good))
+    assert all(torch.equal(*pair) for pair in zip(tensors_of(moved), tensors_of(good), strict=True))
 
 
 def test_a_rollout_cannot_be_patched() -> None:

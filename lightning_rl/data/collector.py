@@ -1,12 +1,20 @@
 """The one owner of everything on the environments' side that must survive a restart."""
 
+from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import fields
+from sys import getrefcount
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_rl.types import Policy, ResumableVectorEnv, Rollout, State
+from lightning_rl.types import Policy, Recall, ResumableVectorEnv, Rollout, State
+
+_OWN_REFERENCES = 2  # the collector's, and the one that counting takes
 
 
 class Collector:
@@ -31,6 +39,8 @@ class Collector:
         self.env_steps = 0
         self.mean_raw_reward = 0.0
         self._obs, _ = env.reset()
+        self._recall = Recall.nothing(env.num_envs)
+        self._memory: NDArray[np.uint8] | None = None
         self._snapshot = self._env_state()
 
     @property
@@ -41,17 +51,19 @@ class Collector:
     @torch.no_grad()
     def collect(self, policy: Policy) -> Rollout:
         """Runs `policy` for `num_steps` steps, continuing the episodes that the last call left open."""
-        frames = torch.empty((self.num_steps + 1, *self._obs.shape), dtype=torch.uint8)
-        storage = frames.numpy()  # each frame is written once, into the rollout itself
+        storage = self._unused_memory()  # each frame is written once, into the rollout itself
         storage[0] = self._obs
         outputs, rewards, raw_rewards, ends = [], [], [], []
+        recall = self._recall
         for step in range(self.num_steps):
-            output = policy.act(self._obs, self.generator)
+            output = policy.act(self._obs, self.generator, recall=self._recall)
             self._obs, reward, terminated, truncated, info = self.env.step(output.actions.numpy())
             storage[step + 1] = self._obs
             outputs.append(output)
             rewards.append(reward)
             ends.append(terminated | truncated)  # a time limit ends an episode, as in the papers
+            if output.state is not None:  # who has no state recalls nothing
+                self._recall = output.recalled(reward, ends[-1])
             raw_rewards.append(info.get("raw_rewards", reward))
         self.env_steps += self.num_steps * self.num_envs
         self.mean_raw_reward = float(np.mean(raw_rewards, dtype=np.float64))
@@ -62,8 +74,20 @@ class Collector:
             terminated=torch.from_numpy(np.stack(ends)),
             behavior_logits=torch.stack([output.logits for output in outputs]),
             behavior_values=torch.stack([output.values for output in outputs]),
-            obs=frames,
+            obs=torch.from_numpy(storage),
+            recall=recall,
+            behavior_noise=_stacked([output.noise for output in outputs]),
         )
+
+    def _unused_memory(self) -> UInt8[NDArray[Any], "N B H W C"]:
+        """Memory for frames: the last rollout's, where no tensor holds that any more.
+
+        Hundreds of megabytes that are given back and asked for again would find their place taken by smaller things,
+        and every fresh page costs the kernel time.
+        """
+        if self._memory is None or getrefcount(self._memory) > _OWN_REFERENCES:
+            self._memory = np.empty((self.num_steps + 1, *self._obs.shape), dtype=np.uint8)
+        return self._memory
 
     def metrics(self) -> dict[str, float]:
         """Returns and lengths of recent episodes, in the units of the game, and the last rollout's mean raw reward."""
@@ -75,6 +99,7 @@ class Collector:
             "env": self.env.get_state(),
             "env_steps": self.env_steps,
             "mean_raw_reward": self.mean_raw_reward,
+            "recall": {field.name: getattr(self._recall, field.name).clone() for field in fields(self._recall)},
         }
 
     def state_dict(self) -> State:
@@ -92,6 +117,7 @@ class Collector:
         self.generator.set_state(state["generator"].cpu())
         self.mean_raw_reward = state["mean_raw_reward"]
         self.memory = deepcopy(state["memory"])
+        self._recall = Recall(**{name: tensor.clone() for name, tensor in state["recall"].items()})
         self._snapshot = self._env_state()
 
     def count_from(self, env_steps: int) -> None:
@@ -102,3 +128,8 @@ class Collector:
     def close(self) -> None:
         """Ends the games."""
         self.env.close()
+
+
+def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
+    known = [row for row in rows if row is not None]
+    return torch.stack(known) if known else None

@@ -10,7 +10,7 @@ from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset
 
-from lightning_rl.types import ActorOutput, Episodes, Policy, ResumableVectorEnv
+from lightning_rl.types import ActorOutput, Episodes, Policy, Recall, ResumableVectorEnv
 
 
 class UniformPolicy:
@@ -28,6 +28,7 @@ class UniformPolicy:
         obs: UInt8[NDArray[Any], "B H W C"],
         generator: torch.Generator,
         *,
+        recall: Recall | None = None,  # it has no memory
         greedy: bool = False,  # it has no preference
     ) -> ActorOutput:
         """Uniform actions."""
@@ -104,6 +105,7 @@ class EvaluationDataset(IterableDataset[Episodes]):
         finished = np.zeros(env.num_envs, dtype=np.int64)
         playing = np.ones(env.num_envs, dtype=bool)
         actions = np.zeros(env.num_envs, dtype=np.int64)
+        recall = Recall.nothing(env.num_envs)
         returns: list[float] = []
         lengths: list[int] = []
         complete: list[bool] = []
@@ -112,15 +114,19 @@ class EvaluationDataset(IterableDataset[Episodes]):
             if self._watcher is not None:
                 self._watcher(obs, playing)
             # environments that are done are stepped, since they step together, but nobody thinks about their frames
-            actions[playing] = self._policy.act(obs[playing], generator, greedy=self._greedy).actions.numpy()
-            obs, _, terminated, truncated, info = env.step(actions)
-            ended = (terminated | truncated) & playing
+            output = self._policy.act(obs[playing], generator, recall=recall, greedy=self._greedy)
+            actions[playing] = output.actions.numpy()
+            obs, rewards, terminated, truncated, info = env.step(actions)
+            ended = terminated | truncated
+            recall = output.recalled(rewards[playing], ended[playing])
+            ended &= playing
             returns += info["episode_return"][ended].tolist()
             lengths += info["episode_length"][ended].tolist()
             complete += info["level_complete"][ended].tolist() if "level_complete" in info else []
             finished += ended
             steps += env.num_envs
             if self._env_steps is None:
+                recall = recall.rows(torch.from_numpy((finished < self._episodes_per_env)[playing]))
                 playing = finished < self._episodes_per_env
             elif steps >= self._env_steps:
                 break

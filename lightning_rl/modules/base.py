@@ -8,14 +8,14 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float32, Int64, UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_rl.modules.micro_batches import MicroBatches, Part, accumulated, threads
-from lightning_rl.types import ActorOutput, Episodes, Source
+from lightning_rl.types import ActorOutput, Episodes, Recall, Source
 
 VALIDATION_KEYS = {"train_levels": "validation/train_levels_return", "full_distribution": "validation/return"}
 
@@ -35,6 +35,23 @@ class Objective(NamedTuple):
 
     losses: dict[str, Tensor]
     metrics: dict[str, Tensor]
+
+
+def chosen(logits: Float32[Tensor, "B A"], generator: torch.Generator, *, greedy: bool) -> Int64[Tensor, "B"]:
+    """The most likely actions, or samples of them that `generator` draws."""
+    if greedy:
+        return logits.argmax(-1)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
+
+
+def require(name: str, value: object, valid: bool, allowed: str) -> None:
+    """Refuses an argument of a module by its key in the config.
+
+    Raises:
+        ValueError: names what was found and what is allowed.
+    """
+    if not valid:
+        raise ValueError(f"model.{name} must be {allowed}, found {value}")
 
 
 class RLModule(LightningModule, ABC):
@@ -80,17 +97,18 @@ class RLModule(LightningModule, ABC):
         """Losses and metrics of a batch; all randomness (dropout) comes from `generator`."""
 
     def act(
-        self, obs: UInt8[NDArray[Any], "B H W C"], generator: torch.Generator, *, greedy: bool = False
+        self,
+        obs: UInt8[NDArray[Any], "B H W C"],
+        generator: torch.Generator,
+        *,
+        recall: Recall | None = None,  # for recurrent networks
+        greedy: bool = False,
     ) -> ActorOutput:
         """Runs the network under the trainer's precision, as learning will; samples on the CPU with `generator`."""
         with torch.no_grad(), self.precision():  # Lightning enters autocast around `training_step` only
             outputs = self.network(torch.from_numpy(obs).to(self.device))
         logits, values = (output.cpu() for output in outputs)
-        if greedy:
-            actions = logits.argmax(-1)
-        else:
-            actions = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
-        return ActorOutput(actions=actions, logits=logits, values=values)
+        return ActorOutput(actions=chosen(logits, generator, greedy=greedy), logits=logits, values=values)
 
     def in_parts(
         self, function: Callable[[Tensor], tuple[Tensor, ...]], obs: UInt8[Tensor, "N H W C"], *, size: int
@@ -120,7 +138,8 @@ class RLModule(LightningModule, ABC):
         parts = [batch] if self.micro_batches is None else batch.split(self.micro_batches.size)
         shares = [len(part) / len(batch) for part in parts]
         seeds = torch.randint(2**62, (len(parts),)).tolist()
-        jobs = [partial(self._part, *job) for job in zip(parts, shares, seeds, strict=True)]
+        weights = self.weights(batch)
+        jobs = [partial(self._part, *job, weights) for job in zip(parts, shares, seeds, strict=True)]
         if self.micro_batches is None:
             loss, logged = jobs[0]()
         else:
@@ -130,12 +149,16 @@ class RLModule(LightningModule, ABC):
         self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch))
         return loss
 
-    def _part(self, batch: Batch, share: float, seed: int) -> Part:
+    def weights(self, batch: Any) -> dict[str, float]:
+        """The factor on each loss of a minibatch."""
+        return self.loss_weights
+
+    def _part(self, batch: Batch, share: float, seed: int, weights: dict[str, float]) -> Part:
         with torch.enable_grad(), self.precision():  # both are thread-local
             losses, metrics = self.objective(batch, torch.Generator(self.device).manual_seed(seed))
-        if losses.keys() != self.loss_weights.keys():
-            raise RuntimeError(f"losses {sorted(losses)} and their weights {sorted(self.loss_weights)} do not match")
-        total = torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
+        if losses.keys() != weights.keys():
+            raise RuntimeError(f"losses {sorted(losses)} and their weights {sorted(weights)} do not match")
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         logged = {f"loss/{name}": loss.detach() for name, loss in losses.items()} | metrics
         return Part(total * share, {key: value * share for key, value in logged.items()})
 
@@ -150,11 +173,14 @@ class RLModule(LightningModule, ABC):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,  # Lightning's signature
     ) -> None:
-        """Clips each parameter group by itself, so that one network's gradients never shrink another's step."""
+        """Clips each parameter group by itself, so that one network's gradients never shrink another's step.
+
+        A group's own `max_grad_norm` goes before the module's.
+        """
         if gradient_clip_val is not None:
             raise ValueError("trainer.gradient_clip_val must be null: model.max_grad_norm clips each parameter group")
         for group in optimizer.param_groups:
-            nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm)
+            nn.utils.clip_grad_norm_(group["params"], group.get("max_grad_norm", self.max_grad_norm))
 
     def validation_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
         """Keeps the mean return of one level set."""

@@ -14,7 +14,7 @@ from lightning_rl.losses.distill import absolute_prediction_error, prediction_er
 from lightning_rl.losses.policy import approx_kl, clip_fraction, clipped_surrogate_loss, entropy, log_probs_of
 from lightning_rl.losses.returns import discounts_from, forward_discounted_sums, generalized_advantages, normalized
 from lightning_rl.losses.value import clipped_value_loss, squared_value_loss
-from lightning_rl.modules.base import Objective, RLModule
+from lightning_rl.modules.base import Objective, RLModule, require
 from lightning_rl.modules.micro_batches import MicroBatches
 from lightning_rl.moments import Moments
 from lightning_rl.networks.actor_critic import DistillationNetwork, three_stack_actor_critic, two_stack_actor_critic
@@ -62,17 +62,12 @@ class Distillation:
     intrinsic_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _require("distillation.learning_rate", self.learning_rate, self.learning_rate > 0, "positive")
-        _require("distillation.num_outputs", self.num_outputs, self.num_outputs >= 1, "at least 1")
-        _require("distillation.dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
-        _require("distillation.gamma", self.gamma, 0 <= self.gamma <= 1, "in [0, 1]")
-        _require("distillation.scale", self.scale, self.scale > 0, "positive")
-        _require("distillation.max_reward", self.max_reward, self.max_reward > 0, "positive")
-
-
-def _require(name: str, value: object, valid: bool, allowed: str) -> None:
-    if not valid:
-        raise ValueError(f"model.{name} must be {allowed}, found {value}")
+        require("distillation.learning_rate", self.learning_rate, self.learning_rate > 0, "positive")
+        require("distillation.num_outputs", self.num_outputs, self.num_outputs >= 1, "at least 1")
+        require("distillation.dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
+        require("distillation.gamma", self.gamma, 0 <= self.gamma <= 1, "in [0, 1]")
+        require("distillation.scale", self.scale, self.scale > 0, "positive")
+        require("distillation.max_reward", self.max_reward, self.max_reward > 0, "positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,14 +235,14 @@ class PPODistillModule(RLModule):
         greedy: bool = False,
     ) -> None:
         super().__init__(micro_batches=micro_batches, max_grad_norm=max_grad_norm, greedy=greedy)
-        _require("gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
-        _require("lambda_", lambda_, 0 <= lambda_ <= 1, "in [0, 1]")
-        _require("epsilon", epsilon, epsilon > 0, "positive")
-        _require("value_epsilon", value_epsilon, value_epsilon is None or value_epsilon > 0, "positive or null")
-        _require("dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
-        _require("epochs", epochs, epochs >= 1, "at least 1")
-        _require("learning_rate", learning_rate, learning_rate > 0, "positive")
-        _require("max_grad_norm", max_grad_norm, max_grad_norm > 0, "positive")
+        require("gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
+        require("lambda_", lambda_, 0 <= lambda_ <= 1, "in [0, 1]")
+        require("epsilon", epsilon, epsilon > 0, "positive")
+        require("value_epsilon", value_epsilon, value_epsilon is None or value_epsilon > 0, "positive or null")
+        require("dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
+        require("epochs", epochs, epochs >= 1, "at least 1")
+        require("learning_rate", learning_rate, learning_rate > 0, "positive")
+        require("max_grad_norm", max_grad_norm, max_grad_norm > 0, "positive")
         self.distillation = distillation
         self.gamma = gamma
         self.lambda_ = lambda_
@@ -291,15 +286,20 @@ class PPODistillModule(RLModule):
     def batches(self, source: Source) -> Iterator[PPOBatch]:
         """One rollout, its advantages and returns, then shuffled minibatches of it."""
         trajectories = self.trajectories(source.collect(self).to(self.device), source.memory)
-        for indices in shuffled(
-            trajectories.actions.numel(),
-            epochs=self.epochs,
-            minibatch_size=self.minibatch_size,
-            generator=source.generator,
-        ):
+        order = list(
+            shuffled(
+                trajectories.actions.numel(),
+                epochs=self.epochs,
+                minibatch_size=self.minibatch_size,
+                generator=source.generator,
+            )
+        )
+        for number, indices in enumerate(order, start=1):
             batch = trajectories.minibatch(indices.to(self.device))
             if self.normalize_advantages == "minibatch":
                 batch = replace(batch, advantages=normalized(batch.advantages))
+            if number == len(order):
+                del trajectories  # Lightning asks for no more, and would hold the rollout while the next is collected
             yield batch
 
     @torch.no_grad()

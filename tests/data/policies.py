@@ -19,7 +19,9 @@ class PixelPolicy:
         self.num_actions = num_actions
         self.seen: list[list[int]] = []
 
-    def act(self, obs: NDArray[Any], generator: torch.Generator, *, greedy: bool = False) -> ActorOutput:
+    def act(
+        self, obs: NDArray[Any], generator: torch.Generator, *, recall: Any = None, greedy: bool = False
+    ) -> ActorOutput:
         pixels = torch.from_numpy(obs[:, 0, 0, 0]).float()
         self.seen.append(obs[:, 0, 0, 0].tolist())
         actions = torch.randint(self.num_actions, (len(obs),), generator=generator)

@@ -1,3 +1,4 @@
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from lightning_rl.data.collector import Collector
 from lightning_rl.envs.normalize import ReturnScaling
 from lightning_rl.envs.statistics import EpisodeStatistics
-from lightning_rl.types import ActorOutput, Rollout
+from lightning_rl.types import ActorOutput, Recall, Rollout
 from tests.data.policies import PixelPolicy
 from tests.toys import CountingVectorEnv, IdentityVectorEnv
 
@@ -76,7 +77,9 @@ class InterruptedPolicy(PixelPolicy):
         self.collector = collector
         self.states: list[Any] = []
 
-    def act(self, obs: NDArray[Any], generator: torch.Generator, *, greedy: bool = False) -> ActorOutput:
+    def act(
+        self, obs: NDArray[Any], generator: torch.Generator, *, recall: Any = None, greedy: bool = False
+    ) -> ActorOutput:
         self.states.append(self.collector.state_dict())
         return super().act(obs, generator, greedy=greedy)
 
@@ -84,7 +87,9 @@ class InterruptedPolicy(PixelPolicy):
 class GradientPolicy(PixelPolicy):
     """Its logits are of a parameter that wants a gradient."""
 
-    def act(self, obs: NDArray[Any], generator: torch.Generator, *, greedy: bool = False) -> ActorOutput:
+    def act(
+        self, obs: NDArray[Any], generator: torch.Generator, *, recall: Any = None, greedy: bool = False
+    ) -> ActorOutput:
         output = super().act(obs, generator, greedy=greedy)
         return ActorOutput(
             actions=output.actions, logits=output.logits * torch.ones(1, requires_grad=True), values=output.values
@@ -158,6 +163,85 @@ def test_a_rollout_outlives_the_arrays_of_the_environment() -> None:
 
     assert first.obs[:, 0, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
     assert second.obs[:, 0, 0, 0, 0].tolist() == [1, 2, 0, 1, 2, 0, 1, 2]
+
+
+def test_a_rollout_that_nobody_holds_gives_its_memory_to_the_next() -> None:
+    collector = collector_of(counting())
+    first = collector.collect(policy())
+    frame = first.obs[3]
+    place, copy = first.obs.data_ptr(), frame.clone()
+
+    del first
+    second = collector.collect(policy())
+    assert second.obs.data_ptr() != place  # one frame of it is held
+    assert torch.equal(frame, copy)
+    place = second.obs.data_ptr()
+
+    del second
+    assert collector.collect(policy()).obs.data_ptr() == place
+
+
+class Reciting(PixelPolicy):
+    """Its state counts its steps; it remembers what it was told to recall."""
+
+    def __init__(self) -> None:
+        super().__init__(NUM_ACTIONS)
+        self.told: list[Recall] = []
+
+    def act(
+        self, obs: NDArray[Any], generator: torch.Generator, *, recall: Any = None, greedy: bool = False
+    ) -> ActorOutput:
+        self.told.append(recall)
+        state = torch.full((NUM_ENVS, 1), float(len(self.told)))
+        noise = torch.full((NUM_ENVS, 2), float(-len(self.told)))
+        return replace(super().act(obs, generator, greedy=greedy), state=state, noise=noise)
+
+
+def test_a_recurrent_policy_is_told_what_it_did_and_what_came_of_it() -> None:
+    reciting = Reciting()
+    collector = collector_of(counting())
+
+    first, second = collector.collect(reciting), collector.collect(reciting)
+
+    told = reciting.told
+    assert told[0].starts.all()
+    assert told[0].state.shape == (NUM_ENVS, 0)
+    actions, rewards, ends = (
+        torch.cat([getattr(r, k) for r in (first, second)]) for k in ("actions", "rewards", "terminated")
+    )
+    assert ends.any()
+    for step, recall in enumerate(told[1:]):
+        assert torch.equal(recall.previous_actions, actions[step])
+        assert torch.equal(recall.previous_rewards, rewards[step])
+        assert torch.equal(recall.starts, ends[step])
+        assert recall.state.tolist() == [[step + 1.0]] * NUM_ENVS
+    assert first.recall is told[0]
+    assert torch.equal(second.recall.state, told[NUM_STEPS].state)
+    assert first.behavior_noise is not None
+    assert first.behavior_noise[:, 0, 0].tolist() == [-1.0 - step for step in range(NUM_STEPS)]
+
+
+def test_what_is_to_be_recalled_survives_a_restart(tmp_path: Path) -> None:
+    collector, reciting = collector_of(counting()), Reciting()
+    collector.collect(reciting)
+    saved = saved_and_loaded(collector, tmp_path)
+    collector.collect(reciting)
+
+    other, fresh = collector_of(counting(), seed=7), Reciting()
+    other.load_state_dict(saved)
+    other.collect(fresh)
+
+    expected = reciting.told[NUM_STEPS]
+    assert all(torch.equal(getattr(fresh.told[0], f.name), getattr(expected, f.name)) for f in fields(Recall))
+
+
+def test_a_policy_without_a_state_draws_no_noise_and_recalls_nothing() -> None:
+    collector = collector_of(counting())
+
+    rollouts = [collector.collect(policy()) for _ in range(2)]
+
+    assert [rollout.behavior_noise for rollout in rollouts] == [None, None]
+    assert rollouts[1].recall.starts.all()
 
 
 def test_running_out_of_time_counts_as_an_end() -> None:

@@ -37,7 +37,9 @@ class Arena:
 
 
 class FailingPolicy(PixelPolicy):
-    def act(self, obs: NDArray[Any], generator: torch.Generator, *, greedy: bool = False) -> ActorOutput:
+    def act(
+        self, obs: NDArray[Any], generator: torch.Generator, *, recall: Any = None, greedy: bool = False
+    ) -> ActorOutput:
         raise ArithmeticError("no action")
 
 

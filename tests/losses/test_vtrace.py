@@ -8,13 +8,13 @@ from torch import Tensor
 from lightning_rl.losses.returns import discounts_from, generalized_advantages
 from lightning_rl.losses.vtrace import vtrace
 from tests import reference
-from tests.losses.compare import Array, assert_matches, rounded, tensor
+from tests.losses.compare import assert_matches, rounded, tensor
 
 GAMMA = 0.9
 NUM_ENVS = 3
 
 
-def draw(num_steps: int, seed: int = 0) -> dict[str, Array]:
+def draw(num_steps: int, seed: int = 0) -> dict[str, Any]:
     """Steps of another policy than the one that learns; one environment ends an episode inside."""
     generator = np.random.default_rng(seed)
     shape = (num_steps, NUM_ENVS)
@@ -30,7 +30,7 @@ def draw(num_steps: int, seed: int = 0) -> dict[str, Array]:
     }
 
 
-def inputs(world: dict[str, Array]) -> dict[str, Any]:
+def inputs(world: dict[str, Any]) -> dict[str, Any]:
     log_rhos = np.log(world["probabilities"] / world["behavior_probabilities"])
     return {k: tensor(v) for k, v in world.items() if "probabilities" not in k} | {"log_rhos": tensor(log_rhos)}
 
@@ -39,7 +39,7 @@ def inputs(world: dict[str, Array]) -> dict[str, Any]:
 @pytest.mark.parametrize("num_steps", [1, 5, 11])
 def test_targets_and_advantages_match_their_definition(num_steps: int, clips: tuple[float, float, float]) -> None:
     world = draw(num_steps)
-    bounds = dict(zip(("max_rho", "max_c", "max_pg_rho"), clips, strict=True))
+    bounds: dict[str, Any] = dict(zip(("max_rho", "max_c", "max_pg_rho"), clips, strict=True))
 
     found = vtrace(**inputs(world), **bounds)
 

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 
 from lightning_rl.data.collector import Collector
 from lightning_rl.modules.ppo_distill import Distillation, PPOBatch, PPODistillModule
-from lightning_rl.types import ResumableVectorEnv, Rollout
+from lightning_rl.types import Recall, ResumableVectorEnv, Rollout
 
 OBS_SHAPE = (16, 16, 3)
 NUM_STEPS, NUM_ENVS, NUM_ACTIONS = 5, 3, 7
@@ -43,6 +43,7 @@ def draw_rollout(num_critics: int, *, seed: int = 0, num_steps: int = NUM_STEPS)
         behavior_logits=torch.from_numpy(generator.normal(size=(*shape, NUM_ACTIONS))).float(),
         behavior_values=torch.from_numpy(generator.normal(size=(*shape, num_critics))).float(),
         obs=torch.from_numpy(draw_frames(num_steps + 1, NUM_ENVS, seed=seed)),
+        recall=Recall.nothing(NUM_ENVS),
     )
 
 

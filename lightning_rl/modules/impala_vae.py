@@ -1,0 +1,387 @@
+"""IMPALA with a variational autoencoder whose code the policy sees, and IMPALA alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_rl.losses.policy import entropy, log_probs_of
+from lightning_rl.losses.returns import discounts_from
+from lightning_rl.losses.surprise import Visited, surprise_minimising_rewards
+from lightning_rl.losses.vae import gaussian_image_nll, gaussian_kl, image_nll, sampled_kl
+from lightning_rl.losses.value import squared_value_loss
+from lightning_rl.losses.vtrace import vtrace
+from lightning_rl.modules.base import Objective, RLModule, chosen, require
+from lightning_rl.modules.micro_batches import MicroBatches
+from lightning_rl.networks.recurrent import RecurrentActorCritic
+from lightning_rl.networks.vae import VAE, Code, Images
+from lightning_rl.types import ActorOutput, Recall, Rollout, Source, TensorFields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autoencoding:
+    """The autoencoder, how it learns, and what of it the policy sees.
+
+    The paper states the layers and the 64 latent dimensions; learning rate, β, update interval and the form of the
+    divergence are not stated, and are the tutorial's here.
+
+    Args:
+        latent_size: length of the code.
+        images: `binary`, greyscale above one half (the paper), or `rgb`, which keeps what that deletes.
+        deviation: of the normal likelihood of `rgb` images, whose values are 0 to 1.
+        feed: the policy sees a `sample` of the code (the paper) or its `mean`. The noise of the sample is kept with the
+            rollout, so that equal weights give equal log-probabilities.
+        joint_gradient: the policy's loss also trains the encoder; in the paper the two are updated independently.
+        learning_rate: Adam's, for the autoencoder.
+        beta: factor on the divergence.
+        kl: `sampled` estimates the divergence at the sample (the tutorial), `analytic` computes it.
+        update_interval: learner updates from one update of the autoencoder to the next.
+        max_grad_norm: bound on the norm of the autoencoder's gradient.
+
+    Raises:
+        ValueError: a value outside its range.
+
+    Reference:
+        Xu & Kaneko, section 3 and figure 2; TensorFlow's tutorial "Convolutional Variational Autoencoder"
+    """
+
+    latent_size: int = 64
+    images: Images = "binary"
+    deviation: float = 0.1
+    feed: Literal["sample", "mean"] = "sample"
+    joint_gradient: bool = False
+    learning_rate: float = 1e-4
+    beta: float = 1.0
+    kl: Literal["sampled", "analytic"] = "sampled"
+    update_interval: int = 1
+    max_grad_norm: float = 1000.0
+
+    def __post_init__(self) -> None:
+        for name in ("latent_size", "update_interval"):
+            require(f"vae.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("deviation", "learning_rate", "max_grad_norm"):
+            require(f"vae.{name}", getattr(self, name), getattr(self, name) > 0, "positive")
+        require("vae.beta", self.beta, self.beta >= 0, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurpriseMinimising:
+    """A reward for states that were likely, judged by the code of the episode's states so far.
+
+    Args:
+        weight: factor on the log-density, which is added to the clipped reward of the game.
+        min_deviation: floor on the deviations of the distribution that is fitted to the states.
+
+    Raises:
+        ValueError: a value outside its range.
+
+    Reference:
+        Xu & Kaneko, section 5, as future work; Berseth et al. 2021, SMiRL, https://arxiv.org/abs/1912.05510
+    """
+
+    weight: float = 1e-3
+    min_deviation: float = 0.1
+
+    def __post_init__(self) -> None:
+        require("surprise.min_deviation", self.min_deviation, self.min_deviation > 0, "positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unrolls(TensorFields):
+    """`T` steps of `B` environments to learn from; `obs[T]` is there to bootstrap from. See `Rollout`.
+
+    `rewards` is what V-trace sums: clipped, and with the surprise-minimising reward where there is one; `env_rewards`
+    is what the environment gave, and the network hears.
+    """
+
+    actions: Int64[Tensor, "T B"]
+    obs: UInt8[Tensor, "T+1 B H W C"]
+    rewards: Float32[Tensor, "T B"]
+    env_rewards: Float32[Tensor, "T B"]
+    terminated: Bool[Tensor, "T B"]
+    behavior_logits: Float32[Tensor, "T B A"]
+    recall: Recall
+    noise: Float32[Tensor, "T+1 B Z"] | None
+    surprise_rewards: Float32[Tensor, "T B"] | None
+
+    def __len__(self) -> int:
+        return self.actions.shape[1]
+
+    def split(self, size: int) -> Sequence["Unrolls"]:
+        """The same unrolls in even parts of at most `size` frames, but of one unroll at least."""
+        num_parts = -(-len(self) // max(1, size // len(self.obs)))
+        width = -(-len(self) // num_parts)
+        return [self._columns(slice(start, start + width)) for start in range(0, len(self), width)]
+
+    def _columns(self, columns: slice) -> "Unrolls":
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors: dict[str, Any] = {key: value[:, columns] for key, value in values.items() if isinstance(value, Tensor)}
+        recall = {field.name: getattr(self.recall, field.name)[columns] for field in fields(Recall)}
+        return replace(self, **tensors, recall=Recall(**recall))
+
+
+class ImpalaVAEModule(RLModule):
+    """Importance-weighted actor-learner with a jointly trained autoencoder; `vae: null` is IMPALA alone.
+
+    The losses of policy, value and entropy are summed over the batch, as in the source, and not averaged: learning rate
+    and the bound on the gradient's norm are sizes of such sums. What is logged are means.
+
+    Args:
+        num_actions: actions of the environment.
+        obs_shape: height, width and channels of its frames.
+        vae: the autoencoder; null for IMPALA alone.
+        surprise: the surprise-minimising reward; null for none. Needs `vae`.
+        gamma: γ, discount per env step.
+        max_rho: ρ̄ of V-trace; null for none.
+        max_c: c̄ of V-trace.
+        max_pg_rho: ρ̄ of the policy's gradient; null for none.
+        max_abs_reward: bound on the game's rewards while learning; null for none.
+        value_weight: factor on the value loss.
+        entropy_weight: factor on the entropy bonus.
+        learning_rate: Adam's, for policy and critic.
+        adam_epsilon: Adam's ε.
+        max_grad_norm: bound on the norm of the gradient of policy and critic, summed over the batch.
+        micro_batches: cut the batch into cache-sized parts (CPU); null computes it at once (GPU).
+        greedy: take the most likely action, and the mean of the code, in `validate`, `test` and `predict`.
+
+    Raises:
+        ValueError: a value outside its range.
+
+    Reference:
+        Espeholt et al. 2018, IMPALA, https://arxiv.org/abs/1802.01561 and deepmind/scalable_agent; Xu & Kaneko,
+        Combining reinforcement learning and VAE to improve generalization in Procgen Benchmark, table A-1
+    """
+
+    network: RecurrentActorCritic
+    vae: VAE
+
+    def __init__(
+        self,
+        *,
+        num_actions: int = 15,
+        obs_shape: tuple[int, int, int] = (64, 64, 3),
+        vae: Autoencoding | None = None,
+        surprise: SurpriseMinimising | None = None,
+        gamma: float = 0.99,
+        max_rho: float | None = 1.0,
+        max_c: float = 1.0,
+        max_pg_rho: float | None = 1.0,
+        max_abs_reward: float | None = 1.0,
+        value_weight: float = 0.5,
+        entropy_weight: float = 0.01,
+        learning_rate: float = 1e-5,
+        adam_epsilon: float = 1e-8,
+        max_grad_norm: float = 100.0,
+        micro_batches: MicroBatches | None = None,
+        greedy: bool = False,
+    ) -> None:
+        super().__init__(micro_batches=micro_batches, max_grad_norm=max_grad_norm, greedy=greedy)
+        require("gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
+        bounds = {"max_rho": max_rho, "max_c": max_c, "max_pg_rho": max_pg_rho, "max_abs_reward": max_abs_reward}
+        for name, bound in bounds.items():
+            require(name, bound, bound is None or bound > 0, "positive or null")
+        for name, value in (("learning_rate", learning_rate), ("max_grad_norm", max_grad_norm)):
+            require(name, value, value > 0, "positive")
+        require("surprise", surprise, surprise is None or vae is not None, "null where vae is null")
+        self.autoencoding = vae
+        self.surprise = surprise
+        self.gamma = gamma
+        self.max_rho = max_rho
+        self.max_c = max_c
+        self.max_pg_rho = max_pg_rho
+        self.max_abs_reward = max_abs_reward
+        self.learning_rate = learning_rate
+        self.adam_epsilon = adam_epsilon
+        self.network = RecurrentActorCritic(obs_shape, num_actions, latent_size=0 if vae is None else vae.latent_size)
+        self.loss_weights = {"policy": 1.0, "value": value_weight, "entropy": entropy_weight}
+        if vae is not None:
+            self.vae = VAE(obs_shape, latent_size=vae.latent_size, images=vae.images)
+
+    @classmethod
+    def method(cls, init_args: dict[str, Any]) -> str:
+        """`impala_vae`, `impala_vae_sm` with the surprise-minimising reward, or `impala` without autoencoder."""
+        if init_args.get("vae") is None:
+            return "impala"
+        return "impala_vae" if init_args.get("surprise") is None else "impala_vae_sm"
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam with one parameter group for the agent and one for the autoencoder."""
+        groups: list[dict[str, Any]] = [{"params": self.network.parameters(), "lr": self.learning_rate}]
+        if self.autoencoding is not None:
+            own = {"lr": self.autoencoding.learning_rate, "max_grad_norm": self.autoencoding.max_grad_norm}
+            groups.append({"params": self.vae.parameters(), **own})
+        return torch.optim.Adam(groups, eps=self.adam_epsilon)
+
+    def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
+        """One: an unroll of each environment."""
+        return 1
+
+    def batches(self, source: Source) -> Iterator[Unrolls]:
+        """One unroll of each environment, learned from once."""
+        rollout = source.collect(self)
+        noise = rollout.behavior_noise
+        if noise is not None:  # the last frame was not acted on yet, and drew none
+            noise = torch.cat([noise, torch.randn(noise[:1].shape, generator=source.generator)]).to(self.device)
+        rollout = rollout.to(self.device)
+        task = rollout.rewards
+        if self.max_abs_reward is not None:
+            task = task.clamp(-self.max_abs_reward, self.max_abs_reward)
+        surprise = self._surprise_rewards(rollout, source.memory)
+        yield Unrolls(
+            obs=rollout.obs,
+            actions=rollout.actions,
+            rewards=task if surprise is None else task + surprise,
+            env_rewards=rollout.rewards,
+            terminated=rollout.terminated,
+            behavior_logits=rollout.behavior_logits,
+            recall=rollout.recall,
+            noise=noise,
+            surprise_rewards=surprise,
+        )
+
+    def _surprise_rewards(self, rollout: Rollout, memory: dict[str, Tensor]) -> Float32[Tensor, "T B"] | None:
+        if self.surprise is None:
+            return None
+        (means,) = self.in_parts(lambda part: (self._code(part).mean,), rollout.obs.flatten(0, 1), size=256)
+        means = means.unflatten(0, rollout.obs.shape[:2]).cpu()
+        names = {field.name: f"visited_{field.name}" for field in fields(Visited)}
+        if "visited_counts" not in memory:
+            memory |= {key: getattr(Visited.only(means[0]), name) for name, key in names.items()}
+        visited = Visited(**{name: memory[key] for name, key in names.items()})
+        rewards, visited = surprise_minimising_rewards(
+            means[1:], rollout.terminated.cpu(), visited, min_deviation=self.surprise.min_deviation
+        )
+        memory |= {key: getattr(visited, name) for name, key in names.items()}
+        return self.surprise.weight * rewards.to(self.device)
+
+    def _code(self, obs: UInt8[Tensor, "N H W C"]) -> Code:
+        code: Code = self.vae.encode(self.vae.images(obs))
+        return code
+
+    def act(
+        self,
+        obs: UInt8[NDArray[Any], "B H W C"],
+        generator: torch.Generator,
+        *,
+        recall: Recall | None = None,
+        greedy: bool = False,
+    ) -> ActorOutput:
+        """One step of the network under the trainer's precision; all noise is drawn on the CPU with `generator`."""
+        num_envs = len(obs)
+        known = (Recall.nothing(num_envs) if recall is None else recall).to(self.device)
+        frames, noise = torch.from_numpy(obs).to(self.device), self._noise(num_envs, generator, greedy=greedy)
+        with torch.no_grad(), self.precision():
+            logits, values, state = self.network(
+                frames[None],
+                self._latents(frames, None if noise is None else noise.to(self.device))[None],
+                known.previous_actions[None],
+                known.previous_rewards[None],
+                known.starts[None],
+                known.state,
+            )
+        logits = logits[0].cpu()
+        actions = chosen(logits, generator, greedy=greedy)
+        return ActorOutput(
+            actions=actions, logits=logits, values=values[0, :, None].cpu(), state=state.cpu(), noise=noise
+        )
+
+    def _noise(self, num_envs: int, generator: torch.Generator, *, greedy: bool) -> Float32[Tensor, "B Z"] | None:
+        if self.autoencoding is None or self.autoencoding.feed == "mean" or greedy:
+            return None
+        return torch.randn(num_envs, self.autoencoding.latent_size, generator=generator)
+
+    def _latents(self, frames: UInt8[Tensor, "N H W C"], noise: Float32[Tensor, "N Z"] | None) -> Float[Tensor, "N Z"]:
+        if self.autoencoding is None:
+            return torch.zeros(len(frames), 0, device=frames.device)
+        code = self._code(frames)
+        return code.mean if noise is None else code.at(noise)
+
+    def weights(self, batch: Unrolls) -> dict[str, float]:
+        """Means times the number of transitions are the source's sums; the autoencoder's loss stays a mean."""
+        weights = {name: weight * batch.actions.numel() for name, weight in self.loss_weights.items()}
+        return weights if self.autoencoding is None else {**weights, "vae": 1.0}
+
+    def objective(self, batch: Unrolls, generator: torch.Generator) -> Objective:
+        """Means over the steps: policy, value and entropy losses; with an autoencoder its loss, a mean over frames."""
+        losses: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
+        shape = batch.obs.shape[:2]
+        latents = torch.zeros(*shape, 0, device=batch.obs.device)
+        if self.autoencoding is not None:
+            latents, negative_elbo, metrics = self._autoencoded(batch, generator)
+            losses["vae"] = negative_elbo
+            latents = latents.unflatten(0, shape)
+        recall = batch.recall
+        logits, values, _ = self.network(
+            batch.obs,
+            latents,
+            torch.cat([recall.previous_actions[None], batch.actions]),
+            torch.cat([recall.previous_rewards[None], batch.env_rewards]),
+            torch.cat([recall.starts[None], batch.terminated]),
+            recall.state,
+        )
+        logits = logits[:-1]
+        log_probs = log_probs_of(batch.actions, logits)
+        log_rhos = log_probs.detach() - log_probs_of(batch.actions, batch.behavior_logits)
+        targets, advantages = vtrace(
+            rewards=batch.rewards,
+            discounts=discounts_from(batch.terminated, self.gamma),
+            log_rhos=log_rhos,
+            values=values[:-1],
+            next_values=values[1:],
+            max_rho=self.max_rho,
+            max_c=self.max_c,
+            max_pg_rho=self.max_pg_rho,
+        )
+        entropies = entropy(logits)
+        losses |= {
+            "policy": -(log_probs * advantages).mean(),
+            "value": squared_value_loss(values[:-1], targets).mean(),
+            "entropy": -entropies.mean(),
+        }
+        rhos = log_rhos.exp()
+        metrics |= {
+            "policy/entropy": entropies.detach().mean(),
+            "vtrace/rho_mean": rhos.mean(),
+            "vtrace/clipped_fraction": (rhos > (self.max_rho or torch.inf)).float().mean(),
+        }
+        if batch.surprise_rewards is not None:
+            metrics["intrinsic/reward"] = batch.surprise_rewards.mean()
+        return Objective(losses, metrics)
+
+    def _autoencoded(
+        self, batch: Unrolls, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "N Z"], Tensor, dict[str, Tensor]]:
+        """What the policy sees, the autoencoder's loss and its parts."""
+        options = self.autoencoding
+        assert options is not None
+        images = self.vae.images(batch.obs.flatten(0, 1))
+        learns = self.global_step % options.update_interval == 0
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (learns or options.joint_gradient)):
+            code = self.vae.encode(images)
+            noise = torch.randn(code.mean.shape, generator=generator, device=images.device)
+            sample = code.at(noise if batch.noise is None else batch.noise.flatten(0, 1))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
+            decoded = self.vae.decode(sample)
+            if options.images == "binary":
+                reconstruction = image_nll(decoded, images).mean()
+            else:
+                reconstruction = gaussian_image_nll(decoded, images, options.deviation).mean()
+            if options.kl == "sampled":
+                divergence = sampled_kl(sample, code.mean, code.log_variance).mean()
+            else:
+                divergence = gaussian_kl(code.mean, code.log_variance).mean()
+            loss = reconstruction + options.beta * divergence
+        seen = sample if options.feed == "sample" else code.mean
+        flat = images.flatten(1)
+        metrics = {
+            "vae/negative_elbo": (reconstruction + divergence).detach(),
+            "vae/reconstruction": reconstruction.detach(),
+            "vae/kl": divergence.detach(),
+            "vae/constant_frames": (flat == flat[:, :1]).all(1).float().mean(),
+        }
+        return seen if options.joint_gradient else seen.detach(), loss if learns else loss.detach(), metrics

@@ -1,0 +1,473 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_rl.data.collector import Collector
+from lightning_rl.data.evaluation import EvaluationDataset
+from lightning_rl.envs.statistics import EpisodeStatistics
+from lightning_rl.losses.policy import log_probs_of
+from lightning_rl.modules.base import Objective
+from lightning_rl.modules.impala_vae import Autoencoding, ImpalaVAEModule, SurpriseMinimising, Unrolls
+from lightning_rl.modules.micro_batches import MicroBatches
+from lightning_rl.types import Recall
+from tests import reference
+from tests.modules.worlds import (
+    NUM_ACTIONS,
+    NUM_ENVS,
+    NUM_STEPS,
+    OBS_SHAPE,
+    Batches,
+    OnGradients,
+    draw_frames,
+    draw_rollout,
+    fit,
+    generator,
+    make_collector,
+)
+from tests.toys import CountingVectorEnv
+
+LATENT = 11
+
+
+def make_impala(**options: Any) -> ImpalaVAEModule:
+    """Whose policy is far from uniform, so that what changes its logits shows."""
+    torch.manual_seed(0)
+    module = ImpalaVAEModule(num_actions=NUM_ACTIONS, obs_shape=OBS_SHAPE, **options)
+    module.network.actor.weight.data.mul_(300)
+    return module
+
+
+def make_impala_vae(*, vae: dict[str, Any] | None = None, **options: Any) -> ImpalaVAEModule:
+    return make_impala(vae=Autoencoding(latent_size=LATENT, **(vae or {})), **options)
+
+
+KINDS = {
+    "impala": make_impala,
+    "sample": make_impala_vae,
+    "mean": lambda **options: make_impala_vae(vae={"feed": "mean"}, **options),
+}
+
+
+def world() -> CountingVectorEnv:
+    """Episodes end inside a rollout of five steps, and some go on into the next one."""
+    return CountingVectorEnv(NUM_ENVS, [2, 3, 7], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
+
+
+def collected(module: ImpalaVAEModule, collector: Collector) -> Unrolls:
+    (batch,) = module.batches(collector)
+    return batch
+
+
+def drawn(module: ImpalaVAEModule, *, seed: int = 0, num_steps: int = NUM_STEPS) -> Unrolls:
+    """Of another policy, with rewards of both signs."""
+    rollout = draw_rollout(1, seed=seed, num_steps=num_steps)
+    recall = Recall(
+        previous_actions=torch.arange(NUM_ENVS),
+        previous_rewards=torch.tensor([0.5, -3.0, 0.0]),
+        starts=torch.tensor([False, True, False]),
+        state=torch.randn(NUM_ENVS, 512, generator=generator(seed)),
+    )
+    noise = torch.randn(num_steps + 1, NUM_ENVS, LATENT, generator=generator(seed + 1))
+    return Unrolls(
+        obs=rollout.obs,
+        actions=rollout.actions,
+        rewards=rollout.rewards.clamp(-1, 1),
+        env_rewards=rollout.rewards,
+        terminated=rollout.terminated,
+        behavior_logits=rollout.behavior_logits,
+        recall=recall,
+        noise=None if module.autoencoding is None or module.autoencoding.feed == "mean" else noise,
+        surprise_rewards=None,
+    )
+
+
+def outputs(module: ImpalaVAEModule, batch: Unrolls) -> tuple[Tensor, Tensor]:
+    """Logits and values of the batch's frames, stepped one by one as the definition has it."""
+    recall, logits, values = batch.recall, [], []
+    known = [recall.previous_actions, recall.previous_rewards, recall.starts]
+    state = recall.state
+    for t, frames in enumerate(batch.obs):
+        latents = module._latents(frames, None if batch.noise is None else batch.noise[t])
+        out = module.network(frames[None], latents[None], *(column[None] for column in known), state)
+        logits.append(out.logits[0])
+        values.append(out.values[0])
+        state = out.state
+        if t < len(batch.actions):
+            known = [batch.actions[t], batch.env_rewards[t], batch.terminated[t]]
+    return torch.stack(logits), torch.stack(values)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_learning_sees_what_acting_saw_at_equal_weights(kind: str) -> None:
+    module, collector = KINDS[kind](), make_collector(world())
+
+    for _ in range(3):  # later rollouts begin in mid-episode, with a state, an action and a reward to recall
+        batch = collected(module, collector)
+        with torch.no_grad():
+            logits, _ = outputs(module, batch)
+            metrics = module.objective(batch, generator()).metrics
+
+        assert batch.terminated.any()
+        torch.testing.assert_close(logits[:-1], batch.behavior_logits, rtol=1e-4, atol=1e-4)
+        assert float(metrics["vtrace/rho_mean"]) == pytest.approx(1, abs=1e-4)
+        assert float(metrics["vtrace/clipped_fraction"]) < 1
+    assert not batch.recall.starts.all()
+
+
+def test_other_noise_would_not_give_a_ratio_of_one() -> None:
+    module = make_impala_vae()
+    batch = collected(module, make_collector(world()))
+    assert batch.noise is not None
+
+    with torch.no_grad():
+        metrics = module.objective(replace(batch, noise=batch.noise.flip(0)), generator()).metrics
+
+    assert abs(float(metrics["vtrace/rho_mean"]) - 1) > 1e-3
+
+
+@pytest.mark.parametrize("part", ["previous_actions", "previous_rewards", "state"])
+def test_what_is_recalled_changes_the_next_step(part: str) -> None:
+    module = make_impala()
+    recall = replace(drawn(module).recall, starts=torch.zeros(NUM_ENVS, dtype=torch.bool))
+    frames = draw_frames(NUM_ENVS)
+    before = module.act(frames, generator(), recall=recall).logits
+    other = {"previous_actions": recall.previous_actions + 1, "previous_rewards": recall.previous_rewards + 0.3}
+
+    after = module.act(frames, generator(), recall=replace(recall, **{part: other.get(part, recall.state + 1)})).logits
+
+    assert not torch.allclose(before, after)
+
+
+def test_an_episode_begins_without_the_state_of_the_last_one_but_with_its_action_and_reward() -> None:
+    module, frames = make_impala(), draw_frames(NUM_ENVS)
+    recall = replace(drawn(module).recall, starts=torch.ones(NUM_ENVS, dtype=torch.bool))
+
+    first = module.act(frames, generator(), recall=recall).logits
+    without_state = module.act(frames, generator(), recall=replace(recall, state=recall.state + 1)).logits
+    without_action = module.act(
+        frames, generator(), recall=replace(recall, previous_actions=recall.previous_actions + 1)
+    )
+
+    assert torch.equal(first, without_state)
+    assert not torch.allclose(first, without_action.logits)
+
+
+def test_rewards_are_heard_within_one_and_learned_from_within_the_bound() -> None:
+    module, frames = make_impala(max_abs_reward=2.0), draw_frames(NUM_ENVS)
+    recall = drawn(module).recall
+    loud, louder = (replace(recall, previous_rewards=torch.full((NUM_ENVS,), reward)) for reward in (1.0, 5.0))
+    assert torch.equal(*(module.act(frames, generator(), recall=r).logits for r in (loud, louder)))
+
+    batch = collected(module, make_collector(world()))
+
+    assert batch.env_rewards.max() > 2
+    assert torch.equal(batch.rewards, batch.env_rewards.clamp(-2, 2))
+    assert torch.equal(
+        *(
+            collected(make_impala(max_abs_reward=None), make_collector(world())).__dict__[k]
+            for k in ("rewards", "env_rewards")
+        )
+    )
+
+
+def total(module: ImpalaVAEModule, batch: Unrolls) -> tuple[Tensor, Objective]:
+    objective = module.objective(batch, generator())
+    weights = module.weights(batch)
+    return torch.stack([weights[name] * loss for name, loss in objective.losses.items()]).sum(), objective
+
+
+@pytest.mark.parametrize("clips", [(1.0, 1.0, 1.0), (0.8, 0.9, 1.2)])
+def test_the_loss_is_the_sources_sum_over_the_batch(clips: tuple[float, float, float]) -> None:
+    bounds: dict[str, Any] = dict(zip(("max_rho", "max_c", "max_pg_rho"), clips, strict=True))
+    module = make_impala(gamma=0.9, value_weight=0.7, entropy_weight=0.03, **bounds)
+    batch = drawn(module)
+
+    loss, _ = total(module, batch)
+
+    with torch.no_grad():
+        logits, values = (output.double().numpy() for output in outputs(module, batch))
+    actions = batch.actions.numpy()
+    probabilities = np.exp(reference.log_probs_of(actions, logits[:-1]))
+    targets, advantages = reference.vtrace(
+        rewards=batch.rewards.double().numpy(),
+        discounts=0.9 * (1.0 - batch.terminated.double().numpy()),
+        behavior_probabilities=np.exp(reference.log_probs_of(actions, batch.behavior_logits.double().numpy())),
+        probabilities=probabilities,
+        values=values[:-1],
+        next_values=values[1:],
+        **bounds,
+    )
+    expected = 0.0
+    for t, b in np.ndindex(actions.shape):
+        expected -= np.log(probabilities[t, b]) * advantages[t, b]
+        expected += 0.7 * 0.5 * (targets[t, b] - values[t, b]) ** 2
+        expected -= 0.03 * float(reference.entropy(logits[t, b]))
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-4)
+
+
+def gradients(module: ImpalaVAEModule, batch: Unrolls, name: str) -> dict[str, bool]:
+    """Which parts of the module a loss moves."""
+    module.zero_grad()
+    loss = module.objective(batch, generator()).losses[name]
+    if loss.requires_grad:
+        loss.backward()
+    parts = {"network": module.network, "encoder": module.vae.encoder, "decoder": module.vae.decoder}
+    return {
+        part: any(p.grad is not None and bool(p.grad.any()) for p in owner.parameters())
+        for part, owner in parts.items()
+    }
+
+
+NETWORK = {"network": True, "encoder": False, "decoder": False}
+AUTOENCODER = {"network": False, "encoder": True, "decoder": True}
+
+
+@pytest.mark.parametrize("feed", ["sample", "mean"])
+@pytest.mark.parametrize("name", ["policy", "value", "entropy"])
+def test_policy_and_value_do_not_train_the_autoencoder(name: str, feed: str) -> None:
+    module = make_impala_vae(vae={"feed": feed})
+
+    assert gradients(module, drawn(module), name) == NETWORK
+
+
+@pytest.mark.parametrize("feed", ["sample", "mean"])
+@pytest.mark.parametrize("name", ["policy", "value", "entropy"])
+def test_they_train_its_encoder_where_asked_to(name: str, feed: str) -> None:
+    module = make_impala_vae(vae={"feed": feed, "joint_gradient": True})
+
+    assert gradients(module, drawn(module), name) == NETWORK | {"encoder": True}
+
+
+@pytest.mark.parametrize("options", [{}, {"joint_gradient": True}, {"kl": "analytic"}, {"images": "rgb"}])
+def test_the_autoencoder_does_not_train_the_policy(options: dict[str, Any]) -> None:
+    module = make_impala_vae(vae=options)
+
+    assert gradients(module, drawn(module), "vae") == AUTOENCODER
+
+
+@pytest.mark.parametrize("kl", ["sampled", "analytic"])
+def test_the_autoencoders_loss_is_the_negative_elbo_of_a_frame(kl: str) -> None:
+    module = make_impala_vae(vae={"kl": kl, "beta": 3.0})
+    batch = drawn(module)
+    assert batch.noise is not None
+
+    _, objective = total(module, batch)
+
+    images = module.vae.images(batch.obs.flatten(0, 1))
+    with torch.no_grad():
+        code = module.vae.encode(images)
+        sample = code.mean + (code.log_variance / 2).exp() * batch.noise.flatten(0, 1)
+        logits = module.vae.decode(sample)
+    mean, log_variance, drawn_code = (tensor.double().numpy() for tensor in (*code, sample))
+    reconstruction = float(reference.bernoulli_nll(logits.double().numpy(), images.double().numpy()).mean())
+    if kl == "analytic":
+        divergence = float(reference.gaussian_kl(mean, log_variance).mean())
+    else:
+        zeros = np.zeros_like(mean)
+        posterior = reference.gaussian_log_density(drawn_code, mean, log_variance)
+        divergence = float((posterior - reference.gaussian_log_density(drawn_code, zeros, zeros)).mean())
+    found = {key: float(value) for key, value in objective.metrics.items()}
+    assert float(objective.losses["vae"].detach()) == pytest.approx(reconstruction + 3 * divergence, rel=1e-4)
+    assert found["vae/negative_elbo"] == pytest.approx(reconstruction + divergence, rel=1e-4)
+    assert found["vae/reconstruction"] == pytest.approx(reconstruction, rel=1e-4)
+    assert found["vae/kl"] == pytest.approx(divergence, rel=1e-3, abs=1e-4)
+
+
+def test_the_share_of_constant_frames_is_logged() -> None:
+    module = make_impala_vae()
+    batch = drawn(module)
+    obs = batch.obs.clone()
+    obs[:3] = 7  # dark: black all over
+
+    _, objective = total(module, replace(batch, obs=obs))
+
+    assert float(objective.metrics["vae/constant_frames"]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1, 6, 12, 1000])
+def test_micro_batches_give_the_gradients_of_the_whole(kind: str, size: int) -> None:
+    found = []
+    for micro_batches in (None, MicroBatches(size=size)):
+        module = KINDS[kind](micro_batches=micro_batches)
+        if module.autoencoding is not None and module.autoencoding.feed == "mean":
+            module.vae.requires_grad_(False)  # its own noise is drawn by part
+        norms: list[dict[str, Tensor]] = []
+
+        def keep(module: Any, kept: list[dict[str, Tensor]] = norms) -> None:
+            kept.append({n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None})
+
+        fit(module, Batches(drawn(module)), callbacks=[OnGradients(keep)])
+        found.append(norms[0])
+
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_parts_hold_whole_unrolls() -> None:
+    batch = drawn(make_impala_vae())
+
+    parts = batch.split(2 * (NUM_STEPS + 1))
+
+    assert [len(part) for part in parts] == [2, 1]
+    assert torch.equal(parts[1].obs, batch.obs[:, 2:])
+    assert torch.equal(parts[1].recall.state, batch.recall.state[2:])
+    assert [len(part) for part in batch.split(1)] == [1, 1, 1]
+
+
+def test_agent_and_autoencoder_are_clipped_each_by_its_own_bound() -> None:
+    module = make_impala_vae(vae={"max_grad_norm": 3e-3}, max_grad_norm=2e-3)
+    optimizer = module.configure_optimizers()
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+
+    module.configure_gradient_clipping(optimizer)
+
+    norms = [
+        float(torch.nn.utils.get_total_norm([p.grad for p in group["params"]])) for group in optimizer.param_groups
+    ]
+    assert norms == [pytest.approx(2e-3, rel=1e-3), pytest.approx(3e-3, rel=1e-3)]
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-5, 1e-4]
+
+
+@pytest.mark.parametrize("micro_batches", [None, MicroBatches(size=6)])
+def test_the_autoencoder_learns_at_its_own_interval(micro_batches: MicroBatches | None) -> None:
+    module = make_impala_vae(vae={"update_interval": 3}, micro_batches=micro_batches)
+    moved = []
+    last = {"weights": torch.cat([p.detach().flatten().clone() for p in module.vae.parameters()])}
+
+    class Watch(OnGradients):
+        def on_train_batch_end(self, *_args: Any) -> None:
+            now = torch.cat([p.detach().flatten().clone() for p in module.vae.parameters()])
+            moved.append(not torch.equal(now, last["weights"]))
+            last["weights"] = now
+
+    fit(module, Batches(*[drawn(module)] * 7), callbacks=[Watch(lambda _: None)])
+
+    assert moved == [True, False, False, True, False, False, True]
+
+
+def test_the_surprise_minimising_reward_goes_on_from_rollout_to_rollout() -> None:
+    module = make_impala_vae(vae={"feed": "mean"}, surprise=SurpriseMinimising(weight=0.5))  # draws actions only
+    short, long = make_collector(world()), make_collector(world(), num_steps=2 * NUM_STEPS)
+
+    first, second = collected(module, short), collected(module, short)
+    whole = collected(module, long)
+
+    assert whole.surprise_rewards is not None
+    assert first.surprise_rewards is not None
+    assert second.surprise_rewards is not None
+    assert torch.equal(first.obs, whole.obs[: NUM_STEPS + 1])
+    together = torch.cat([first.surprise_rewards, second.surprise_rewards])
+    same = (torch.cat([first.actions, second.actions]) == whole.actions).all()
+    assert same
+    torch.testing.assert_close(together, whole.surprise_rewards, rtol=1e-4, atol=1e-4)
+    assert not whole.surprise_rewards[whole.terminated].any()
+    torch.testing.assert_close(whole.rewards, whole.env_rewards.clamp(-1, 1) + whole.surprise_rewards)
+    assert float(total(module, whole)[1].metrics["intrinsic/reward"]) == pytest.approx(float(together.mean()), rel=1e-4)
+
+
+def test_without_it_nothing_is_remembered() -> None:
+    collector = make_collector(world())
+
+    collected(make_impala_vae(), collector)
+
+    assert collector.memory == {}
+
+
+def test_evaluation_lets_every_environment_recall_its_own_past() -> None:
+    module = make_impala_vae()
+    seen: list[Recall] = []
+    act = module.act
+
+    def watched(obs: Any, generator: torch.Generator, *, recall: Recall, greedy: bool = False) -> Any:
+        seen.append(recall)
+        return act(obs, generator, recall=recall, greedy=greedy)
+
+    module.act = watched  # type: ignore[method-assign, assignment]
+    list(EvaluationDataset("train_levels", lambda: EpisodeStatistics(world()), module, episodes_per_env=1, seed=0))
+
+    sizes = [len(recall.starts) for recall in seen]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == NUM_ENVS
+    assert sizes[-1] < NUM_ENVS
+    assert seen[0].starts.all()
+    assert not any(recall.starts.any() for recall in seen[1:])  # who has played its episode plays no more
+    assert all(recall.state.shape == (size, 512) for recall, size in zip(seen[1:], sizes[1:], strict=True))
+
+
+def test_greedy_acting_sees_the_mean_and_draws_nothing() -> None:
+    stream = generator()
+    module = make_impala_vae()
+
+    output = module.act(draw_frames(NUM_ENVS), stream, greedy=True)
+
+    assert output.noise is None
+    assert torch.equal(stream.get_state(), generator().get_state())
+    assert torch.equal(output.actions, output.logits.argmax(-1))
+
+
+def test_behavior_logits_are_those_of_the_actions_taken() -> None:
+    module = make_impala()
+    batch = collected(module, make_collector(world()))
+
+    assert batch.actions.unique().numel() > 1
+    assert torch.isfinite(log_probs_of(batch.actions, batch.behavior_logits)).all()
+
+
+BAD_VALUES: dict[str, list[Any]] = {
+    "gamma": [-0.1, 1.1, float("nan")],
+    "max_rho": [0.0],
+    "max_c": [-1.0],
+    "max_pg_rho": [0.0],
+    "max_abs_reward": [0.0],
+    "learning_rate": [0.0],
+    "max_grad_norm": [0.0],
+}
+BAD_AUTOENCODERS: dict[str, list[Any]] = {
+    "latent_size": [0],
+    "update_interval": [0],
+    "deviation": [0.0],
+    "learning_rate": [-1.0],
+    "max_grad_norm": [0.0],
+    "beta": [-0.1],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in BAD_VALUES for value in BAD_VALUES[name]])
+def test_value_out_of_range_is_refused_by_its_key(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^model\.{name} must be .*, found {value}$"):
+        make_impala(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name in BAD_AUTOENCODERS for value in BAD_AUTOENCODERS[name]]
+)
+def test_autoencoder_value_out_of_range_is_refused_by_its_key(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^model\.vae\.{name} must be .*, found {value}$"):
+        Autoencoding(**{name: value})
+
+
+def test_surprise_without_an_autoencoder_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^model\.surprise must be null where vae is null"):
+        make_impala(surprise=SurpriseMinimising())
+    with pytest.raises(ValueError, match=r"^model\.surprise\.min_deviation must be positive, found 0"):
+        SurpriseMinimising(min_deviation=0.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({}, "impala"),
+        ({"vae": None}, "impala"),
+        ({"vae": {}}, "impala_vae"),
+        ({"vae": {}, "surprise": {}}, "impala_vae_sm"),
+    ],
+)
+def test_the_method_is_named_after_its_parts(arguments: dict[str, Any], name: str) -> None:
+    assert ImpalaVAEModule.method(arguments) == name
