@@ -26,8 +26,19 @@ def build(*configs: str) -> RunCLI:
     return RunCLI(["fit", *args, "--run_dir", "absent"])
 
 
-@pytest.mark.parametrize("overlay", [None, CONFIGS / "hardware" / "cpu.yaml"], ids=["alone", "cpu"])
-@pytest.mark.parametrize("config", METHODS, ids=name)
+CPU = CONFIGS / "hardware" / "cpu.yaml"
+
+
+@pytest.mark.parametrize(
+    ("config", "overlay"),
+    [
+        *(pytest.param(config, None, id=config.stem) for config in METHODS if not config.stem.endswith("_cpu")),
+        *(
+            pytest.param(CONFIGS / f"{method}.yaml", CPU, id=f"{method}-cpu")
+            for method in ("ppo_distill", "impala_vae_cpu")
+        ),
+    ],
+)
 def test_it_trains_two_iterations(config: Path, overlay: Path | None, tmp_path: Path) -> None:
     configs = [config] if overlay is None else [config, overlay]
     taken = {key: value for key, value in tiny(config.stem).items() if key not in ("model.epochs", "trainer.precision")}
