@@ -288,8 +288,7 @@ def test_the_share_of_constant_frames_is_logged() -> None:
     assert float(objective.metrics["vae/constant_frames"]) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("size", [1, 6, 12, 1000])
+@pytest.mark.parametrize(("kind", "size"), [("impala", 1), ("sample", 6), ("sample", 12), ("mean", 1000)])
 def test_micro_batches_give_the_gradients_of_the_whole(kind: str, size: int) -> None:
     found = []
     for micro_batches in (None, MicroBatches(size=size)):
