@@ -165,6 +165,7 @@ def test_threads_pool_at_the_same_time() -> None:
         assert torch.equal(output, max_pool2d(image, 3, stride=2, padding=1))
 
 
+@pytest.mark.slow
 def test_pools_where_compiled_code_cannot_be_kept() -> None:
     script = (
         "import torch; from lightning_rl.networks.max_pool import MaxPool; MaxPool()(torch.ones(1, 1, 2, 2).bfloat16())"
