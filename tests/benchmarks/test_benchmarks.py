@@ -4,8 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from tests.benchmarks import collecting, curves, measure, memory, throughput
+from lightning_rl.modules.impala_vae import Unrolls
+from lightning_rl.types import Recall
+from tests.benchmarks import collecting, curves, impala, measure, memory, throughput
+from tests.benchmarks.impala_peer import PlainLearner
+from tests.modules.worlds import NUM_ENVS, NUM_STEPS, OBS_SHAPE, Batches, draw_rollout, fit, generator
 
 
 def test_a_pair_s_ratio_is_first_over_second_and_the_median_is_of_ratios() -> None:
@@ -77,3 +82,58 @@ def test_published_points_are_shown_as_far_as_the_runs_go(last: int, published: 
     by_label = {str(line.get_label()): line for line in figure.axes[0].lines}
     found = by_label.get("OpenAI, training levels")
     assert (0 if found is None else np.size(found.get_xdata())) == published
+
+
+def unrolls() -> Unrolls:
+    """In mid-episode, of another policy than the learner's."""
+    rollout = draw_rollout(1)
+    rollout.actions[0] = 14  # of Procgen's fifteen
+    logits = torch.randn(NUM_STEPS, NUM_ENVS, 15, generator=generator())
+    noise = torch.randn(NUM_STEPS + 1, NUM_ENVS, 64, generator=generator(1))
+    recall = Recall(
+        previous_actions=torch.arange(NUM_ENVS),
+        previous_rewards=torch.tensor([0.5, -3.0, 0.0]),
+        starts=torch.tensor([False, True, False]),
+        state=torch.randn(NUM_ENVS, 512, generator=generator(2)),
+    )
+    return Unrolls(
+        obs=rollout.obs,
+        actions=rollout.actions,
+        rewards=rollout.rewards.clamp(-1, 1),
+        env_rewards=rollout.rewards,
+        terminated=rollout.terminated,
+        behavior_logits=logits,
+        recall=recall,
+        noise=noise,
+        surprise_rewards=None,
+        policy_lag=0,
+    )
+
+
+def test_impala_s_peer_computes_what_the_module_does() -> None:
+    module, batch = impala.build("with_vae", OBS_SHAPE), unrolls()
+    module.network.actor.weight.data.mul_(100)  # far from the uniform policy
+    peer = PlainLearner(module, OBS_SHAPE)
+    weights, losses = module.weights(batch), module.objective(batch, generator()).losses
+
+    found = peer.update(batch)
+    fit(module, Batches(batch))
+
+    assert found == pytest.approx(
+        {name: weights[name] * float(loss.detach()) for name, loss in losses.items()}, rel=1e-5
+    )
+    for (name, theirs), ours in zip(peer.model.named_parameters(), module.parameters(), strict=True):
+        torch.testing.assert_close(theirs.grad, ours.grad, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("side", impala.SIDES)
+def test_impala_measures_each_side(side: str) -> None:
+    found = impala.measured(side, unrolls(), updates=1)
+
+    assert found.keys() == ({"update"} if side == "peer" else {"update", "lstm"})
+    assert all(seconds > 0 for seconds in found.values())
+
+
+def test_impala_by_default_is_the_published_batch() -> None:
+    options = impala.parser().parse_args([])
+    assert (options.num_envs, options.num_steps, options.rounds, options.game) == (32, [80, 20], 3, "starpilot")
