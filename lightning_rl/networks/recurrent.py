@@ -1,6 +1,7 @@
 """Policy and value on an LSTM that also hears of the last action and the last reward."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -49,10 +50,11 @@ class RecurrentActorCritic(nn.Module):
         self.num_actions = num_actions
         self.torso = nn.Sequential(cnn, nn.Linear(cnn.num_features, 256), nn.ReLU())
         glorot_(self.torso)
-        self.lstm = nn.LSTMCell(256 + latent_size + 1 + num_actions, hidden_size)
-        for bias in (self.lstm.bias_ih, self.lstm.bias_hh):
-            nn.init.zeros_(bias)
-        nn.init.ones_(self.lstm.bias_ih[hidden_size : 2 * hidden_size])  # the second of input, forget, cell, output
+        self.lstm = nn.LSTM(256 + latent_size + 1 + num_actions, hidden_size)
+        biases = dict(self.lstm.named_parameters())
+        for name in ("bias_ih_l0", "bias_hh_l0"):
+            nn.init.zeros_(biases[name])
+        nn.init.ones_(biases["bias_ih_l0"][hidden_size : 2 * hidden_size])  # the second of input, forget, cell, output
         self.actor = orthogonal_linear(hidden_size, num_actions, gain=0.01)
         self.critic = orthogonal_linear(hidden_size, 1, gain=1.0)
 
@@ -75,18 +77,23 @@ class RecurrentActorCritic(nn.Module):
                 previous_rewards.clamp(-1, 1).unsqueeze(-1),
                 functional.one_hot(previous_actions, self.num_actions).float(),
             ]
-            outputs, state = self._remembered(torch.cat(known, dim=-1), ~starts, state)
+            outputs, state = self._remembered(torch.cat(known, dim=-1), starts, state)
             return RecurrentOutput(self.actor(outputs), self.critic(outputs).squeeze(-1), state)
 
     def _remembered(
-        self, inputs: Float32[Tensor, "T B D"], goes_on: Bool[Tensor, "T B"], state: Float32[Tensor, "B S"]
+        self, inputs: Float32[Tensor, "T B D"], starts: Bool[Tensor, "T B"], state: Float32[Tensor, "B S"]
     ) -> tuple[Float32[Tensor, "T B O"], Float32[Tensor, "B N"]]:
+        """One call of the LSTM from each frame that opens an episode to the next: a call for each frame is slow."""
         hidden_size = self.lstm.hidden_size
         if state.shape[1] == 0:  # of a policy that has not lived yet
             state = inputs.new_zeros(inputs.shape[1], 2 * hidden_size)
         output, cell = state.split(hidden_size, dim=1)
         outputs = []
-        for step, kept in zip(inputs, goes_on.unsqueeze(-1).float(), strict=True):
-            output, cell = self.lstm(step, (output * kept, cell * kept))
-            outputs.append(output)
-        return torch.stack(outputs), torch.cat([output, cell], dim=1)
+        openings = starts[1:].any(1).nonzero().flatten() + 1
+        for begin, end in pairwise([0, *openings.tolist(), len(inputs)]):
+            kept = (~starts[begin]).unsqueeze(-1).float()
+            memory = ((output * kept).unsqueeze(0), (cell * kept).unsqueeze(0))
+            steps, memory = self.lstm(inputs[begin:end], memory)
+            output, cell = (part.squeeze(0) for part in memory)
+            outputs.append(steps)
+        return torch.cat(outputs), torch.cat([output, cell], dim=1)

@@ -40,8 +40,8 @@ def test_the_unroll_matches_the_equations_of_the_cell() -> None:
         found = network(obs, latents, actions, rewards, starts, state)
         features = network.torso(obs.flatten(0, 1)).unflatten(0, (T, B))
     numbers = {name: parameter.detach().double().numpy() for name, parameter in network.named_parameters()}
-    weight = np.concatenate([numbers["lstm.weight_ih"], numbers["lstm.weight_hh"]], axis=1)
-    bias = numbers["lstm.bias_ih"] + numbers["lstm.bias_hh"]
+    weight = np.concatenate([numbers["lstm.weight_ih_l0"], numbers["lstm.weight_hh_l0"]], axis=1)
+    bias = numbers["lstm.bias_ih_l0"] + numbers["lstm.bias_hh_l0"]
 
     for b in range(B):
         output, cell = state[b, :H].double().numpy(), state[b, H:].double().numpy()
@@ -92,8 +92,9 @@ def test_a_policy_that_has_not_lived_has_an_empty_state_of_zeros() -> None:
 def test_the_forget_gate_starts_open() -> None:
     network = make()
 
-    assert network.lstm.bias_ih.tolist() == [0.0] * H + [1.0] * H + [0.0] * 2 * H
-    assert network.lstm.bias_hh.tolist() == [0.0] * 4 * H
+    biases = dict(network.lstm.named_parameters())
+    assert biases["bias_ih_l0"].tolist() == [0.0] * H + [1.0] * H + [0.0] * 2 * H
+    assert biases["bias_hh_l0"].tolist() == [0.0] * 4 * H
 
 
 def test_memory_is_float32_under_mixed_precision() -> None:
