@@ -2,11 +2,11 @@
 
 import sys
 
-from lightning_rl.cli import main
-
 
 def run() -> None:
     """Console entry point."""
+    from lightning_rl.cli import main  # late: actor processes import this file again, and need none of it
+
     sys.exit(main())
 
 

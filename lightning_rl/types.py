@@ -1,6 +1,6 @@
 """What flows between the layers: rollouts, actor outputs, and the protocols that tie policies to environments."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -15,6 +15,10 @@ State = dict[str, Any]
 
 class UsageError(Exception):
     """Wrong input, told in one line: what it names, what was found, what is allowed."""
+
+
+class ActorError(RuntimeError):
+    """An actor process died, hangs or raised, told in one line: which one, what happened, its exit code."""
 
 
 # not `Self`, which the shape checks of tests cannot resolve
@@ -96,7 +100,8 @@ class Rollout(TensorFields):
     it exists to bootstrap. Consecutive rollouts overlap there: `next.obs[0]` equals `this.obs[T]`.
 
     `behavior_values` holds the values of the policy's `K` critics while it acted, `behavior_noise` what it drew beside
-    its actions, `recall` what it knew beside `obs[0]`.
+    its actions, `recall` what it knew beside `obs[0]`; `policy_lag` is the number of updates that the policy had, when
+    the rollout was handed out, beyond those it had when it acted.
     """
 
     actions: Int64[Tensor, "T B"]
@@ -107,6 +112,7 @@ class Rollout(TensorFields):
     obs: UInt8[Tensor, "T+1 B H W C"]  # as rendered; the network's view of it as [N C H W] is already channels_last
     recall: Recall
     behavior_noise: Float32[Tensor, "T B Z"] | None = None
+    policy_lag: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +178,20 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class RemotePolicy(Policy, Protocol):
+    """A policy of which copies can act in other processes."""
+
+    def actor(self) -> "RemotePolicy":
+        """A copy on the CPU that can be pickled, and acts with the same precision."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that changes with learning."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> Any:
+        """Takes what another copy has learned."""
+
+
+@runtime_checkable
 class Source(Protocol):
     """What a method collects from."""
 
@@ -189,6 +209,8 @@ class Agent(Policy, Protocol):
     """A policy that learns: turns a source of rollouts into the batches of one iteration."""
 
     greedy: bool
+    on_policy: bool
+    """Learns from what it did as it is now, only: rollouts of actors come too late for it."""
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         """How many batches one call of `batches` yields for rollouts of this size."""

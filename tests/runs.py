@@ -36,7 +36,7 @@ TINY = {
 
 TINY_METHODS: dict[str, dict[str, object]] = {
     "ppo": {"model.epochs": 1, "model.minibatch_size": 16},
-    "impala": {"model.learning_rate": 1e-3, "data.iterations_per_epoch": 1},
+    "impala": {"model.learning_rate": 1e-3, "data.iterations_per_epoch": 1, "data.num_actors": 0},
 }
 """What else makes a method's runs tiny."""
 

@@ -49,9 +49,14 @@ class Collector:
         return self.env.num_envs
 
     @torch.no_grad()
-    def collect(self, policy: Policy) -> Rollout:
-        """Runs `policy` for `num_steps` steps, continuing the episodes that the last call left open."""
-        storage = self._unused_memory()  # each frame is written once, into the rollout itself
+    def collect(self, policy: Policy, frames: UInt8[NDArray[Any], "T+1 B H W C"] | None = None) -> Rollout:
+        """Runs `policy` for `num_steps` steps, continuing the episodes that the last call left open.
+
+        Args:
+            policy: chooses the actions.
+            frames: memory for the rollout's frames; by default the collector's own.
+        """
+        storage = self._unused_memory() if frames is None else frames  # each frame is written once, into the rollout
         storage[0] = self._obs
         outputs, rewards, raw_rewards, ends = [], [], [], []
         recall = self._recall

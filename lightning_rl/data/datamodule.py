@@ -1,11 +1,15 @@
 """Builds environments for training and evaluation, and keeps what must survive a restart of them."""
 
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import torch.distributed
+from jaxtyping import UInt8
+from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 
+from lightning_rl.data.actors import ActorPool, MakeEnv
 from lightning_rl.data.collector import Collector
 from lightning_rl.data.dataset import RolloutDataset
 from lightning_rl.data.evaluation import EvaluationDataset, UniformPolicy, Watcher
@@ -15,8 +19,9 @@ from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.types import Agent, Policy, ResumableVectorEnv, State
 
 _MAX_EVALUATION_ENVS = 64
+_STEPS_BEFORE_EXAMPLES = 40  # first frames of many games are alike
 # what a random stream is for; numbers of their own keep the streams apart
-_GAMES, _ACTIONS, _EVALUATION_GAMES, _EVALUATION_ACTIONS = range(4)
+_GAMES, _ACTIONS, _EVALUATION_GAMES, _EVALUATION_ACTIONS, _EXAMPLES = range(5)
 
 
 class ProcgenDataModule(LightningDataModule):
@@ -31,7 +36,9 @@ class ProcgenDataModule(LightningDataModule):
         num_steps: steps of each environment in one rollout.
         total_env_steps: the run ends at the first iteration boundary at or past so many, all ranks and resumes counted.
         iterations_per_epoch: iterations between two epoch ends, where Lightning logs, validates and saves.
-        num_actors: 0, the only number that methods which must be on-policy take: collect in the training process.
+        num_actors: processes that collect while the learner learns, and share `num_envs` out among them; 0, the only
+            number that methods which must be on-policy take: collect in the training process.
+        actor_timeout: seconds without a step after which an actor is taken for hung.
         return_scaling: divide rewards by the running standard deviation of the discounted return.
         return_scaling_gamma: discount of that return. OpenAI's baseline learns with 0.999 and scales with 0.99.
         validation_episodes: episodes per level set in validation.
@@ -69,6 +76,7 @@ class ProcgenDataModule(LightningDataModule):
         total_env_steps: int = 25_000_000,
         iterations_per_epoch: int = 1,
         num_actors: int = 0,
+        actor_timeout: float = 20.0,
         return_scaling: bool = True,
         return_scaling_gamma: float = 0.99,
         validation_episodes: int = 64,
@@ -104,14 +112,13 @@ class ProcgenDataModule(LightningDataModule):
             predict_episodes=predict_episodes,
             test_env_steps=1 if test_env_steps is None else test_env_steps,
         )
-        if use_generated_assets:
-            raise ValueError("data.use_generated_assets must be false, found true: Procgen cannot save such games")
-        if num_actors != 0:
-            raise ValueError(f"data.num_actors must be 0 for methods that learn on-policy, found {num_actors}")
-        if seed < 0:
-            raise ValueError(f"data.seed must be at least 0, found {seed}")
-        if not 0 <= return_scaling_gamma <= 1:
-            raise ValueError(f"data.return_scaling_gamma must be in [0, 1], found {return_scaling_gamma}")
+        _require(
+            "use_generated_assets", use_generated_assets, not use_generated_assets, "false: Procgen cannot save these"
+        )
+        _require("num_actors", num_actors, 0 <= num_actors <= num_envs, f"from 0 to data.num_envs, {num_envs}")
+        _require("actor_timeout", actor_timeout, actor_timeout > 0, "positive")
+        _require("seed", seed, seed >= 0, "at least 0")
+        _require("return_scaling_gamma", return_scaling_gamma, 0 <= return_scaling_gamma <= 1, "in [0, 1]")
         self.game = game
         self.distribution_mode = distribution_mode
         self.num_levels = num_levels
@@ -138,7 +145,9 @@ class ProcgenDataModule(LightningDataModule):
             "num_threads": num_threads,
         }
         self._seed = seed
-        self._collector: Collector | None = None
+        self.num_actors = num_actors
+        self._actor_timeout = actor_timeout
+        self._collector: Collector | ActorPool | None = None
         self._restored_env_steps = 0
 
     @property
@@ -147,7 +156,7 @@ class ProcgenDataModule(LightningDataModule):
         return {"train_levels": (self.num_levels, self.start_level), "full_distribution": (0, 0)}
 
     @property
-    def collector(self) -> Collector:
+    def collector(self) -> Collector | ActorPool:
         """What collects for training.
 
         Raises:
@@ -172,34 +181,57 @@ class ProcgenDataModule(LightningDataModule):
     def _rank(self) -> int:
         return 0 if self.trainer is None else self.trainer.global_rank
 
-    def _seed_for(self, purpose: int) -> int:
-        sequence = np.random.SeedSequence([self._seed, purpose, self._rank])
+    def _seed_for(self, purpose: int, *actor: int) -> int:
+        sequence = np.random.SeedSequence([self._seed, purpose, self._rank, *actor])
         return int(sequence.generate_state(1)[0]) % MAX_SEED
 
     def _games(self, num_envs: int, levels: tuple[int, int], seed: int, *, copy: bool = True) -> ProcgenVectorEnv:
+        options = self._game_options(levels)
+        return ProcgenVectorEnv(self.game, num_envs=num_envs, seed=seed, copy=copy, **options)
+
+    def _game_options(self, levels: tuple[int, int]) -> dict[str, Any]:
         num_levels, start_level = levels
-        return ProcgenVectorEnv(
-            self.game,
-            num_envs=num_envs,
-            distribution_mode=self.distribution_mode,
-            num_levels=num_levels,
-            start_level=start_level,
-            seed=seed,
-            copy=copy,
-            **self._options,
-        )
+        own = {"distribution_mode": self.distribution_mode, "num_levels": num_levels, "start_level": start_level}
+        return own | self._options
 
     def setup(self, stage: str) -> None:
-        """Starts the training games, for `fit`."""
+        """Starts the training games, for `fit`; those of actors start with the first rollout."""
         if stage != "fit" or self._collector is not None:
             return
-        # not copied: the collector copies each frame into the rollout before the next step
-        env: ResumableVectorEnv = self._games(
-            self.num_envs, self.level_sets["train_levels"], self._seed_for(_GAMES), copy=False
+        if self.num_actors == 0:
+            env = EpisodeStatistics(self._training_games()(self.num_envs, self._seed_for(_GAMES)))
+            self._collector = Collector(env, num_steps=self.num_steps, seed=self._seed_for(_ACTIONS))
+            return
+        self._collector = ActorPool(
+            self._training_games(num_threads=0),  # the actors are the threads
+            num_actors=self.num_actors,
+            num_envs=self.num_envs,
+            num_steps=self.num_steps,
+            obs_shape=self.obs_shape,
+            seeds=[(self._seed_for(_GAMES, i), self._seed_for(_ACTIONS, i)) for i in range(self.num_actors)],
+            seed=self._seed_for(_ACTIONS),
+            hang_seconds=self._actor_timeout,
         )
-        if self._return_scaling_gamma is not None:
-            env = ReturnScaling(env, gamma=self._return_scaling_gamma)
-        self._collector = Collector(EpisodeStatistics(env), num_steps=self.num_steps, seed=self._seed_for(_ACTIONS))
+
+    def _training_games(self, **options: Any) -> MakeEnv:
+        """Builds games for training, in whatever process."""
+        options = self._game_options(self.level_sets["train_levels"]) | options
+        return partial(_training_games, game=self.game, options=options, gamma=self._return_scaling_gamma)
+
+    def check_agent(self, agent: Agent) -> None:
+        """Refuses a method that cannot learn from what actors collect.
+
+        Raises:
+            ValueError: it must be on-policy, and `num_actors` is not 0.
+        """
+        if self.num_actors and agent.on_policy:
+            raise ValueError(
+                f"data.num_actors must be 0 for {type(agent).__name__}, which learns on-policy, found {self.num_actors}"
+            )
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Ends the training games; Lightning tears nothing down after an exception."""
+        self.teardown("fit")
 
     def teardown(self, stage: str) -> None:
         """Ends the training games."""
@@ -220,12 +252,29 @@ class ProcgenDataModule(LightningDataModule):
         seed = self._seed_for(_EVALUATION_ACTIONS)
         return EvaluationDataset(level_set, make_env, policy, episodes_per_env=episodes_per_env, seed=seed, **options)
 
+    def example_frames(self, number: int) -> UInt8[NDArray[Any], "N H W C"]:
+        """Frames from the midst of so many games on training levels, played at random; the same at every call.
+
+        They come from environments and a random stream of their own, so that training does not notice.
+        """
+        seed = self._seed_for(_EXAMPLES)
+        policy, generator = UniformPolicy(self.num_actions), torch.Generator().manual_seed(seed)
+        env = self._games(number, self.level_sets["train_levels"], seed)
+        try:
+            obs, _ = env.reset()
+            for _ in range(_STEPS_BEFORE_EXAMPLES):
+                obs, *_ = env.step(policy.act(obs, generator).actions.numpy())
+        finally:
+            env.close()
+        return obs
+
     @property
     def _agent(self) -> Agent:
         return cast(Agent, cast(Any, self.trainer).lightning_module)
 
     def train_dataloader(self) -> RolloutDataset:
         """The dataset itself: a `DataLoader` would collate, and prefetch in processes of its own."""
+        self.check_agent(self._agent)
         return RolloutDataset(self._agent, self.collector, iterations=self._iterations_per_epoch)
 
     def val_dataloader(self) -> list[EvaluationDataset]:
@@ -274,7 +323,7 @@ class ProcgenDataModule(LightningDataModule):
         if self._collector is None:
             return
         self.check_state(state_dict)
-        if self.allow_inexact_resume and self._sizes != {key: state_dict[key] for key in self._sizes}:
+        if self.allow_inexact_resume and self._sizes != {key: state_dict.get(key) for key in self._sizes}:
             self._collector.count_from(state_dict["env_steps"] // self._num_ranks)
         else:
             self._collector.load_state_dict(state_dict["collectors"][self._rank])
@@ -282,7 +331,7 @@ class ProcgenDataModule(LightningDataModule):
     @property
     def _sizes(self) -> dict[str, Any]:
         """What must be as it was for games to go on where they stopped."""
-        names = ("game", "distribution_mode", "num_levels", "start_level", "num_envs")
+        names = ("game", "distribution_mode", "num_levels", "start_level", "num_envs", "num_actors")
         return {**{name: getattr(self, name) for name in names}, "num_ranks": self._num_ranks}
 
     def check_state(self, state_dict: State) -> None:
@@ -292,14 +341,22 @@ class ProcgenDataModule(LightningDataModule):
             ValueError: names what differs.
         """
         for key, expected in self._sizes.items():
-            scalable = key in ("num_envs", "num_ranks")
-            if state_dict[key] != expected and not (scalable and self.allow_inexact_resume):
+            scalable = key in ("num_envs", "num_actors", "num_ranks")
+            if state_dict.get(key) != expected and not (scalable and self.allow_inexact_resume):
                 remedy = "give the same" + (
                     ", or --allow_inexact_resume true to start the games anew" if scalable else ""
                 )
                 raise ValueError(
-                    f"ckpt_path: the checkpoint has {key} {state_dict[key]}, this run {expected}; {remedy}"
+                    f"ckpt_path: the checkpoint has {key} {state_dict.get(key)}, this run {expected}; {remedy}"
                 )
+
+
+def _training_games(
+    num_envs: int, seed: int, *, game: str, options: dict[str, Any], gamma: float | None
+) -> ResumableVectorEnv:
+    """Games whose frames are not copied: the collector copies each into the rollout before the next step."""
+    env = ProcgenVectorEnv(game, num_envs=num_envs, seed=seed, copy=False, **options)
+    return env if gamma is None else ReturnScaling(env, gamma=gamma)
 
 
 def _evaluation_sizes(episodes: int) -> dict[str, Any]:
@@ -309,5 +366,9 @@ def _evaluation_sizes(episodes: int) -> dict[str, Any]:
 
 def _require_positive(**values: int) -> None:
     for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"data.{name} must be at least 1, found {value}")
+        _require(name, value, value >= 1, "at least 1")
+
+
+def _require(name: str, value: object, valid: bool, allowed: str) -> None:
+    if not valid:
+        raise ValueError(f"data.{name} must be {allowed}, found {value}")

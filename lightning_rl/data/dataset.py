@@ -5,6 +5,7 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from lightning_rl.data.actors import ActorPool
 from lightning_rl.data.collector import Collector
 from lightning_rl.types import Agent
 
@@ -24,7 +25,7 @@ class RolloutDataset(IterableDataset[Any]):
         RuntimeError: the agent yields another number of batches than it declares.
     """
 
-    def __init__(self, agent: Agent, collector: Collector, *, iterations: int) -> None:
+    def __init__(self, agent: Agent, collector: Collector | ActorPool, *, iterations: int) -> None:
         self._agent = agent
         self._collector = collector
         self._iterations = iterations

@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -15,6 +16,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_rl.modules.micro_batches import MicroBatches, Part, accumulated, threads
+from lightning_rl.precision import cpu_has_bf16
 from lightning_rl.types import ActorOutput, Episodes, Recall, Source
 
 VALIDATION_KEYS = {"train_levels": "validation/train_levels_return", "full_distribution": "validation/return"}
@@ -26,8 +28,8 @@ class Batch(Protocol):
 
     def __len__(self) -> int: ...
 
-    def split(self, size: int) -> Sequence["Batch"]:
-        """The same samples in consecutive parts of at most `size`."""
+    def split(self, micro_batches: MicroBatches) -> Sequence["Batch"]:
+        """The same samples in consecutive parts."""
 
 
 class Objective(NamedTuple):
@@ -57,8 +59,8 @@ def require(name: str, value: object, valid: bool, allowed: str) -> None:
 class RLModule(LightningModule, ABC):
     """Base of the methods. Holds networks and optimisers; no environment, no rollout, no random stream of its own.
 
-    A subclass sets `network` and `loss_weights`, and defines `method`, `batches_per_iteration`, `batches` and
-    `objective`.
+    A subclass sets `network` and `loss_weights`, and `on_policy` to False where it learns from late rollouts too; it
+    defines `method`, `batches_per_iteration`, `batches` and `objective`.
 
     Args:
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
@@ -71,6 +73,7 @@ class RLModule(LightningModule, ABC):
 
     network: nn.Module
     loss_weights: dict[str, float]
+    on_policy = True
 
     def __init__(self, *, micro_batches: MicroBatches | None, max_grad_norm: float, greedy: bool) -> None:
         super().__init__()
@@ -78,6 +81,7 @@ class RLModule(LightningModule, ABC):
         self.max_grad_norm = max_grad_norm
         self.greedy = greedy
         self.validation_returns: dict[str, float] = {}
+        self._autocast: torch.dtype | None = None
 
     @classmethod
     @abstractmethod
@@ -130,12 +134,20 @@ class RLModule(LightningModule, ABC):
 
     def precision(self) -> AbstractContextManager[Any]:
         """The trainer's autocast; Lightning enters it around `training_step` only, and not in other threads."""
-        trainer = self._trainer
-        return nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
+        if self._trainer is not None:
+            return self._trainer.precision_plugin.forward_context()
+        return nullcontext() if self._autocast is None else torch.autocast("cpu", self._autocast)
+
+    def actor(self) -> "RLModule":
+        """A copy that acts on the CPU of another process: without the trainer, but with its precision."""
+        copy = deepcopy(self).cpu()
+        mixed = self._trainer is not None and self._trainer.precision == "bf16-mixed"
+        copy._autocast = torch.bfloat16 if mixed and cpu_has_bf16() else None
+        return copy
 
     def training_step(self, batch: Batch, _batch_idx: int) -> Tensor:
         """The weighted sum of the method's losses on one minibatch."""
-        parts = [batch] if self.micro_batches is None else batch.split(self.micro_batches.size)
+        parts = [batch] if self.micro_batches is None else batch.split(self.micro_batches)
         shares = [len(part) / len(batch) for part in parts]
         seeds = torch.randint(2**62, (len(parts),)).tolist()
         weights = self.weights(batch)

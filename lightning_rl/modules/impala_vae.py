@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
@@ -107,13 +107,15 @@ class Unrolls(TensorFields):
     recall: Recall
     noise: Float32[Tensor, "T+1 B Z"] | None
     surprise_rewards: Float32[Tensor, "T B"] | None
+    policy_lag: int = 0
 
     def __len__(self) -> int:
         return self.actions.shape[1]
 
-    def split(self, size: int) -> Sequence["Unrolls"]:
-        """The same unrolls in even parts of at most `size` frames, but of one unroll at least."""
-        num_parts = -(-len(self) // max(1, size // len(self.obs)))
+    def split(self, micro_batches: MicroBatches) -> Sequence["Unrolls"]:
+        """The same unrolls in even parts of at most `size` frames, but of one unroll at least; as many to a thread."""
+        num_parts = -(-len(self) // max(1, micro_batches.size // len(self.obs)))
+        num_parts = -(-num_parts // micro_batches.num_threads) * micro_batches.num_threads
         width = -(-len(self) // num_parts)
         return [self._columns(slice(start, start + width)) for start in range(0, len(self), width)]
 
@@ -122,6 +124,14 @@ class Unrolls(TensorFields):
         tensors: dict[str, Any] = {key: value[:, columns] for key, value in values.items() if isinstance(value, Tensor)}
         recall = {field.name: getattr(self.recall, field.name)[columns] for field in fields(Recall)}
         return replace(self, **tensors, recall=Recall(**recall))
+
+
+class Traversal(NamedTuple):
+    """What each of `D` latent dimensions draws, at each of `V` values, around the code of one frame; on the CPU."""
+
+    dimensions: Int64[Tensor, "D"]
+    kl: Float32[Tensor, "D"]  # nats that the dimension costs, mean over frames
+    images: Float32[Tensor, "D V K H W"]  # 0 to 1
 
 
 class ImpalaVAEModule(RLModule):
@@ -143,7 +153,7 @@ class ImpalaVAEModule(RLModule):
         value_weight: factor on the value loss.
         entropy_weight: factor on the entropy bonus.
         learning_rate: Adam's, for policy and critic.
-        adam_epsilon: Adam's ε.
+        adam_epsilon: Adam's ε, for policy and critic; a size of gradients that are summed over the batch.
         max_grad_norm: bound on the norm of the gradient of policy and critic, summed over the batch.
         micro_batches: cut the batch into cache-sized parts (CPU); null computes it at once (GPU).
         greedy: take the most likely action, and the mean of the code, in `validate`, `test` and `predict`.
@@ -158,6 +168,7 @@ class ImpalaVAEModule(RLModule):
 
     network: RecurrentActorCritic
     vae: VAE
+    on_policy = False
 
     def __init__(
         self,
@@ -210,11 +221,12 @@ class ImpalaVAEModule(RLModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with one parameter group for the agent and one for the autoencoder."""
-        groups: list[dict[str, Any]] = [{"params": self.network.parameters(), "lr": self.learning_rate}]
+        agent = {"lr": self.learning_rate, "eps": self.adam_epsilon}
+        groups: list[dict[str, Any]] = [{"params": self.network.parameters(), **agent}]
         if self.autoencoding is not None:
             own = {"lr": self.autoencoding.learning_rate, "max_grad_norm": self.autoencoding.max_grad_norm}
             groups.append({"params": self.vae.parameters(), **own})
-        return torch.optim.Adam(groups, eps=self.adam_epsilon)
+        return torch.optim.Adam(groups)
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         """One: an unroll of each environment."""
@@ -241,6 +253,7 @@ class ImpalaVAEModule(RLModule):
             recall=rollout.recall,
             noise=noise,
             surprise_rewards=surprise,
+            policy_lag=rollout.policy_lag,
         )
 
     def _surprise_rewards(self, rollout: Rollout, memory: dict[str, Tensor]) -> Float32[Tensor, "T B"] | None:
@@ -300,6 +313,38 @@ class ImpalaVAEModule(RLModule):
         code = self._code(frames)
         return code.mean if noise is None else code.at(noise)
 
+    def reconstructed(
+        self, obs: UInt8[Tensor, "N H W C"]
+    ) -> tuple[Float32[Tensor, "N K H W"], Float32[Tensor, "N K H W"]]:
+        """What the autoencoder is shown of frames and what it makes of their mean codes, 0 to 1, on the CPU."""
+        with torch.no_grad(), self.precision():
+            images = self.vae.images(obs.to(self.device))
+            expected = self.vae.expected(self.vae.decode(self.vae.encode(images).mean))
+        return images.cpu(), expected.cpu()
+
+    def traversed(
+        self, obs: UInt8[Tensor, "N H W C"], values: Float32[Tensor, "V"], *, num_dimensions: int
+    ) -> Traversal:
+        """Moves one latent dimension of the first frame's mean code at a time; the others stay.
+
+        Args:
+            obs: example frames, whose mean divergence says which dimensions are in use.
+            values: what the moved dimension is set to, in deviations of the prior.
+            num_dimensions: of the dimensions, those with the highest divergence, in that order; all of a shorter code.
+
+        Returns:
+            The dimensions, their divergence and what is decoded.
+        """
+        with torch.no_grad(), self.precision():
+            mean, log_variance = self._code(obs.to(self.device))
+            kl = gaussian_kl(mean.reshape(-1, 1), log_variance.reshape(-1, 1)).view_as(mean).mean(0)
+            dimensions = kl.argsort(descending=True, stable=True)[:num_dimensions]
+            latents = mean[0].repeat(len(dimensions), len(values), 1)
+            for row, dimension in zip(latents, dimensions, strict=True):
+                row[:, dimension] = values.to(row)
+            images = self.vae.expected(self.vae.decode(latents.flatten(0, 1))).unflatten(0, latents.shape[:2])
+        return Traversal(dimensions.cpu(), kl[dimensions].cpu(), images.cpu())
+
     def weights(self, batch: Unrolls) -> dict[str, float]:
         """Means times the number of transitions are the source's sums; the autoencoder's loss stays a mean."""
         weights = {name: weight * batch.actions.numel() for name, weight in self.loss_weights.items()}
@@ -348,6 +393,7 @@ class ImpalaVAEModule(RLModule):
             "policy/entropy": entropies.detach().mean(),
             "vtrace/rho_mean": rhos.mean(),
             "vtrace/clipped_fraction": (rhos > (self.max_rho or torch.inf)).float().mean(),
+            "vtrace/policy_lag": torch.tensor(float(batch.policy_lag), device=rhos.device),
         }
         if batch.surprise_rewards is not None:
             metrics["intrinsic/reward"] = batch.surprise_rewards.mean()

@@ -87,8 +87,9 @@ class PPOBatch(TensorFields):
     def __len__(self) -> int:
         return len(self.actions)
 
-    def split(self, size: int) -> Sequence["PPOBatch"]:
-        """The same samples in consecutive parts of at most `size`, without copying."""
+    def split(self, micro_batches: MicroBatches) -> Sequence["PPOBatch"]:
+        """The same samples in consecutive parts, without copying."""
+        size = micro_batches.size
         starts = range(0, len(self), size)
         return [self._mapped(lambda tensor, start=start: tensor[start : start + size]) for start in starts]  # type: ignore[misc]
 

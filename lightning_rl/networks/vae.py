@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_rl.networks.output_linear import OutputLinear
 
-_LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_LUMINANCE = (299.0, 587.0, 114.0)  # ITU-R BT.601, in thousandths: sums of bytes by these are exact in float32
 Images = Literal["binary", "rgb"]
 
 
@@ -83,11 +83,11 @@ class VAE(nn.Module):
 
     def images(self, obs: UInt8[Tensor, "N H W C"]) -> Float32[Tensor, "N K H W"]:
         """What of the frames is encoded, 0 to 1."""
-        scaled = rearrange(obs, "n h w c -> n c h w").float().div_(255)
         if self._kind == "rgb":
-            return scaled
-        luminance = torch.tensor(_LUMINANCE, device=obs.device)[:, None, None]
-        return ((scaled * luminance).sum(1, keepdim=True) > 0.5).float()
+            return rearrange(obs, "n h w c -> n c h w").float().div_(255)
+        with torch.autocast(obs.device.type, enabled=False):
+            luminance = obs.float() @ torch.tensor(_LUMINANCE, device=obs.device)
+        return (luminance > 0.5 * 255 * sum(_LUMINANCE)).float().unsqueeze(1)
 
     def encode(self, images: Float32[Tensor, "N K H W"]) -> Code:
         """The code's distribution."""
@@ -97,6 +97,10 @@ class VAE(nn.Module):
         """The logits of binary images; the means of others."""
         decoded: Tensor = self.decoder(latents)
         return decoded.float()
+
+    def expected(self, decoded: Float32[Tensor, "N K H W"]) -> Float32[Tensor, "N K H W"]:
+        """The images that `decode` speaks of: each pixel's expectation, 0 to 1."""
+        return decoded.sigmoid() if self._kind == "binary" else decoded.clamp(0, 1)
 
 
 def _halved(size: int) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_rl.data.datamodule import ProcgenDataModule
 from lightning_rl.data.dataset import RolloutDataset
 from lightning_rl.data.evaluation import UniformPolicy
+from lightning_rl.envs.procgen import ProcgenVectorEnv
 from lightning_rl.types import ActorOutput, Episodes, Rollout, Source
 
 NUM_STEPS, NUM_ENVS = 7, 2
@@ -25,6 +26,7 @@ class RandomAgent(LightningModule):
     """Acts at random and keeps the episodes that it is judged on."""
 
     greedy = False
+    on_policy = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,15 +202,58 @@ def test_judging_between_two_rollouts_changes_no_bit_of_the_next(fitting: Build)
     assert_same(collected(disturbed), collected(quiet))
 
 
+def test_example_frames_are_of_different_games_and_the_same_at_every_call(build: Build) -> None:
+    data = build(game="starpilot")
+
+    frames = data.example_frames(3)
+
+    assert frames.shape == (3, *data.obs_shape)
+    assert len(np.unique(frames, axis=0)) == 3
+    np.testing.assert_array_equal(data.example_frames(3), frames)
+    assert not np.array_equal(build(game="starpilot", seed=1).example_frames(3), frames)
+
+
+def test_example_frames_are_of_training_levels(build: Build) -> None:
+    one, other = (build(num_levels=1, start_level=level, game="maze") for level in (7, 8))
+
+    frames, others = one.example_frames(1)[0], other.example_frames(1)[0]
+
+    level = first_frames(one, "train_levels", num_envs=1)[0]
+    assert (frames != level).any(-1).mean() < 0.1  # in a maze only the mouse moves, and may come back
+    assert (others != level).any(-1).mean() > 0.2
+
+
+def test_taking_example_frames_ends_their_games_and_changes_no_bit_of_training(
+    fitting: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[ProcgenVectorEnv] = []
+    close = ProcgenVectorEnv.close_extras
+
+    def noted(env: ProcgenVectorEnv) -> None:
+        closed.append(env)
+        close(env)
+
+    monkeypatch.setattr(ProcgenVectorEnv, "close_extras", noted)
+    disturbed, quiet = fitting(game="starpilot"), fitting(game="starpilot")
+    before = torch.get_rng_state()
+
+    disturbed.example_frames(3)
+
+    assert [env.num_envs for env in closed] == [3]
+    assert torch.equal(torch.get_rng_state(), before)
+    for _ in range(2):
+        assert_same(collected(disturbed), collected(quiet))
+
+
 def test_rewards_are_scaled_unless_told_otherwise(fitting: Build) -> None:
     scaled, raw = (fitting(game="starpilot", num_steps=150, return_scaling=scaling) for scaling in (True, False))
 
     rewards = collected(raw).rewards
 
     assert float(rewards.sum()) > 0
-    assert raw.collector.mean_raw_reward == pytest.approx(float(rewards.mean()))
+    assert raw.collector.metrics()["rollout/reward"] == pytest.approx(float(rewards.mean()))
     assert not torch.equal(collected(scaled).rewards, rewards)
-    assert scaled.collector.mean_raw_reward == pytest.approx(raw.collector.mean_raw_reward)
+    assert scaled.collector.metrics()["rollout/reward"] == pytest.approx(float(rewards.mean()))
 
 
 def test_the_discount_of_the_scaling_reaches_the_rewards(fitting: Build) -> None:
@@ -325,7 +370,9 @@ def test_an_inexact_resume_still_refuses_other_levels(fitting: Build, build: Bui
         ("num_steps", 0),
         ("total_env_steps", 0),
         ("iterations_per_epoch", 0),
-        ("num_actors", 1),
+        ("num_actors", -1),
+        ("num_actors", NUM_ENVS + 1),
+        ("actor_timeout", 0.0),
         ("return_scaling_gamma", 1.1),
         ("return_scaling_gamma", -0.1),
         ("validation_episodes", 0),
@@ -361,7 +408,7 @@ def test_setting_up_twice_keeps_the_games(fitting: Build) -> None:
 def test_teardown_ends_the_games_and_keeps_the_count(fitting: Build) -> None:
     data = fitting()
     collected(data)
-    env = cast(Any, data.collector.env)
+    env = cast(Any, data.collector).env
 
     data.teardown("fit")
 

@@ -16,6 +16,7 @@ class NumberingAgent(PixelPolicy):
     """Collects once an iteration and yields the numbers of its batches; `events` tells what happened when."""
 
     greedy = False
+    on_policy = True
 
     def __init__(self, declared: int, yielded: int) -> None:
         super().__init__(NUM_ACTIONS)

@@ -247,6 +247,9 @@ class ToyData(ProcgenDataModule):
         lengths = [2] if levels == self.level_sets["full_distribution"] else [3]
         return CountingVectorEnv(num_envs, lengths, obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
 
+    def _training_games(self, **_options: Any) -> Any:
+        return lambda num_envs, seed: self._games(num_envs, self.level_sets["train_levels"], seed)
+
 
 def toy_data() -> ToyData:
     return ToyData(num_envs=NUM_ENVS, num_steps=NUM_STEPS, validation_episodes=2, return_scaling=False)

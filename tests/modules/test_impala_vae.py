@@ -1,10 +1,11 @@
+import math
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_rl.data.collector import Collector
 from lightning_rl.data.evaluation import EvaluationDataset
@@ -27,6 +28,7 @@ from tests.modules.worlds import (
     fit,
     generator,
     make_collector,
+    make_trainer,
 )
 from tests.toys import CountingVectorEnv
 
@@ -311,12 +313,18 @@ def test_micro_batches_give_the_gradients_of_the_whole(kind: str, size: int) -> 
 def test_parts_hold_whole_unrolls() -> None:
     batch = drawn(make_impala_vae())
 
-    parts = batch.split(2 * (NUM_STEPS + 1))
+    parts = batch.split(MicroBatches(size=2 * (NUM_STEPS + 1), num_threads=1))
 
     assert [len(part) for part in parts] == [2, 1]
     assert torch.equal(parts[1].obs, batch.obs[:, 2:])
     assert torch.equal(parts[1].recall.state, batch.recall.state[2:])
-    assert [len(part) for part in batch.split(1)] == [1, 1, 1]
+    assert [len(part) for part in batch.split(MicroBatches(size=1, num_threads=1))] == [1, 1, 1]
+
+
+def test_no_thread_waits_for_a_part_that_another_has() -> None:
+    batch = drawn(make_impala_vae())
+
+    assert [len(part) for part in batch.split(MicroBatches(size=3 * (NUM_STEPS + 1), num_threads=2))] == [2, 1]
 
 
 def test_agent_and_autoencoder_are_clipped_each_by_its_own_bound() -> None:
@@ -417,6 +425,118 @@ def test_behavior_logits_are_those_of_the_actions_taken() -> None:
 
     assert batch.actions.unique().numel() > 1
     assert torch.isfinite(log_probs_of(batch.actions, batch.behavior_logits)).all()
+
+
+class Shown(nn.Module):
+    """Decodes a code into an image whose first pixels are the code."""
+
+    def forward(self, latents: Tensor) -> Tensor:
+        images = torch.zeros(len(latents), 1, *OBS_SHAPE[:2])
+        images[:, 0, 0, :LATENT] = latents
+        return images
+
+
+class Encoded(nn.Module):
+    """Means and log variances, the same for every image but for the brightness, which is added to the first mean."""
+
+    def __init__(self, means: Tensor, log_variances: Tensor) -> None:
+        super().__init__()
+        self.code = torch.cat([means, log_variances])
+
+    def forward(self, images: Tensor) -> Tensor:
+        code = self.code.repeat(len(images), 1)
+        code[:, 0] += images.mean((1, 2, 3))
+        return code
+
+
+def hand_made(**vae: Any) -> ImpalaVAEModule:
+    """Dimensions 4 and 9 are in use, 4 less than 9; 7 is known to be near zero, which costs less than both."""
+    module = make_impala_vae(vae=vae)
+    means, log_variances = torch.zeros(LATENT), torch.zeros(LATENT)
+    means[4], means[9], log_variances[7] = -1.5, 2.0, -2.0
+    module.vae.encoder, module.vae.decoder = nn.Sequential(Encoded(means, log_variances)), nn.Sequential(Shown())
+    return module
+
+
+def test_a_reconstruction_is_what_the_mean_code_decodes_to() -> None:
+    module = hand_made()
+    frames = torch.zeros(2, *OBS_SHAPE, dtype=torch.uint8)
+    frames[1] = 255
+
+    inputs, images = module.reconstructed(frames)
+
+    assert torch.equal(inputs, torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, 1, *OBS_SHAPE[:2]))
+    codes = images.logit()[:, 0, 0, :LATENT]
+    expected = torch.zeros(2, LATENT)
+    expected[:, 4], expected[:, 9], expected[1, 0] = -1.5, 2.0, 1.0
+    torch.testing.assert_close(codes, expected, atol=1e-5, rtol=0)
+    assert (images[:, :, 1:] == 0.5).all()
+
+
+def test_reconstructed_colours_stay_within_their_range() -> None:
+    module = make_impala_vae(vae={"images": "rgb"})
+    frames = torch.from_numpy(draw_frames(4))
+    last: Any = module.vae.decoder[-1]
+    last.weight.data.zero_()
+    last.bias.data.copy_(torch.tensor([-0.5, 0.25, 1.5]))
+
+    inputs, images = module.reconstructed(frames)
+
+    torch.testing.assert_close(inputs, frames.permute(0, 3, 1, 2) / 255)
+    assert torch.equal(images, torch.tensor([0.0, 0.25, 1.0])[None, :, None, None].expand_as(inputs))
+
+
+def test_a_traversal_moves_one_dimension_of_the_code_at_a_time_the_dearest_first() -> None:
+    module = hand_made()
+    values = torch.tensor([-3.0, 0.0, 3.0])
+    frames = torch.zeros(2, *OBS_SHAPE, dtype=torch.uint8)
+    frames[1] = 255  # the first dimension's mean is 1 there and costs a quarter of a nat on average
+
+    dimensions, kl, images = module.traversed(frames, values, num_dimensions=4)
+
+    assert dimensions.tolist() == [9, 4, 7, 0]
+    expected_kl = [2.0**2 / 2, 1.5**2 / 2, (math.exp(-2) - 1 + 2) / 2, 0.25]
+    torch.testing.assert_close(kl, torch.tensor(expected_kl))
+    expected = torch.zeros(4, 3, LATENT)
+    expected[:, :, 4], expected[:, :, 9] = -1.5, 2.0
+    for row, dimension in zip(expected, dimensions, strict=True):
+        row[:, dimension] = values
+    torch.testing.assert_close(images.logit()[:, :, 0, 0, :LATENT], expected, atol=1e-5, rtol=0)
+
+
+def test_a_short_code_is_traversed_in_all_its_dimensions() -> None:
+    module = make_impala_vae()
+
+    dimensions, kl, images = module.traversed(torch.from_numpy(draw_frames(3)), torch.zeros(2), num_dimensions=99)
+
+    assert sorted(dimensions.tolist()) == list(range(LATENT))
+    assert torch.equal(kl, kl.sort(descending=True).values)
+    assert images.shape == (LATENT, 2, 1, *OBS_SHAPE[:2])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_showing_the_autoencoder_leaves_modes_gradients_and_random_streams(training: bool) -> None:
+    module, frames = make_impala_vae().train(training), torch.from_numpy(draw_frames(3))
+    before = torch.get_rng_state()
+
+    images = [*module.reconstructed(frames), *module.traversed(frames, torch.zeros(2), num_dimensions=2)]
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert {part.training for part in module.modules()} == {training}
+    assert not any(image.requires_grad for image in images)
+    assert torch.is_grad_enabled()
+
+
+def test_pictures_are_made_under_the_trainers_precision() -> None:
+    module, frames = make_impala_vae(), torch.from_numpy(draw_frames(3))
+    full = module.reconstructed(frames)[1]
+    module.trainer = make_trainer(precision="bf16-mixed")
+
+    mixed = module.reconstructed(frames)[1]
+
+    assert not torch.equal(mixed, full)
+    torch.testing.assert_close(mixed, full, atol=0.02, rtol=0)
+    assert module.traversed(frames, torch.zeros(2), num_dimensions=2).images.dtype == torch.float32
 
 
 BAD_VALUES: dict[str, list[Any]] = {

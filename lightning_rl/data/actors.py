@@ -1,0 +1,431 @@
+"""Collecting in processes of their own, while the learner learns."""
+
+import atexit
+import ctypes
+import multiprocessing
+import os
+import pickle
+import signal
+from collections import deque
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_rl import allocator
+from lightning_rl.data.collector import Collector
+from lightning_rl.data.shared_memory import Layout, SharedTensors, shared
+from lightning_rl.envs.statistics import EpisodeStatistics, RecentEpisodes
+from lightning_rl.types import ActorError, ActorOutput, Policy, Recall, RemotePolicy, ResumableVectorEnv, Rollout, State
+
+MakeEnv = Callable[[int, int], ResumableVectorEnv]
+"""Builds so many environments with this seed, in the process that will step them; picklable."""
+
+_AHEAD = 2  # rollouts ordered at a time: one is waited for while the next is collected
+_START_SECONDS = 300.0  # imports from a slow disk, and building the games
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class _Slot(NamedTuple):
+    """Shared room for one rollout of all environments, and the policy that collects it."""
+
+    rollout: SharedTensors
+    policy: SharedTensors
+
+
+class _Order(NamedTuple):
+    """Asks every actor for its part of a rollout."""
+
+    slot: int
+    version: int
+
+
+class _Report(NamedTuple):
+    """What an actor says of its part of a rollout, beside what it wrote into the slot."""
+
+    version: int
+    mean_raw_reward: float
+    episodes: list[tuple[float, int]]
+
+
+class _Failure(NamedTuple):
+    """An exception, in words: not every one can be pickled."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What an actor process is given when it starts."""
+
+    make_env: MakeEnv
+    columns: slice
+    num_steps: int
+    seeds: tuple[int, int]
+    policy: bytes  # pickled: pickling through the process's arguments would put each tensor into /dev/shm
+    index: int
+    slots: Sequence[_Slot]
+    beats: SharedTensors
+    learner: int
+
+
+class ActorPool:
+    """Actor processes, each with a `Collector` of its own, that share the environments of one rank out among them.
+
+    A rollout is one of all environments: each actor fills the columns of its own, in memory that all share. Two are
+    ordered at a time, so the actors collect the next while the learner learns from the last; a rollout is collected by
+    the policy of the moment at which it was ordered. It is therefore one update behind when it is learned from, never
+    more, whatever the processes' speed, and the same seed gives the same bits.
+
+    A state holds the games as they were before the rollout that is being collected, and the policy that collects it: a
+    run continued from it collects that rollout again, and goes on with the same bits as one that never stopped.
+
+    The processes start with the first rollout. They end with `close`, with the learner, however that ends, and when
+    one of them fails.
+
+    Args:
+        make_env: builds an actor's environments.
+        num_actors: K, processes.
+        num_envs: B, environments of all actors.
+        num_steps: T, steps of one rollout.
+        obs_shape: height, width and channels of a frame.
+        seeds: of the games and of the actions, for each actor.
+        seed: of `generator`.
+        hang_seconds: an actor that takes no step for so long while it should is taken for hung.
+
+    Attributes:
+        env_steps: decisions in the rollouts handed out so far.
+        generator: the stream of every random choice that the learner makes between two updates.
+        memory: what the method carries from rollout to rollout, one row per environment.
+
+    Raises:
+        ActorError: from `collect` and `state_dict`: an actor died, hangs or raised; all have been ended.
+
+    Reference:
+        Espeholt et al. 2018, IMPALA, section 3, https://arxiv.org/abs/1802.01561; deepmind/scalable_agent,
+        experiment.py, for the queue of one batch
+    """
+
+    def __init__(
+        self,
+        make_env: MakeEnv,
+        *,
+        num_actors: int,
+        num_envs: int,
+        num_steps: int,
+        obs_shape: tuple[int, int, int],
+        seeds: Sequence[tuple[int, int]],
+        seed: int,
+        hang_seconds: float = 20.0,
+    ) -> None:
+        self.num_envs = num_envs
+        self.num_steps = num_steps
+        self.generator = torch.Generator().manual_seed(seed)
+        self.memory: dict[str, Tensor] = {}
+        self.env_steps = 0
+        self._make_env = make_env
+        self._columns = _shares(num_envs, num_actors)
+        self._obs_shape = obs_shape
+        self._seeds = seeds
+        self._hang_seconds = hang_seconds
+        self._episodes = RecentEpisodes()
+        self._mean_raw_reward = 0.0
+        self._updates = 0
+        self._ordered: deque[_Order] = deque()
+        self._arrived: deque[list[_Report]] = deque()
+        self._slots: list[_Slot] = []
+        self._processes: list[SpawnProcess] = []
+        self._connections: list[Connection] = []
+        self._beats = SharedTensors({"steps": (torch.int64, (num_actors,))})
+        self._restored: State = {"actors": None, "ahead": None}
+
+    def collect(self, policy: Policy) -> Rollout:
+        """The next rollout, and orders the one after it; what the last call returned is overwritten from now on.
+
+        Args:
+            policy: as the learner has it now, a `RemotePolicy`; acts in the rollouts that are ordered now.
+        """
+        if not isinstance(policy, RemotePolicy):
+            raise TypeError(f"actors need a RemotePolicy, found {type(policy).__name__}")
+        if not self._processes:
+            self._start(policy)
+        while len(self._ordered) < _AHEAD:
+            self._order(policy.state_dict(), self._updates)
+        order = self._ordered.popleft()
+        reports = self._arrived.popleft() if self._arrived else self._answers(self._hang_seconds)
+        for report in reports:
+            self._episodes.add(report.episodes)
+        widths = [columns.stop - columns.start for columns in self._columns]
+        rewards = [report.mean_raw_reward for report in reports]
+        self._mean_raw_reward = float(np.average(rewards, weights=widths))
+        lag = self._updates - min(report.version for report in reports)
+        self.env_steps += self.num_steps * self.num_envs
+        self._updates += 1
+        return _rollout(self._slots[order.slot].rollout, lag)
+
+    def _order(self, weights: dict[str, Tensor], version: int) -> None:
+        slot = 1 - self._ordered[-1].slot if self._ordered else 0
+        self._slots[slot].policy.copy_(weights)
+        self._ordered.append(_Order(slot, version))
+        self._tell(self._ordered[-1])
+
+    def _start(self, policy: RemotePolicy) -> None:
+        actor = policy.actor()
+        layout = self._layout(actor.act(np.zeros((self.num_envs, *self._obs_shape), np.uint8), torch.Generator()))
+        self._slots = [_Slot(SharedTensors(layout), shared(actor.state_dict())) for _ in range(_AHEAD)]
+        context = multiprocessing.get_context("spawn")
+        atexit.register(self.close)
+        pickled = pickle.dumps(actor)
+        for index, columns in enumerate(self._columns):
+            job = _Job(
+                make_env=self._make_env,
+                columns=columns,
+                num_steps=self.num_steps,
+                seeds=self._seeds[index],
+                policy=pickled,
+                index=index,
+                slots=self._slots,
+                beats=self._beats,
+                learner=os.getpid(),
+            )
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_run, args=(job, theirs), name=f"actor-{index}", daemon=True)
+            process.start()
+            theirs.close()  # so that the actor's end is the only one, and its death is seen
+            self._processes.append(process)
+            self._connections.append(ours)
+        states = self._restored["actors"] or [None] * len(self._processes)
+        for index, state in enumerate(states):
+            self._tell(state, only=index)
+        self._answers(_START_SECONDS)
+        if self._restored["ahead"] is not None:
+            self._order(self._restored["ahead"]["policy"], self._restored["ahead"]["version"])
+        self._restored = {"actors": None, "ahead": None}
+
+    def _layout(self, output: ActorOutput) -> Layout:
+        """Types and shapes of a rollout's tensors, from what the policy puts out."""
+        steps, envs = self.num_steps, self.num_envs
+        state = 0 if output.state is None else output.state.shape[1]
+        layout: Layout = {
+            "actions": (torch.int64, (steps, envs)),
+            "rewards": (torch.float32, (steps, envs)),
+            "terminated": (torch.bool, (steps, envs)),
+            "behavior_logits": (torch.float32, (steps, envs, output.logits.shape[1])),
+            "behavior_values": (torch.float32, (steps, envs, output.values.shape[1])),
+            "obs": (torch.uint8, (steps + 1, envs, *self._obs_shape)),
+            "recall.previous_actions": (torch.int64, (envs,)),
+            "recall.previous_rewards": (torch.float32, (envs,)),
+            "recall.starts": (torch.bool, (envs,)),
+            "recall.state": (torch.float32, (envs, state)),
+        }
+        if output.noise is not None:
+            layout["behavior_noise"] = (torch.float32, (steps, envs, output.noise.shape[1]))
+        return layout
+
+    def _tell(self, message: Any, only: int | None = None) -> None:
+        for index, connection in enumerate(self._connections):
+            if only in (None, index):
+                try:
+                    _send(connection, message)
+                except OSError:  # it died, which the next answer that is waited for will say
+                    return
+
+    def _answers(self, seconds: float) -> list[Any]:
+        """One answer of every actor, in their order."""
+        answers: dict[int, Any] = {}
+        quiet = dict.fromkeys(range(len(self._connections)), 0)  # seconds without a step, as this process lives them
+        steps = self._beats["steps"].tolist()
+        while waiting := [index for index in quiet if index not in answers]:
+            ready = wait([self._connections[index] for index in waiting], timeout=1.0)
+            for index in waiting:
+                if self._connections[index] in ready:
+                    answers[index] = self._answer(index)
+            now = self._beats["steps"].tolist()
+            for index in () if ready else waiting:
+                quiet[index] = 0 if now[index] != steps[index] else quiet[index] + 1
+                if quiet[index] >= seconds:
+                    self._processes[index].kill()
+                    self._fail(index, f"hangs: it has not taken a step for {seconds:g} seconds, and was ended")
+            steps = now
+        return [answers[index] for index in sorted(answers)]
+
+    def _answer(self, index: int) -> Any:
+        try:
+            answer = _receive(self._connections[index])
+        except (EOFError, OSError):
+            self._fail(index, "died")
+        if isinstance(answer, _Failure):
+            self._fail(index, f"raised {answer.text}")
+        return answer
+
+    def _fail(self, index: int, what: str) -> NoReturn:
+        process = self._processes[index]
+        process.join(timeout=10.0)  # it is about to end; should it not, it is ended
+        process.kill()
+        process.join()
+        code, pid = process.exitcode or 0, process.pid
+        name = f" ({signal.Signals(-code).name})" if code < 0 else ""
+        number = len(self._processes)
+        self.close()
+        raise ActorError(f"actor {index} of {number}, process {pid}, {what}; exit code {code}{name}")
+
+    def metrics(self) -> dict[str, float]:
+        """Returns and lengths of recent episodes, in the units of the game, and the last rollout's mean raw reward."""
+        return {**self._episodes.metrics(), "rollout/reward": self._mean_raw_reward}
+
+    def state_dict(self) -> State:
+        """Everything of the last boundary; waits for the actors to finish the rollout that they collect."""
+        actors, ahead = self._restored["actors"], self._restored["ahead"]
+        if self._processes:
+            if not self._arrived:
+                self._arrived.append(self._answers(self._hang_seconds))
+            self._tell(None)
+            actors = self._answers(self._hang_seconds)
+            [order] = self._ordered
+            policy = {name: tensor.clone() for name, tensor in self._slots[order.slot].policy.items()}
+            ahead = {"policy": policy, "version": order.version}
+        return {
+            "actors": actors,
+            "ahead": ahead,
+            "env_steps": self.env_steps,
+            "updates": self._updates,
+            "mean_raw_reward": self._mean_raw_reward,
+            "episodes": self._episodes.state_dict(),
+            "generator": self.generator.get_state(),
+            "memory": deepcopy(self.memory),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Continues from a saved state, once the next rollout is asked for."""
+        self.close()
+        self._restored = {"actors": state["actors"], "ahead": state["ahead"]}
+        self.env_steps = state["env_steps"]
+        self._updates = state["updates"]
+        self._mean_raw_reward = state["mean_raw_reward"]
+        self._episodes.load_state_dict(state["episodes"])
+        self.generator.set_state(state["generator"].cpu())
+        self.memory = deepcopy(state["memory"])
+
+    def count_from(self, env_steps: int) -> None:
+        """Counts on from `env_steps`, with the games as they are."""
+        self.env_steps = env_steps
+
+    def close(self) -> None:
+        """Ends the processes at once: what they hold is saved with the learner, or lost with it."""
+        atexit.unregister(self.close)
+        for process in self._processes:
+            process.kill()
+        for process, connection in zip(self._processes, self._connections, strict=True):
+            process.join()
+            process.close()
+            connection.close()
+        self._processes, self._connections, self._slots = [], [], []
+        self._ordered.clear()
+        self._arrived.clear()
+
+
+def _shares(num_envs: int, num_actors: int) -> list[slice]:
+    """Consecutive columns for each actor, whose numbers differ by one at most."""
+    ends = [num_envs * (index + 1) // num_actors for index in range(num_actors)]
+    return [slice(start, stop) for start, stop in zip([0, *ends], ends, strict=False)]
+
+
+def _rollout(tensors: SharedTensors, policy_lag: int) -> Rollout:
+    recall = Recall(**{field.name: tensors[f"recall.{field.name}"] for field in fields(Recall)})
+    others = {name: tensor for name, tensor in tensors.items() if not name.startswith("recall.")}
+    return Rollout(**others, recall=recall, policy_lag=policy_lag)
+
+
+# Connection.send would hand tensors over through files of their own; plain pickles hold them
+
+
+def _send(connection: Connection, message: Any) -> None:
+    connection.send_bytes(pickle.dumps(message))
+
+
+def _receive(connection: Connection) -> Any:
+    return pickle.loads(connection.recv_bytes())
+
+
+def _run(job: _Job, connection: Connection) -> None:
+    """An actor process, from its start to its end."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != job.learner:  # it died before
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # sent to all processes of a job; the learner answers them
+    torch.set_num_threads(1)
+    allocator.keep_freed_memory()
+    try:
+        _serve(job, connection)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the learner is gone
+    except Exception as error:
+        _send(connection, _Failure(f"{type(error).__name__}: {error}"))
+        raise
+
+
+def _serve(job: _Job, connection: Connection) -> None:
+    """Answers orders: first the state to begin from, or None; then rollouts, or None for the state before the last."""
+    games, actions = job.seeds
+    env = EpisodeStatistics(job.make_env(job.columns.stop - job.columns.start, games))
+    collector = Collector(env, num_steps=job.num_steps, seed=actions)
+    policy = _CountedPolicy(pickle.loads(job.policy), job)
+    policy.act(env.reset()[0], torch.Generator())  # compiles what is compiled at its first use
+    restored = _receive(connection)
+    if restored is not None:
+        collector.load_state_dict(restored)
+    before = restored
+    _send(connection, None)
+    while True:
+        order: _Order | None = _receive(connection)
+        if order is None:
+            _send(connection, before)
+            continue
+        before = collector.state_dict()
+        slot, finished = job.slots[order.slot], env.num_finished
+        policy.load_state_dict(slot.policy)
+        frames = slot.rollout["obs"].numpy()[:, job.columns]
+        _write(collector.collect(policy, frames), slot.rollout, job.columns)
+        episodes = env.recent.last(env.num_finished - finished)
+        _send(connection, _Report(order.version, collector.mean_raw_reward, episodes))
+
+
+def _write(rollout: Rollout, tensors: SharedTensors, columns: slice) -> None:
+    """Puts everything but the frames, which are there already, into this actor's columns."""
+    for name, tensor in tensors.items():
+        if name == "recall.state" and rollout.recall.state.shape[1] == 0:  # of a policy that has not lived yet
+            tensor[columns] = 0
+        elif name.startswith("recall."):
+            tensor[columns] = getattr(rollout.recall, name.removeprefix("recall."))
+        elif name != "obs":
+            tensor[:, columns] = getattr(rollout, name)
+
+
+class _CountedPolicy:
+    """Shows the learner that the actor moves."""
+
+    def __init__(self, policy: RemotePolicy, job: _Job) -> None:
+        self._policy = policy
+        self._beats = job.beats["steps"][job.index : job.index + 1]
+        self.load_state_dict = policy.load_state_dict
+
+    def act(
+        self,
+        obs: UInt8[NDArray[Any], "B H W C"],
+        generator: torch.Generator,
+        *,
+        recall: Recall | None = None,
+        greedy: bool = False,
+    ) -> ActorOutput:
+        """As the policy itself."""
+        self._beats += 1
+        return self._policy.act(obs, generator, recall=recall, greedy=greedy)
