@@ -17,17 +17,19 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import WandbLogger
 
 from lightning_rl import allocator, checkpoints
 from lightning_rl.callbacks.iteration import IterationMetrics, RandomStates, StopAtBoundary
+from lightning_rl.callbacks.reconstructions import AutoencoderPictures
 from lightning_rl.callbacks.report import EvaluationReport
 from lightning_rl.callbacks.run_folder import RunFolder
 from lightning_rl.callbacks.saving import RunCheckpoint
 from lightning_rl.callbacks.video import RecordMedia
-from lightning_rl.loggers import MetricsCSV
+from lightning_rl.loggers import MetricsCSV, drop_obsolete_settings
 from lightning_rl.precision import suitable
 from lightning_rl.progress import EnvStepsProgress
-from lightning_rl.types import UsageError
+from lightning_rl.types import ActorError, UsageError
 from lightning_rl.usage import essence, module_class, values
 from lightning_rl.version import __version__
 
@@ -83,7 +85,7 @@ class RunCLI(LightningCLI):
             "--allow_inexact_resume",
             type=bool,
             default=False,
-            help="Continue with other numbers of ranks or environments.",
+            help="Continue with other numbers of ranks, actors or environments.",
         )
         defaults = {f"trainer.{key}": value for key, value in _TRAINER_DEFAULTS.items()}
         parser.set_defaults({**defaults, "data": {"class_path": "lightning_rl.ProcgenDataModule"}})
@@ -191,6 +193,7 @@ class RunCLI(LightningCLI):
         self.complete = False
         with _notices_held_back():
             super().instantiate_classes()
+            self.datamodule.check_agent(self.model)
             self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
             if self._saved is not None and self.checkpoint is not None:
                 self._check(self._saved, self.checkpoint)
@@ -215,6 +218,9 @@ class RunCLI(LightningCLI):
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(EnvStepsProgress())
         loggers = _as_list(config["logger"])
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):  # Lightning starts its run before any callback is heard
+                drop_obsolete_settings(logger)
         if self.subcommand == "fit" and not config["fast_dev_run"]:
             loggers = [*loggers, MetricsCSV(self.run_dir / "metrics.csv")]
         trainer: Trainer = super().instantiate_trainer(
@@ -234,6 +240,7 @@ class RunCLI(LightningCLI):
             RandomStates(),
             self.stopper,
             RunCheckpoint(self.run_dir, metadata),
+            AutoencoderPictures(self.run_dir, title=f"{self.method} on {self.game}"),
             RecordMedia(self.run_dir, title=f"{self.method} on {self.game}"),
             EvaluationReport(self.run_dir, method=self.method, checkpoint=self.checkpoint),
         ]
@@ -262,6 +269,7 @@ class RunCLI(LightningCLI):
             "video": self.run_dir / "media" / "episodes.mp4",
             "metrics": self.run_dir / "metrics.csv",
             "picture": self.run_dir / "media" / "learning_curve.png",
+            "vae": self.run_dir / "media" / "reconstructions.png",
         }
         lines = [f"{what:<11}{path}" for what, path in found.items() if path.exists()]
         lines += [f"next:      lightning-rl test --ckpt_path {last}"]
@@ -335,7 +343,8 @@ def main(args: list[str] | None = None) -> int:
         args: without the program's name; the process's own by default.
 
     Returns:
-        Exit status: 0 done, 2 wrong input, told in one line on stderr, 143 stopped by a signal after saving.
+        Exit status: 0 done, 1 an actor process failed and 2 wrong input, told in one line on stderr, 143 stopped by a
+            signal after saving.
     """
     allocator.keep_freed_memory()
     os.environ.setdefault("WANDB_SILENT", "true")  # it would tell six lines of what the run folder shows
@@ -351,4 +360,7 @@ def main(args: list[str] | None = None) -> int:
     except UsageError as error:  # what only playing could show
         _say(str(error))
         return 2
+    except ActorError as error:
+        _say(f"{error}; to continue from the last boundary: --run_dir {cli.run_dir} --ckpt_path last")
+        return 1
     return 0 if cli.stopper.received is None else 143

@@ -117,6 +117,11 @@ class MetricsCSV(Logger):
         self._columns = columns
 
 
+def drop_obsolete_settings(logger: WandbLogger) -> None:
+    """Spares the user W&B's warning of a setting that Lightning always passes; call it before the run is started."""
+    logger._wandb_init.pop("anonymous", None)
+
+
 @rank_zero_only
 def use_env_steps_axis(logger: WandbLogger) -> None:
     """Plots everything that `logger` receives against `env_steps` instead of Lightning's `trainer/global_step`.
@@ -126,7 +131,6 @@ def use_env_steps_axis(logger: WandbLogger) -> None:
     Args:
         logger: Lightning's own.
     """
-    logger._wandb_init.pop("anonymous", None)  # Lightning passes it always, and W&B warns of it always
     logger.experiment.define_metric("env_steps")
     logger.experiment.define_metric("*", step_metric="env_steps")
 

@@ -24,6 +24,7 @@ from tests.wandb_reader import read_history, read_step_metrics
 
 ROOT = Path(__file__).parents[1]
 PPO = ["fit", "--config", str(CONFIGS / "ppo.yaml"), "--run_dir", "run"]
+IMPALA = ["fit", "--config", str(CONFIGS / "impala_vae.yaml"), "--run_dir", "run"]
 
 
 @pytest.fixture
@@ -71,7 +72,11 @@ class TestWrongInput:
             ([*PPO, "--trainer.gradient_clip_val", "0.5"], ["trainer.gradient_clip_val", "null", "0.5"]),
             ([*PPO, "--trainer.accelerator", "abacus"], ["accelerator", "abacus", "cpu"]),
             ([*PPO, "--data.num_levels", "-1"], ["num_levels", "-1", "from 0"]),
-            ([*PPO, "--data.num_actors", "2"], ["data.num_actors", "2", "0"]),
+            ([*PPO, "--data.num_actors", "2"], ["data.num_actors", "0", "PPODistillModule", "on-policy", "found 2"]),
+            ([*IMPALA, "--data.num_actors", "33"], ["data.num_actors", "from 0 to data.num_envs, 32", "found 33"]),
+            ([*IMPALA, "--data.actor_timeout", "0"], ["data.actor_timeout", "positive", "0.0"]),
+            ([*IMPALA, "--data.num_steps", "0"], ["data.num_steps", "at least 1", "found 0"]),
+            ([*IMPALA, "--model.vae.latent_size", "0"], ["model.vae.latent_size", "at least 1", "found 0"]),
             ([*PPO, "--data.distribution_mode", "memory"], ["distribution_mode", "coinrun", "'memory'", "exploration"]),
             ([*PPO, "--model.minibatch_size", "100"], ["model.minibatch_size", "100", "16384"]),
             ([*PPO, "--seed_everything", "-1"], ["seed_everything", "-1", "4294967295"]),

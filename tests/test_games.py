@@ -1,11 +1,16 @@
 """Every game of the benchmark, in both of its published modes, from frames to an optimiser step."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from pytorch_lightning import Trainer
 
 from lightning_rl import PPODistillModule, ProcgenDataModule
+from lightning_rl.cli import main
 from lightning_rl.envs.procgen import GAMES
+from tests.runs import CONFIGS, ENV_STEPS, load
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +41,27 @@ def test_an_agent_learns_from_a_few_hundred_steps_of(game: str, distribution_mod
     assert data.env_steps == 300
     assert trainer.global_step == 1
     assert not torch.equal(after, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_actors", [0, 2])
+@pytest.mark.parametrize("game", ["coinrun", "starpilot", "chaser", "maze"])
+@pytest.mark.parametrize("method", ["impala", "impala_vae"])
+def test_every_command_of_the_paper_runs_on(method: str, game: str, num_actors: int, tmp_path: Path) -> None:
+    small = {"num_envs": 2, "num_steps": 16, "num_actors": num_actors, "total_env_steps": 2 * ENV_STEPS}
+    episodes = {f"{use}_episodes": 1 for use in ("validation", "test", "predict")}
+    data = [text for key, value in (small | episodes).items() for text in (f"--data.{key}", str(value))]
+    trainer = ["--trainer.accelerator", "cpu", "--trainer.precision", "bf16-mixed", "--trainer.logger", "false"]
+    paper = ["--config", str(CONFIGS / f"{method}.yaml"), "--data.game", game]
+    assert main(["fit", *paper, "--run_dir", str(tmp_path), *data, *trainer]) == 0
+
+    checkpoint = str(tmp_path / "last.ckpt")
+    (tmp_path / "media" / "episodes.mp4").unlink()
+    for command in ("validate", "test", "predict"):
+        assert main([command, "--ckpt_path", checkpoint]) == 0
+
+    assert load(tmp_path)["ProcgenDataModule"]["env_steps"] == 2 * ENV_STEPS
+    report = json.loads((tmp_path / "test.json").read_text())
+    assert (report["method"], report["game"], report["distribution_mode"]) == (method, game, "hard")
+    assert report["level_sets"]["train_levels"]["num_levels"] == 500
+    assert (tmp_path / "media" / "episodes.mp4").exists()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lightning_rl.loggers import MetricsCSV
-from lightning_rl.media import draw_learning_curve, tiled, write_video
+from lightning_rl.media import draw_image_rows, draw_learning_curve, tiled, write_video
 
 
 def colored(color: tuple[int, int, int], *, height: int, width: int) -> UInt8[NDArray[Any], "H W 3"]:
@@ -122,6 +122,54 @@ def test_the_learning_curve_shows_more_with_validation(tmp_path: Path) -> None:
     assert training_only.shape == with_validation.shape
     assert number_of_colors(with_validation) > number_of_colors(training_only)
     assert os.listdir(png.parent) == ["curve.png"]
+
+
+def test_rows_of_images_keep_their_places_colors_and_pixels(tmp_path: Path) -> None:
+    png = tmp_path / "media" / "rows.png"
+    colored_row = np.random.default_rng(0).integers(200, size=(2, 6, 9, 3), dtype=np.uint8)
+    grey_row = np.random.default_rng(1).integers(200, size=(2, 6, 9, 1), dtype=np.uint8)
+
+    draw_image_rows(png, [("", colored_row), ("", grey_row)], scale=4, title="")
+
+    with Image.open(png) as image:
+        picture = np.asarray(image.convert("RGB"))
+    rows, columns = np.nonzero((picture < 255).all(-1))
+    shown = picture[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    expected = np.full((2 * 6 + 2, 2 * 9 + 2, 3), 255, np.uint8)
+    for row, images in enumerate((colored_row, grey_row)):
+        for column, image_pixels in enumerate(images):
+            expected[row * 8 : row * 8 + 6, column * 11 : column * 11 + 9] = image_pixels
+    np.testing.assert_array_equal(shown, np.kron(expected, np.ones((4, 4, 1), np.uint8)))
+    assert os.listdir(png.parent) == ["rows.png"]
+
+
+@pytest.mark.parametrize(
+    ("label", "columns", "title", "place"),
+    [
+        ("dimension 12: 0.04 nats", [], "", "left"),
+        ("", ["-3", "3"], "", "below"),
+        ("", [], "title", "above"),
+        ("", [], "", "nowhere"),
+    ],
+)
+def test_labels_stand_whole_beside_the_images(
+    label: str, columns: list[str], title: str, place: str, tmp_path: Path
+) -> None:
+    white = np.full((2, 40, 40, 1), 255, np.uint8)
+
+    draw_image_rows(tmp_path / "a.png", [(label, white)], columns=columns, title=title, scale=2)
+
+    with Image.open(tmp_path / "a.png") as picture:
+        dark = np.asarray(picture.convert("L")) < 255
+    assert not np.concatenate([dark[0], dark[-1], dark[:, 0], dark[:, -1]]).any()  # nothing is cut off
+    height, width = dark.shape
+    images = {"above": 30, "left": width - 12 - 2 * 82, "below": 24}
+    written = {
+        "above": dark[: images["above"]].any(),
+        "left": dark[:, : images["left"] - 1].any() and not title,
+        "below": dark[height - images["below"] :].any(),
+    }
+    assert [where for where, any_text in written.items() if any_text] == ([] if place == "nowhere" else [place])
 
 
 def number_of_colors(picture: UInt8[NDArray[Any], "H W C"]) -> int:

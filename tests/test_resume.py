@@ -1,8 +1,12 @@
 """A run that was stopped, killed or damaged and then resumed ends with the bits of one that never was."""
 
+import contextlib
+import os
 import random
+import signal
 import statistics
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,10 @@ def unlike(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     return [difference for difference in found if not difference.startswith(f"/callbacks/{RANDOM_STATES}/python/")]
 
 
+def pictures(run_dir: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (run_dir / "media").glob("*.png")}
+
+
 @pytest.mark.parametrize(
     ("config", "options"),
     [
@@ -55,6 +63,7 @@ def test_a_stopped_and_resumed_run_has_the_bits_of_one_that_never_stopped(
 
     assert unlike(straight, resumed) == []
     assert rows(tmp_path / "run") == rows(tmp_path / "straight")
+    assert pictures(tmp_path / "run") == pictures(tmp_path / "straight")
     assert [row["env_steps"] for row in rows(tmp_path / "run")] == ["32", "64", "96"]
 
 
@@ -116,6 +125,61 @@ def test_killed_at_three_random_moments_a_run_ends_with_the_bits_of_an_uninterru
     ids: dict[str, Any] = {checkpoints.METADATA: {}}
     assert differences(load(tmp_path / "uninterrupted") | ids, load(run_dir) | ids) == []
     assert rows(run_dir) == rows(tmp_path / "uninterrupted")
+
+
+def actors_of(learner: BaseProcess) -> list[int]:
+    """Its actor processes, in the order of their start; not the tracker that Python starts beside them."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            if parent == learner.pid and b"spawn_main" in (stat.parent / "cmdline").read_bytes():
+                found.append(int(stat.parent.name))
+    return sorted(found)
+
+
+def are_gone(pids: list[int], *, seconds: float = 10.0) -> bool:
+    end = time.monotonic() + seconds
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_with_actors_a_run_ends_with_the_same_bits_whichever_process_is_killed(tmp_path: Path) -> None:
+    run_dir, output = tmp_path / "run", tmp_path / "run.txt"
+    options: dict[str, Any] = {"config": "impala_vae", "data__num_actors": 2, "iterations": 12}
+    args = fit_args(run_dir, *LAST, **options)
+    shared_memory = set(os.listdir("/dev/shm"))
+
+    learner = start(args, output)
+    wait_until(lambda: len(rows(run_dir)) >= 2, learner)
+    actors = actors_of(learner)
+    os.kill(actors[1], signal.SIGKILL)
+    learner.join(30)
+    assert learner.exitcode == 1
+    *_, told = output.read_text().splitlines()
+    assert told == (
+        f"lightning-rl: actor 1 of 2, process {actors[1]}, died; exit code -9 (SIGKILL);"
+        f" to continue from the last boundary: --run_dir {run_dir} --ckpt_path last"
+    )
+    assert are_gone(actors)
+
+    learner = start(args, output)
+    wait_until(lambda: len(rows(run_dir)) >= 6, learner)
+    actors = actors_of(learner)
+    learner.kill()
+    learner.join()
+    assert len(actors) == 2
+    assert are_gone(actors)
+    assert set(os.listdir("/dev/shm")) <= shared_memory
+
+    straight = fit(tmp_path / "straight", **options)
+    resumed = fit(run_dir, *LAST, **options)
+    assert unlike(straight, resumed) == []
+    assert rows(run_dir) == rows(tmp_path / "straight")
+    assert [row["vtrace/policy_lag"] for row in rows(run_dir)] == ["0.0", *["1.0"] * 11]
 
 
 def test_last_in_an_empty_folder_starts_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,11 @@ def data_of(trainer: Trainer) -> ProcgenDataModule:
     return data
 
 
+def is_stopped_by_signal(trainer: Trainer) -> bool:
+    """Whether the run was asked to stop; who asked waits for the process to end."""
+    return any(isinstance(c, StopAtBoundary) and c.received is not None for c in trainer.callbacks)  # type: ignore[attr-defined]
+
+
 class IterationMetrics(Callback):
     """Adds episodes, env steps, speed and validation to the row that Lightning logs at each epoch end; ends the run.
 

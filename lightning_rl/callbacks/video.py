@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
 
-from lightning_rl.callbacks.iteration import StopAtBoundary, data_of
+from lightning_rl.callbacks.iteration import data_of, is_stopped_by_signal
 from lightning_rl.loggers import log_media
 from lightning_rl.media import draw_learning_curve, tiled, write_video
 from lightning_rl.modules.base import RLModule
@@ -66,9 +66,9 @@ class RecordMedia(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plays with the trained policy, on games and random streams of its own, and draws the curve.
 
-        Not after a signal: who sent it waits for the process to end.
+        Not after a signal.
         """
-        if any(isinstance(c, StopAtBoundary) and c.received is not None for c in trainer.callbacks):  # type: ignore[attr-defined]
+        if is_stopped_by_signal(trainer):
             return
         if not trainer.is_global_zero or not isinstance(pl_module, RLModule) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return

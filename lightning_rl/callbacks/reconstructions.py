@@ -1,0 +1,141 @@
+"""Pictures of what an autoencoder keeps of the frames."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float32, UInt8
+from matplotlib.ticker import EngFormatter
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
+
+from lightning_rl.callbacks.iteration import data_of, is_stopped_by_signal
+from lightning_rl.loggers import log_media
+from lightning_rl.media import draw_image_rows
+from lightning_rl.modules.impala_vae import ImpalaVAEModule
+
+_NUM_FRAMES, _NUM_DIMENSIONS, _NUM_PARTS = 8, 8, 10
+_VALUES = (-3, -2, -1, 0, 1, 2, 3)
+
+
+class _Row(NamedTuple):
+    env_steps: int
+    images: UInt8[Tensor, "N H W K"]
+
+
+class AutoencoderPictures(Callback):
+    """Draws `media/reconstructions.png` and `media/latent_traversal.png` while a module with an autoencoder trains.
+
+    The first has a column for each of eight frames, taken once: the frame, what the autoencoder is shown of it, and
+    its reconstruction at the start, after each tenth of the run and at the end. The second shows, for the first frame,
+    what the dimensions of the code draw that cost the most nats, each from −3 to 3 deviations of the prior. Both are
+    put into W&B too.
+
+    Frames and reconstructions are saved with the run, so that a continued one draws what an unbroken one does.
+
+    Args:
+        run_dir: the run folder.
+        title: begins what stands above the pictures.
+
+    Reference:
+        Xu & Kaneko, Combining reinforcement learning and VAE to improve generalization in Procgen Benchmark, figure 3
+    """
+
+    def __init__(self, run_dir: Path, *, title: str) -> None:
+        self.reconstructions = run_dir / "media" / "reconstructions.png"
+        self.traversal = run_dir / "media" / "latent_traversal.png"
+        self._title = title
+        self._frames: UInt8[Tensor, "N H W C"] = torch.empty(0, 0, 0, 3, dtype=torch.uint8)
+        self._rows: list[_Row] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The frames and their reconstructions so far; nothing where none are drawn."""
+        if not self._rows:
+            return {}
+        return {
+            "frames": self._frames,
+            "env_steps": [row.env_steps for row in self._rows],
+            "reconstructions": [row.images for row in self._rows],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues the picture."""
+        self._frames = state_dict["frames"].cpu()
+        images = [images.cpu() for images in state_dict["reconstructions"]]
+        self._rows = [_Row(*row) for row in zip(state_dict["env_steps"], images, strict=True)]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the frames and draws them before anything is learned, unless the run is continued."""
+        module = _drawn(trainer, pl_module)
+        if module is not None and not self._rows:
+            data = data_of(trainer)
+            self._frames = torch.from_numpy(data.example_frames(_NUM_FRAMES))
+            self._rows = [self._row(module, data.env_steps)]
+            self._draw(trainer, module, self._rows)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds a row once another tenth of the run is done; the checkpoint, saved after this, has it."""
+        module = _drawn(trainer, pl_module)
+        if module is None:
+            return
+        data = data_of(trainer)
+        drawn, done = (_NUM_PARTS * n // data.total_env_steps for n in (self._rows[-1].env_steps, data.env_steps))
+        if drawn < done:
+            self._rows.append(self._row(module, data.env_steps))
+            self._draw(trainer, module, self._rows)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds a row if the run ends within a tenth; it is not kept, for the run may be continued.
+
+        Not after a signal.
+        """
+        module = _drawn(trainer, pl_module)
+        if module is None or is_stopped_by_signal(trainer):
+            return
+        env_steps = data_of(trainer).env_steps
+        if self._rows[-1].env_steps < env_steps:
+            self._draw(trainer, module, [*self._rows, self._row(module, env_steps)])
+
+    def _row(self, module: ImpalaVAEModule, env_steps: int) -> _Row:
+        return _Row(env_steps, _pixels(module.reconstructed(self._frames)[1]))
+
+    def _draw(self, trainer: Trainer, module: ImpalaVAEModule, rows: list[_Row]) -> None:
+        shown, env_steps = EngFormatter(sep=""), rows[-1].env_steps
+        inputs, _ = module.reconstructed(self._frames)
+        images = [
+            ("frame", self._frames),
+            ("input", _pixels(inputs)),
+            *((shown(row.env_steps), row.images) for row in rows),
+        ]
+        draw_image_rows(
+            self.reconstructions,
+            [(label, row.numpy()) for label, row in images],
+            title=f"{self._title}: reconstructions after so many env steps",
+        )
+        values = torch.tensor(_VALUES, dtype=torch.float32)
+        traversal = module.traversed(self._frames, values, num_dimensions=_NUM_DIMENSIONS)
+        draw_image_rows(
+            self.traversal,
+            [
+                (f"dimension {dimension}: {kl:.2f} nats", _pixels(row).numpy())
+                for dimension, kl, row in zip(*traversal, strict=True)
+            ],
+            columns=[str(value) for value in _VALUES],
+            title=f"{self._title}: parts of the code after {shown(env_steps)} env steps",
+        )
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                log_media(logger, env_steps=env_steps, videos=[], pictures=[self.reconstructions, self.traversal])
+
+
+def _drawn(trainer: Trainer, module: LightningModule) -> ImpalaVAEModule | None:
+    """The module, if it has an autoencoder and this process is the one that draws."""
+    if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return None
+    return module if isinstance(module, ImpalaVAEModule) and module.autoencoding is not None else None
+
+
+def _pixels(images: Float32[Tensor, "N K H W"]) -> UInt8[Tensor, "N H W K"]:
+    return (rearrange(images, "n k h w -> n h w k") * 255).round().to(torch.uint8).contiguous()
