@@ -21,6 +21,8 @@ from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.types import ActorError, ActorOutput, Recall, Rollout, State
 from tests.toys import IdentityVectorEnv
 
+pytestmark = pytest.mark.xdist_group("actors")  # they share what one pool did
+
 OBS_SHAPE = (4, 6, 3)
 NUM_STEPS, NUM_ENVS, NUM_ACTIONS = 7, 5, 3
 WIDTHS = (2, 3)
@@ -177,7 +179,7 @@ def test_continued_from_a_state_the_rollouts_are_the_same_and_a_hung_actor_is_na
 ) -> None:
     torch.save(killed.state, tmp_path / "state.pt")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
-    pool = pool_of(seeds=[(1, 2), (3, 4)], seed=5, hang_seconds=2.0)
+    pool = pool_of(seeds=[(1, 2), (3, 4)], seed=5, hang_seconds=5.0)
     pool.load_state_dict(state)
     assert repr(pool.state_dict()) == repr(state)  # saved again before anything was collected
     for number in range(SAVED_AFTER, NUM_ROLLOUTS):
@@ -192,9 +194,9 @@ def test_continued_from_a_state_the_rollouts_are_the_same_and_a_hung_actor_is_na
     pids = pids_of(pool)
     os.kill(pids[0], signal.SIGSTOP)
     start = time.monotonic()
-    with pytest.raises(ActorError, match=rf"actor 0 of 2, process {pids[0]}, hangs: .* 2 seconds.*exit code -9"):
+    with pytest.raises(ActorError, match=rf"actor 0 of 2, process {pids[0]}, hangs: .* 5 seconds.*exit code -9"):
         exhaust(pool)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 20
     assert are_gone(pids)
 
 
