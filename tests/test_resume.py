@@ -238,13 +238,16 @@ class TestOfOneRun:
         assert RunCLI(two).checkpoint == run_dir / "last.ckpt"  # not refused
 
 
-def test_the_wandb_run_goes_on_under_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_wandb_run_goes_on_under_its_id_and_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     online = {"trainer__logger": None}
     first = fit(tmp_path, iterations=1, **online)
     second = fit(tmp_path, *LAST, iterations=2, **online)
     assert read_run_id(tmp_path) == first[checkpoints.METADATA]["run_id"] == second[checkpoints.METADATA]["run_id"]
     assert [row["env_steps"] for row in read_history(tmp_path) if "loss/policy" in row] == [32, 64]
+    assert "wandb" not in capfd.readouterr().err
 
 
 def test_the_comparison_finds_a_changed_bit() -> None:
