@@ -15,6 +15,7 @@ from pytorch_lightning import LightningModule
 from torch import nn
 
 from lightning_rl.checkpoints import METADATA, AtomicCheckpointIO, check_fits, is_readable, read
+from lightning_rl.modules.impala_vae import Autoencoding, ImpalaVAEModule
 
 
 def saved(number: float, **more: Any) -> dict[str, Any]:
@@ -185,3 +186,23 @@ class TestFitting:
             self.check(self.checkpoint(4, 5), 6, 7)
         with pytest.raises(ValueError, match=r"has layers.1.bias of shape None, this network of shape \(5,\)"):
             self.check(self.checkpoint(4), 4, 5)
+
+    @pytest.mark.parametrize(
+        ("trained", "wanted", "told"),
+        [
+            ({"vae": {}}, {}, "is of method impala_vae, this command of method impala$"),
+            ({}, {"vae": {}}, "is of method impala, this command of method impala_vae$"),
+            ({"vae": {"latent_size": 3}}, {"vae": {"latent_size": 5}}, r"has network\.lstm\.weight_ih_l0 of shape"),
+        ],
+    )
+    def test_another_autoencoder_or_none_is_named(
+        self, trained: dict[str, Any], wanted: dict[str, Any], told: str
+    ) -> None:
+        old, new = (
+            ImpalaVAEModule(vae=Autoencoding(**init_args["vae"]) if init_args else None)
+            for init_args in (trained, wanted)
+        )
+        metadata = {"method": ImpalaVAEModule.method(trained), "game": "maze"}
+        checkpoint = {METADATA: metadata, "state_dict": old.state_dict()}
+        with pytest.raises(ValueError, match=told):
+            check_fits(checkpoint, Path("a.ckpt"), module=new, method=ImpalaVAEModule.method(wanted), game="maze")
