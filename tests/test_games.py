@@ -48,9 +48,10 @@ def test_an_agent_learns_from_a_few_hundred_steps_of(game: str, distribution_mod
 @pytest.mark.parametrize("game", ["coinrun", "starpilot", "chaser", "maze"])
 @pytest.mark.parametrize("method", ["impala", "impala_vae"])
 def test_every_command_of_the_paper_runs_on(method: str, game: str, num_actors: int, tmp_path: Path) -> None:
-    small = {"num_envs": 2, "num_steps": 16, "num_actors": num_actors, "total_env_steps": 2 * ENV_STEPS}
+    small = {"num_envs": 2, "num_steps": 16, "num_actors": num_actors, "iterations_per_epoch": 1}
     episodes = {f"{use}_episodes": 1 for use in ("validation", "test", "predict")}
-    data = [text for key, value in (small | episodes).items() for text in (f"--data.{key}", str(value))]
+    budget = {"total_env_steps": 2 * ENV_STEPS}
+    data = [text for key, value in (small | budget | episodes).items() for text in (f"--data.{key}", str(value))]
     trainer = ["--trainer.accelerator", "cpu", "--trainer.precision", "bf16-mixed", "--trainer.logger", "false"]
     paper = ["--config", str(CONFIGS / f"{method}.yaml"), "--data.game", game]
     assert main(["fit", *paper, "--run_dir", str(tmp_path), *data, *trainer]) == 0
