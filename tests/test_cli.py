@@ -189,7 +189,6 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.xdist_group("finished run")
 class TestFinishedRun:
     def test_has_its_files(self, run_dir: Path) -> None:
         files = {"best.ckpt", "config.yaml", "last.ckpt", "media", "metrics.csv", "previous.ckpt", "wandb"}

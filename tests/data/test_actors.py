@@ -21,8 +21,6 @@ from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.types import ActorError, ActorOutput, Recall, Rollout, State
 from tests.toys import IdentityVectorEnv
 
-pytestmark = pytest.mark.xdist_group("actors")  # they share what one pool did
-
 OBS_SHAPE = (4, 6, 3)
 NUM_STEPS, NUM_ENVS, NUM_ACTIONS = 7, 5, 3
 WIDTHS = (2, 3)
@@ -127,11 +125,11 @@ def killed() -> History:
             torch.randn(1, generator=pool.generator)
             state = deepcopy(pool.state_dict())
             assert repr(pool.state_dict()) == repr(state)  # saving twice at a boundary, as last and best
-    pids = pids_of(pool)
+    pids, env_steps = pids_of(pool), pool.env_steps
     os.kill(pids[1], signal.SIGKILL)
     with pytest.raises(ActorError) as error:
         exhaust(pool)
-    return History(rollouts, lags, metrics, pool.env_steps, state, str(error.value), pids)
+    return History(rollouts, lags, metrics, env_steps, state, str(error.value), pids)
 
 
 def versions() -> Iterator[int]:
