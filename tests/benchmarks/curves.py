@@ -89,7 +89,7 @@ def drawn(curves: Sequence[Curve], *, game: str) -> Figure:
     end = max(env_steps for curve in curves for env_steps, _ in curve.points)
     _draw_published(axes, [point for point in OPENAI[game] if point.env_steps <= 1.05 * end])
     axes.axhline(RANDOM_PLAY[game], color="0.5", linestyle=":", label="random play")
-    axes.set_title(f"PPO on {game}, easy, 200 levels")
+    axes.set_title(f"{game}, easy, 200 levels")
     axes.set_xlabel("env steps")
     axes.set_ylabel("episode return (env units)")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
