@@ -82,8 +82,8 @@ class ActorPool:
 
     A rollout is one of all environments: each actor fills the columns of its own, in memory that all share. Two are
     ordered at a time, so the actors collect the next while the learner learns from the last; a rollout is collected by
-    the policy of the moment at which it was ordered. It is therefore one update behind when it is learned from, never
-    more, whatever the processes' speed, and the same seed gives the same bits.
+    the policy of the moment at which it was ordered. All but the first are therefore one update behind when they are
+    learned from, never more, whatever the processes' speed, and the same seed gives the same bits.
 
     A state holds the games as they were before the rollout that is being collected, and the policy that collects it: a
     run continued from it collects that rollout again, and goes on with the same bits as one that never stopped.
@@ -368,7 +368,7 @@ def _run(job: _Job, connection: Connection) -> None:
         _serve(job, connection)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the learner is gone
-    except Exception as error:
+    except Exception as error:  # the learner names it; it goes on to Python, which prints it and exits with 1
         _send(connection, _Failure(f"{type(error).__name__}: {error}"))
         raise
 
