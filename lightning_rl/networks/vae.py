@@ -9,6 +9,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
 from lightning_rl.networks.output_linear import OutputLinear
+from lightning_rl.networks.sub_pixel import SubPixelConv, UpConv
 
 _LUMINANCE = (299.0, 587.0, 114.0)  # ITU-R BT.601, in thousandths: sums of bytes by these are exact in float32
 Images = Literal["binary", "rgb"]
@@ -72,11 +73,12 @@ class VAE(nn.Module):
             nn.Linear(latent_size, 16 * (height // 4) * (width // 4)),
             nn.ReLU(),
             nn.Unflatten(1, (16, height // 4, width // 4)),
-            nn.ConvTranspose2d(16, 32, 3, stride=2, padding=1, output_padding=1),
+            UpConv(16, 32),
             nn.ReLU(),
-            nn.ConvTranspose2d(32, 16, 3, stride=2, padding=1, output_padding=1),
+            nn.PixelShuffle(2),
+            UpConv(32, 16),
             nn.ReLU(),
-            nn.ConvTranspose2d(16, image_channels, 3, padding=1),
+            SubPixelConv(16, image_channels),
         )
         for part in (self.encoder, self.decoder):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
