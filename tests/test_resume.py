@@ -22,7 +22,7 @@ from tests.wandb_reader import read_history, read_run_id
 
 CPU = {"trainer__precision": "bf16-mixed", "model__micro_batches__size": 8}
 RUNNING_STD = {"model__distillation__normalization": "running_std", "model__distillation__num_outputs": 4}
-SURPRISE = {"model__surprise__weight": 1e-3}
+SURPRISE = {"model__surprise__weight": 1e-3, "model__vae__minibatch_size": 12}
 GAMES, RANDOM_STATES = "ProcgenDataModule", "RandomStates"
 
 LAST = ("--ckpt_path", "last")

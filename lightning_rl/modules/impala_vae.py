@@ -40,6 +40,8 @@ class Autoencoding:
         beta: factor on the divergence.
         kl: `sampled` estimates the divergence at the sample (the tutorial), `analytic` computes it.
         update_interval: learner updates from one update of the autoencoder to the next.
+        minibatch_size: frames of one update of the autoencoder, which goes through the unrolls' frames in random order,
+            each once, after the policy's update; null updates it once, with the policy, on all of them.
         max_grad_norm: bound on the norm of the autoencoder's gradient.
 
     Raises:
@@ -58,6 +60,7 @@ class Autoencoding:
     beta: float = 1.0
     kl: Literal["sampled", "analytic"] = "sampled"
     update_interval: int = 1
+    minibatch_size: int | None = None
     max_grad_norm: float = 1000.0
 
     def __post_init__(self) -> None:
@@ -66,6 +69,10 @@ class Autoencoding:
         for name in ("deviation", "learning_rate", "max_grad_norm"):
             require(f"vae.{name}", getattr(self, name), getattr(self, name) > 0, "positive")
         require("vae.beta", self.beta, self.beta >= 0, "at least 0")
+        if self.minibatch_size is not None:
+            require("vae.minibatch_size", self.minibatch_size, self.minibatch_size >= 1, "at least 1 or null")
+            interval = self.update_interval
+            require("vae.update_interval", interval, interval == 1, "1 where vae.minibatch_size is given")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,16 +121,27 @@ class Unrolls(TensorFields):
 
     def split(self, micro_batches: MicroBatches) -> Sequence["Unrolls"]:
         """The same unrolls in even parts of at most `size` frames, but of one unroll at least; as many to a thread."""
-        num_parts = -(-len(self) // max(1, micro_batches.size // len(self.obs)))
-        num_parts = -(-num_parts // micro_batches.num_threads) * micro_batches.num_threads
-        width = -(-len(self) // num_parts)
-        return [self._columns(slice(start, start + width)) for start in range(0, len(self), width)]
+        return [self._columns(part) for part in micro_batches.even_parts(len(self), samples_each=len(self.obs))]
 
     def _columns(self, columns: slice) -> "Unrolls":
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         tensors: dict[str, Any] = {key: value[:, columns] for key, value in values.items() if isinstance(value, Tensor)}
         recall = {field.name: getattr(self.recall, field.name)[columns] for field in fields(Recall)}
         return replace(self, **tensors, recall=Recall(**recall))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames(TensorFields):
+    """`N` frames for an update of the autoencoder alone."""
+
+    obs: UInt8[Tensor, "N H W C"]
+
+    def __len__(self) -> int:
+        return len(self.obs)
+
+    def split(self, micro_batches: MicroBatches) -> Sequence["Frames"]:
+        """The same frames in even parts of at most `size`; as many to a thread."""
+        return [Frames(obs=self.obs[part]) for part in micro_batches.even_parts(len(self))]
 
 
 class Traversal(NamedTuple):
@@ -229,11 +247,16 @@ class ImpalaVAEModule(RLModule):
         return torch.optim.Adam(groups)
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
-        """One: an unroll of each environment."""
-        return 1
+        """One, an unroll of each environment; and the autoencoder's own minibatches."""
+        size = self._minibatch_size
+        return 1 if size is None else 1 + -(-num_steps * num_envs // size)
 
-    def batches(self, source: Source) -> Iterator[Unrolls]:
-        """One unroll of each environment, learned from once."""
+    @property
+    def _minibatch_size(self) -> int | None:
+        return None if self.autoencoding is None else self.autoencoding.minibatch_size
+
+    def batches(self, source: Source) -> Iterator[Unrolls | Frames]:
+        """One unroll of each environment, learned from once; then its frames, where the autoencoder learns by itself."""
         rollout = source.collect(self)
         noise = rollout.behavior_noise
         if noise is not None:  # the last frame was not acted on yet, and drew none
@@ -255,6 +278,11 @@ class ImpalaVAEModule(RLModule):
             surprise_rewards=surprise,
             policy_lag=rollout.policy_lag,
         )
+        if self._minibatch_size is not None:
+            frames = rollout.obs[:-1].flatten(0, 1)  # the last ones are the next unrolls' first
+            order = torch.randperm(len(frames), generator=source.generator).to(self.device)
+            for indices in order.split(self._minibatch_size):
+                yield Frames(obs=frames[indices])
 
     def _surprise_rewards(self, rollout: Rollout, memory: dict[str, Tensor]) -> Float32[Tensor, "T B"] | None:
         if self.surprise is None:
@@ -345,21 +373,29 @@ class ImpalaVAEModule(RLModule):
             images = self.vae.expected(self.vae.decode(latents.flatten(0, 1))).unflatten(0, latents.shape[:2])
         return Traversal(dimensions.cpu(), kl[dimensions].cpu(), images.cpu())
 
-    def weights(self, batch: Unrolls) -> dict[str, float]:
+    def weights(self, batch: Unrolls | Frames) -> dict[str, float]:
         """Means times the number of transitions are the source's sums; the autoencoder's loss stays a mean."""
+        if isinstance(batch, Frames):
+            return {"vae": 1.0}
         weights = {name: weight * batch.actions.numel() for name, weight in self.loss_weights.items()}
-        return weights if self.autoencoding is None else {**weights, "vae": 1.0}
+        together = self.autoencoding is not None and self._minibatch_size is None
+        return {**weights, "vae": 1.0} if together else weights
 
-    def objective(self, batch: Unrolls, generator: torch.Generator) -> Objective:
+    def objective(self, batch: Unrolls | Frames, generator: torch.Generator) -> Objective:
         """Means over the steps: policy, value and entropy losses; with an autoencoder its loss, a mean over frames."""
+        if isinstance(batch, Frames):
+            _, negative_elbo, metrics = self._autoencoded(batch.obs, None, generator)
+            return Objective({"vae": negative_elbo}, metrics)
         losses: dict[str, Tensor] = {}
-        metrics: dict[str, Tensor] = {}
-        shape = batch.obs.shape[:2]
-        latents = torch.zeros(*shape, 0, device=batch.obs.device)
-        if self.autoencoding is not None:
-            latents, negative_elbo, metrics = self._autoencoded(batch, generator)
-            losses["vae"] = negative_elbo
-            latents = latents.unflatten(0, shape)
+        metrics = {}
+        frames, noise = batch.obs.flatten(0, 1), None if batch.noise is None else batch.noise.flatten(0, 1)
+        if self.autoencoding is None or self._minibatch_size is not None:
+            joint = self.autoencoding is not None and self.autoencoding.joint_gradient
+            with torch.set_grad_enabled(torch.is_grad_enabled() and joint):
+                latents = self._latents(frames, noise)
+        else:
+            latents, losses["vae"], metrics = self._autoencoded(frames, noise, generator)
+        latents = latents.unflatten(0, batch.obs.shape[:2])
         recall = batch.recall
         logits, values, _ = self.network(
             batch.obs,
@@ -400,17 +436,17 @@ class ImpalaVAEModule(RLModule):
         return Objective(losses, metrics)
 
     def _autoencoded(
-        self, batch: Unrolls, generator: torch.Generator
+        self, frames: UInt8[Tensor, "N H W C"], noise: Float32[Tensor, "N Z"] | None, generator: torch.Generator
     ) -> tuple[Float[Tensor, "N Z"], Tensor, dict[str, Tensor]]:
-        """What the policy sees, the autoencoder's loss and its parts."""
+        """What the policy sees, the autoencoder's loss at this noise, or at new, and its parts."""
         options = self.autoencoding
         assert options is not None
-        images = self.vae.images(batch.obs.flatten(0, 1))
+        images = self.vae.images(frames)
         learns = self.global_step % options.update_interval == 0
         with torch.set_grad_enabled(torch.is_grad_enabled() and (learns or options.joint_gradient)):
             code = self.vae.encode(images)
-            noise = torch.randn(code.mean.shape, generator=generator, device=images.device)
-            sample = code.at(noise if batch.noise is None else batch.noise.flatten(0, 1))
+            new = torch.randn(code.mean.shape, generator=generator, device=images.device)
+            sample = code.at(new if noise is None else noise)
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             decoded = self.vae.decode(sample)
             if options.images == "binary":

@@ -34,6 +34,18 @@ class MicroBatches:
             if getattr(self, name) < 1:
                 raise ValueError(f"model.micro_batches.{name} must be at least 1, found {getattr(self, name)}")
 
+    def even_parts(self, count: int, *, samples_each: int = 1) -> list[slice]:
+        """Which of `count` items go together: even parts of at most `size` samples, but of one item; as many a thread.
+
+        Args:
+            count: items to share out.
+            samples_each: samples that an item holds.
+        """
+        num_parts = -(-count // max(1, self.size // samples_each))
+        num_parts = -(-num_parts // self.num_threads) * self.num_threads
+        width = -(-count // num_parts)
+        return [slice(start, start + width) for start in range(0, count, width)]
+
 
 @cache
 def threads(number: int) -> ThreadPoolExecutor:

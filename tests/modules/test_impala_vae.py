@@ -12,7 +12,7 @@ from lightning_rl.data.evaluation import EvaluationDataset
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.losses.policy import log_probs_of
 from lightning_rl.modules.base import Objective
-from lightning_rl.modules.impala_vae import Autoencoding, ImpalaVAEModule, SurpriseMinimising, Unrolls
+from lightning_rl.modules.impala_vae import Autoencoding, Frames, ImpalaVAEModule, SurpriseMinimising, Unrolls
 from lightning_rl.modules.micro_batches import MicroBatches
 from lightning_rl.types import Recall
 from tests import reference
@@ -61,6 +61,7 @@ def world() -> CountingVectorEnv:
 
 def collected(module: ImpalaVAEModule, collector: Collector) -> Unrolls:
     (batch,) = module.batches(collector)
+    assert isinstance(batch, Unrolls)
     return batch
 
 
@@ -211,7 +212,7 @@ def test_the_loss_is_the_sources_sum_over_the_batch(clips: tuple[float, float, f
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-4)
 
 
-def gradients(module: ImpalaVAEModule, batch: Unrolls, name: str) -> dict[str, bool]:
+def gradients(module: ImpalaVAEModule, batch: Unrolls | Frames, name: str) -> dict[str, bool]:
     """Which parts of the module a loss moves."""
     module.zero_grad()
     loss = module.objective(batch, generator()).losses[name]
@@ -228,18 +229,20 @@ NETWORK = {"network": True, "encoder": False, "decoder": False}
 AUTOENCODER = {"network": False, "encoder": True, "decoder": True}
 
 
+@pytest.mark.parametrize("minibatch_size", [None, 4])
 @pytest.mark.parametrize("feed", ["sample", "mean"])
 @pytest.mark.parametrize("name", ["policy", "value", "entropy"])
-def test_policy_and_value_do_not_train_the_autoencoder(name: str, feed: str) -> None:
-    module = make_impala_vae(vae={"feed": feed})
+def test_policy_and_value_do_not_train_the_autoencoder(name: str, feed: str, minibatch_size: int | None) -> None:
+    module = make_impala_vae(vae={"feed": feed, "minibatch_size": minibatch_size})
 
     assert gradients(module, drawn(module), name) == NETWORK
 
 
+@pytest.mark.parametrize("minibatch_size", [None, 4])
 @pytest.mark.parametrize("feed", ["sample", "mean"])
 @pytest.mark.parametrize("name", ["policy", "value", "entropy"])
-def test_they_train_its_encoder_where_asked_to(name: str, feed: str) -> None:
-    module = make_impala_vae(vae={"feed": feed, "joint_gradient": True})
+def test_they_train_its_encoder_where_asked_to(name: str, feed: str, minibatch_size: int | None) -> None:
+    module = make_impala_vae(vae={"feed": feed, "joint_gradient": True, "minibatch_size": minibatch_size})
 
     assert gradients(module, drawn(module), name) == NETWORK | {"encoder": True}
 
@@ -290,6 +293,68 @@ def test_the_share_of_constant_frames_is_logged() -> None:
     assert float(objective.metrics["vae/constant_frames"]) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("feed", ["sample", "mean"])
+def test_learning_alone_the_autoencoder_changes_nothing_that_the_policy_sees(feed: str) -> None:
+    together, alone = (make_impala_vae(vae={"feed": feed, "minibatch_size": size}) for size in (None, 4))
+    batch = drawn(together)
+
+    found, expected = (module.objective(batch, generator()).losses for module in (alone, together))
+
+    assert found.keys() == {"policy", "value", "entropy"}
+    assert all(torch.equal(loss, expected[name]) for name, loss in found.items())
+
+
+def test_alone_it_has_the_loss_that_it_has_with_the_policy() -> None:
+    module = make_impala_vae(vae={"feed": "mean", "beta": 3.0})  # its noise is drawn for the loss
+    batch = drawn(module)
+    frames = Frames(obs=batch.obs.flatten(0, 1))
+
+    alone, together = (module.objective(some, generator()) for some in (frames, batch))
+
+    assert alone.losses.keys() == {"vae"}
+    assert torch.equal(alone.losses["vae"], together.losses["vae"])
+    assert all(torch.equal(value, together.metrics[key]) for key, value in alone.metrics.items())
+    assert gradients(module, frames, "vae") == AUTOENCODER
+
+
+def test_alone_it_sees_every_frame_once_in_random_order() -> None:
+    module = make_impala_vae(vae={"minibatch_size": 4})
+
+    unrolls, *minibatches = module.batches(make_collector(world()))
+
+    assert isinstance(unrolls, Unrolls)
+    assert [len(minibatch) for minibatch in minibatches] == [4, 4, 4, 3]
+    assert module.batches_per_iteration(NUM_STEPS, NUM_ENVS) == 5
+    seen = torch.cat([minibatch.obs for minibatch in minibatches]).flatten(1).tolist()
+    there = unrolls.obs[:-1].flatten(0, 1).flatten(1).tolist()
+    assert seen != there
+    assert sorted(seen) == sorted(there)
+
+
+@pytest.mark.parametrize("micro_batches", [None, MicroBatches(size=2)])
+def test_an_update_moves_the_autoencoder_or_the_policy(micro_batches: MicroBatches | None) -> None:
+    module = make_impala_vae(vae={"minibatch_size": 4}, micro_batches=micro_batches)
+    batch = drawn(module)
+    moved: list[tuple[bool, bool]] = []
+
+    def weights() -> list[Tensor]:
+        parts: tuple[nn.Module, ...] = (module.network, module.vae)
+        return [torch.cat([p.detach().flatten() for p in part.parameters()]) for part in parts]
+
+    class Watch(OnGradients):
+        def on_train_batch_start(self, *_args: Any) -> None:
+            self.before = weights()
+
+        def on_train_batch_end(self, *_args: Any) -> None:
+            policy, vae = (not torch.equal(*pair) for pair in zip(self.before, weights(), strict=True))
+            moved.append((policy, vae))
+
+    frames = Frames(obs=batch.obs[0])
+    fit(module, Batches(batch, frames, batch, frames), callbacks=[Watch(lambda _: None)])
+
+    assert moved == [(True, False), (False, True)] * 2
+
+
 @pytest.mark.parametrize(("kind", "size"), [("impala", 1), ("sample", 6), ("sample", 12), ("mean", 1000)])
 def test_micro_batches_give_the_gradients_of_the_whole(kind: str, size: int) -> None:
     found = []
@@ -325,6 +390,10 @@ def test_no_thread_waits_for_a_part_that_another_has() -> None:
     batch = drawn(make_impala_vae())
 
     assert [len(part) for part in batch.split(MicroBatches(size=3 * (NUM_STEPS + 1), num_threads=2))] == [2, 1]
+    frames = Frames(obs=batch.obs.flatten(0, 1))
+    parts = frames.split(MicroBatches(size=7, num_threads=2))
+    assert [len(part) for part in parts] == [5, 5, 5, 3]
+    assert torch.equal(torch.cat([part.obs for part in parts]), frames.obs)
 
 
 def test_agent_and_autoencoder_are_clipped_each_by_its_own_bound() -> None:
@@ -551,6 +620,7 @@ BAD_VALUES: dict[str, list[Any]] = {
 BAD_AUTOENCODERS: dict[str, list[Any]] = {
     "latent_size": [0],
     "update_interval": [0],
+    "minibatch_size": [0],
     "deviation": [0.0],
     "learning_rate": [-1.0],
     "max_grad_norm": [0.0],
@@ -570,6 +640,12 @@ def test_value_out_of_range_is_refused_by_its_key(name: str, value: Any) -> None
 def test_autoencoder_value_out_of_range_is_refused_by_its_key(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^model\.vae\.{name} must be .*, found {value}$"):
         Autoencoding(**{name: value})
+
+
+def test_an_interval_of_updates_and_updates_of_its_own_are_refused_together() -> None:
+    allowed = r"^model\.vae\.update_interval must be 1 where vae\.minibatch_size is given, found 2$"
+    with pytest.raises(ValueError, match=allowed):
+        Autoencoding(update_interval=2, minibatch_size=64)
 
 
 def test_surprise_without_an_autoencoder_is_refused() -> None:
