@@ -62,6 +62,7 @@ class RunCLI(LightningCLI):
     def __init__(self, args: list[str]) -> None:
         self.stopper = StopAtBoundary()
         self._remarks: list[str] = []  # said once nothing was found wrong
+        self._asked = args[0] if args else ""
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -75,6 +76,11 @@ class RunCLI(LightningCLI):
             load_from_checkpoint_support=False,
             args=args,
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static in Lightning, and called on `self`
+        """The one that is asked for, since the parser of each takes its time; all of them for help and for an error."""
+        every = super().subcommands()
+        return {self._asked: every[self._asked]} if self._asked in every else every
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The run folder, the defaults, and what follows from the environment."""

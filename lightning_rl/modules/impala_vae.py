@@ -256,7 +256,7 @@ class ImpalaVAEModule(RLModule):
         return None if self.autoencoding is None else self.autoencoding.minibatch_size
 
     def batches(self, source: Source) -> Iterator[Unrolls | Frames]:
-        """One unroll of each environment, learned from once; then its frames, where the autoencoder learns by itself."""
+        """One unroll of each environment, learned from once; then its frames, where the autoencoder learns alone."""
         rollout = source.collect(self)
         noise = rollout.behavior_noise
         if noise is not None:  # the last frame was not acted on yet, and drew none

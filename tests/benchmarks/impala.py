@@ -77,6 +77,7 @@ def collected(game: str, *, num_envs: int, num_steps: int) -> Unrolls:
     list(module.batches(collector))
     (batch,) = module.batches(collector)
     env.close()
+    assert isinstance(batch, Unrolls)
     return batch
 
 
