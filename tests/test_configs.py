@@ -47,13 +47,15 @@ def test_it_trains_two_iterations(config: Path, overlay: Path | None, tmp_path: 
     taken = {key: value for key, value in tiny(config.stem).items() if key not in ("model.epochs", "trainer.precision")}
     options = taken | {"data.total_env_steps": 2 * ENV_STEPS, "trainer.accelerator": "cpu"}
     flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-    before = build(*map(str, configs)).model.network.state_dict()
+    model = build(*map(str, configs)).model
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    before = {key: value for key, value in model.state_dict().items() if key in learning}
 
     files = [text for path in configs for text in ("--config", str(path))]
     assert main(["fit", *files, "--run_dir", str(tmp_path / "run"), *flags]) == 0
 
     checkpoint = load(tmp_path / "run")
-    after = {key: checkpoint["state_dict"][f"network.{key}"] for key in before}
+    after = {key: checkpoint["state_dict"][key] for key in before}
     assert checkpoint["ProcgenDataModule"]["env_steps"] == 2 * ENV_STEPS
     assert not any(torch.equal(before[key], after[key]) for key in before)
     assert all(tensor.isfinite().all() for tensor in after.values())

@@ -54,7 +54,7 @@ class ProcgenDataModule(LightningDataModule):
         center_agent: keep the agent in the middle, where the game has the choice.
         paint_vel_info: paint the agent's velocity into the frame.
         use_sequential_levels: go on to the next level when one is solved, without ending the episode.
-        num_threads: Procgen's own threads.
+        num_threads: Procgen's own threads; actors have none.
         seed: of games and actions; set by `seed_everything`.
 
     Raises:
@@ -181,8 +181,9 @@ class ProcgenDataModule(LightningDataModule):
     def _rank(self) -> int:
         return 0 if self.trainer is None else self.trainer.global_rank
 
-    def _seed_for(self, purpose: int, *actor: int) -> int:
-        sequence = np.random.SeedSequence([self._seed, purpose, self._rank, *actor])
+    def _seed_for(self, purpose: int, actor: int = 0) -> int:
+        """A seed of its own for every use of random numbers; actors count from one."""
+        sequence = np.random.SeedSequence([self._seed, purpose, self._rank, actor])
         return int(sequence.generate_state(1)[0]) % MAX_SEED
 
     def _games(self, num_envs: int, levels: tuple[int, int], seed: int, *, copy: bool = True) -> ProcgenVectorEnv:
@@ -208,7 +209,7 @@ class ProcgenDataModule(LightningDataModule):
             num_envs=self.num_envs,
             num_steps=self.num_steps,
             obs_shape=self.obs_shape,
-            seeds=[(self._seed_for(_GAMES, i), self._seed_for(_ACTIONS, i)) for i in range(self.num_actors)],
+            seeds=[(self._seed_for(_GAMES, i), self._seed_for(_ACTIONS, i)) for i in range(1, self.num_actors + 1)],
             seed=self._seed_for(_ACTIONS),
             hang_seconds=self._actor_timeout,
         )

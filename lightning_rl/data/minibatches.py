@@ -7,15 +7,20 @@ from jaxtyping import Int64
 from torch import Tensor
 
 
-def num_minibatches(num_samples: int, minibatch_size: int) -> int:
+def num_minibatches(num_samples: int, minibatch_size: int, *, option: str = "minibatch_size") -> int:
     """Minibatches of one pass.
+
+    Args:
+        num_samples: of a rollout.
+        minibatch_size: of them.
+        option: what the size is called in the module's arguments.
 
     Raises:
         ValueError: the last minibatch would be smaller than the others.
     """
     if minibatch_size < 1 or num_samples % minibatch_size:
         raise ValueError(
-            f"model.minibatch_size must divide num_steps × num_envs = {num_samples} samples, found {minibatch_size}"
+            f"model.{option} must divide num_steps × num_envs = {num_samples} samples, found {minibatch_size}"
         )
     return num_samples // minibatch_size
 

@@ -85,8 +85,8 @@ def image_nll(logits: Float[Tensor, "N C H W"], images: Float[Tensor, "N C H W"]
         Nats per image.
 
     Reference:
-        Xu & Kaneko, Improving generalization of reinforcement learning using a VAE, section 3; TensorFlow's tutorial
-        "Convolutional Variational Autoencoder", `compute_loss`
+        Xu & Kaneko, Combining reinforcement learning and VAE to improve generalization in Procgen Benchmark, section 3;
+        TensorFlow's tutorial "Convolutional Variational Autoencoder", `compute_loss`
     """
     return functional.binary_cross_entropy_with_logits(logits, images, reduction="none").sum((1, 2, 3))
 

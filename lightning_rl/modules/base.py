@@ -179,6 +179,17 @@ class RLModule(LightningModule, ABC):
             if key.startswith("loss/") and not math.isfinite(value):
                 raise FloatingPointError(f"{key} is {float(value)}; the newest checkpoint holds the state before it")
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The optimiser's options are this run's: torch would take the saved ones back, whatever the command says.
+
+        Where a scheduler moves them they are the saved ones.
+        """
+        if checkpoint.get("optimizer_states") and not checkpoint.get("lr_schedulers"):
+            (saved,) = checkpoint["optimizer_states"]
+            optimizer: Any = self.configure_optimizers()
+            for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+                old |= {key: value for key, value in new.items() if key != "params"}
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,

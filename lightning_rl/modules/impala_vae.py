@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_rl.data.minibatches import num_minibatches, shuffled
 from lightning_rl.losses.policy import entropy, log_probs_of
 from lightning_rl.losses.returns import discounts_from
 from lightning_rl.losses.surprise import Visited, surprise_minimising_rewards
@@ -41,7 +42,7 @@ class Autoencoding:
         kl: `sampled` estimates the divergence at the sample (the tutorial), `analytic` computes it.
         update_interval: learner updates from one update of the autoencoder to the next.
         minibatch_size: frames of one update of the autoencoder, which goes through the unrolls' frames in random order,
-            each once, after the policy's update; null updates it once, with the policy, on all of them.
+            each once, after the policy's update; divides their number. Null updates it once, with the policy, on all.
         max_grad_norm: bound on the norm of the autoencoder's gradient.
 
     Raises:
@@ -120,7 +121,7 @@ class Unrolls(TensorFields):
         return self.actions.shape[1]
 
     def split(self, micro_batches: MicroBatches) -> Sequence["Unrolls"]:
-        """The same unrolls in even parts of at most `size` frames, but of one unroll at least; as many to a thread."""
+        """The same unrolls in even parts of at most `size` frames, but of one unroll at least."""
         return [self._columns(part) for part in micro_batches.even_parts(len(self), samples_each=len(self.obs))]
 
     def _columns(self, columns: slice) -> "Unrolls":
@@ -140,7 +141,7 @@ class Frames(TensorFields):
         return len(self.obs)
 
     def split(self, micro_batches: MicroBatches) -> Sequence["Frames"]:
-        """The same frames in even parts of at most `size`; as many to a thread."""
+        """The same frames in even parts of at most `size`."""
         return [Frames(obs=self.obs[part]) for part in micro_batches.even_parts(len(self))]
 
 
@@ -215,6 +216,7 @@ class ImpalaVAEModule(RLModule):
             require(name, bound, bound is None or bound > 0, "positive or null")
         for name, value in (("learning_rate", learning_rate), ("max_grad_norm", max_grad_norm)):
             require(name, value, value > 0, "positive")
+        require("adam_epsilon", adam_epsilon, adam_epsilon >= 0, "at least 0")
         require("surprise", surprise, surprise is None or vae is not None, "null where vae is null")
         self.autoencoding = vae
         self.surprise = surprise
@@ -249,7 +251,7 @@ class ImpalaVAEModule(RLModule):
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         """One, an unroll of each environment; and the autoencoder's own minibatches."""
         size = self._minibatch_size
-        return 1 if size is None else 1 + -(-num_steps * num_envs // size)
+        return 1 if size is None else 1 + num_minibatches(num_steps * num_envs, size, option="vae.minibatch_size")
 
     @property
     def _minibatch_size(self) -> int | None:
@@ -280,9 +282,9 @@ class ImpalaVAEModule(RLModule):
         )
         if self._minibatch_size is not None:
             frames = rollout.obs[:-1].flatten(0, 1)  # the last ones are the next unrolls' first
-            order = torch.randperm(len(frames), generator=source.generator).to(self.device)
-            for indices in order.split(self._minibatch_size):
-                yield Frames(obs=frames[indices])
+            passes: dict[str, Any] = {"epochs": 1, "minibatch_size": self._minibatch_size}
+            for indices in shuffled(len(frames), generator=source.generator, **passes):
+                yield Frames(obs=frames[indices.to(self.device)])
 
     def _surprise_rewards(self, rollout: Rollout, memory: dict[str, Tensor]) -> Float32[Tensor, "T B"] | None:
         if self.surprise is None:

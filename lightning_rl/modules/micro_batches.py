@@ -35,16 +35,18 @@ class MicroBatches:
                 raise ValueError(f"model.micro_batches.{name} must be at least 1, found {getattr(self, name)}")
 
     def even_parts(self, count: int, *, samples_each: int = 1) -> list[slice]:
-        """Which of `count` items go together: even parts of at most `size` samples, but of one item; as many a thread.
+        """Which of `count` items go together: even parts of at most `size` samples, but of one item at least.
+
+        Their number is a multiple of the threads', and they differ by one item at most, so that no thread waits long.
 
         Args:
             count: items to share out.
             samples_each: samples that an item holds.
         """
         num_parts = -(-count // max(1, self.size // samples_each))
-        num_parts = -(-num_parts // self.num_threads) * self.num_threads
-        width = -(-count // num_parts)
-        return [slice(start, start + width) for start in range(0, count, width)]
+        num_parts = min(count, -(-num_parts // self.num_threads) * self.num_threads)
+        bounds = [count * part // num_parts for part in range(num_parts + 1)]
+        return [slice(*pair) for pair in zip(bounds, bounds[1:], strict=False)]
 
 
 @cache

@@ -244,6 +244,7 @@ class PPODistillModule(RLModule):
         require("epochs", epochs, epochs >= 1, "at least 1")
         require("learning_rate", learning_rate, learning_rate > 0, "positive")
         require("max_grad_norm", max_grad_norm, max_grad_norm > 0, "positive")
+        require("adam_epsilon", adam_epsilon, adam_epsilon >= 0, "at least 0")
         self.distillation = distillation
         self.gamma = gamma
         self.lambda_ = lambda_

@@ -28,6 +28,17 @@ def test_a_resumed_run_says_what_differs_and_cuts_metrics_to_the_checkpoint(
     assert metrics.read_text().startswith(written)
 
 
+def test_a_resumed_run_learns_with_the_options_that_it_is_given(tmp_path: Path) -> None:
+    fit(tmp_path, config="impala_vae", iterations=1)
+
+    options = {"model__learning_rate": 2e-3, "model__adam_epsilon": 0.1, "model__vae__learning_rate": 3e-4}
+    checkpoint = fit(tmp_path, "--ckpt_path", "last", config="impala_vae", iterations=2, **options)
+
+    agent, autoencoder = checkpoint["optimizer_states"][0]["param_groups"]
+    assert (agent["lr"], agent["eps"]) == (2e-3, 0.1)
+    assert (autoencoder["lr"], autoencoder["eps"]) == (3e-4, 1e-8)
+
+
 def test_fast_dev_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(fit_args(tmp_path / "run", trainer__fast_dev_run="true", trainer__logger=None)) == 0

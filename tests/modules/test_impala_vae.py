@@ -212,6 +212,17 @@ def test_the_loss_is_the_sources_sum_over_the_batch(clips: tuple[float, float, f
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_policys_losses_are_weighed_as_sums_and_the_autoencoders_as_a_mean() -> None:
+    module = make_impala_vae(value_weight=0.7, entropy_weight=0.03)
+    batch = drawn(module)
+    number = NUM_STEPS * NUM_ENVS
+
+    sums = {"policy": number, "value": 0.7 * number, "entropy": 0.03 * number}
+    assert module.weights(batch) == sums | {"vae": 1.0}
+    assert module.weights(Frames(obs=batch.obs[0])) == {"vae": 1.0}
+    assert make_impala_vae(vae={"minibatch_size": 4}, value_weight=0.7, entropy_weight=0.03).weights(batch) == sums
+
+
 def gradients(module: ImpalaVAEModule, batch: Unrolls | Frames, name: str) -> dict[str, bool]:
     """Which parts of the module a loss moves."""
     module.zero_grad()
@@ -318,17 +329,24 @@ def test_alone_it_has_the_loss_that_it_has_with_the_policy() -> None:
 
 
 def test_alone_it_sees_every_frame_once_in_random_order() -> None:
-    module = make_impala_vae(vae={"minibatch_size": 4})
+    module = make_impala_vae(vae={"minibatch_size": 5})
 
     unrolls, *minibatches = module.batches(make_collector(world()))
 
     assert isinstance(unrolls, Unrolls)
-    assert [len(minibatch) for minibatch in minibatches] == [4, 4, 4, 3]
-    assert module.batches_per_iteration(NUM_STEPS, NUM_ENVS) == 5
+    assert [len(minibatch) for minibatch in minibatches] == [5, 5, 5]
+    assert module.batches_per_iteration(NUM_STEPS, NUM_ENVS) == 4
     seen = torch.cat([minibatch.obs for minibatch in minibatches]).flatten(1).tolist()
     there = unrolls.obs[:-1].flatten(0, 1).flatten(1).tolist()
     assert seen != there
     assert sorted(seen) == sorted(there)
+
+
+def test_a_minibatch_smaller_than_the_others_is_refused() -> None:
+    module = make_impala_vae(vae={"minibatch_size": 4})
+
+    with pytest.raises(ValueError, match=r"^model\.vae\.minibatch_size must divide .* = 15 samples, found 4$"):
+        module.batches_per_iteration(NUM_STEPS, NUM_ENVS)
 
 
 @pytest.mark.parametrize("micro_batches", [None, MicroBatches(size=2)])
@@ -380,24 +398,24 @@ def test_parts_hold_whole_unrolls() -> None:
 
     parts = batch.split(MicroBatches(size=2 * (NUM_STEPS + 1), num_threads=1))
 
-    assert [len(part) for part in parts] == [2, 1]
-    assert torch.equal(parts[1].obs, batch.obs[:, 2:])
-    assert torch.equal(parts[1].recall.state, batch.recall.state[2:])
+    assert [len(part) for part in parts] == [1, 2]
+    assert torch.equal(parts[1].obs, batch.obs[:, 1:])
+    assert torch.equal(parts[1].recall.state, batch.recall.state[1:])
     assert [len(part) for part in batch.split(MicroBatches(size=1, num_threads=1))] == [1, 1, 1]
 
 
 def test_no_thread_waits_for_a_part_that_another_has() -> None:
     batch = drawn(make_impala_vae())
 
-    assert [len(part) for part in batch.split(MicroBatches(size=3 * (NUM_STEPS + 1), num_threads=2))] == [2, 1]
+    assert [len(part) for part in batch.split(MicroBatches(size=3 * (NUM_STEPS + 1), num_threads=2))] == [1, 2]
     frames = Frames(obs=batch.obs.flatten(0, 1))
     parts = frames.split(MicroBatches(size=7, num_threads=2))
-    assert [len(part) for part in parts] == [5, 5, 5, 3]
+    assert [len(part) for part in parts] == [4, 5, 4, 5]
     assert torch.equal(torch.cat([part.obs for part in parts]), frames.obs)
 
 
 def test_agent_and_autoencoder_are_clipped_each_by_its_own_bound() -> None:
-    module = make_impala_vae(vae={"max_grad_norm": 3e-3}, max_grad_norm=2e-3)
+    module = make_impala_vae(vae={"max_grad_norm": 3e-3}, max_grad_norm=2e-3, adam_epsilon=0.2)
     optimizer = module.configure_optimizers()
     for parameter in module.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -409,6 +427,7 @@ def test_agent_and_autoencoder_are_clipped_each_by_its_own_bound() -> None:
     ]
     assert norms == [pytest.approx(2e-3, rel=1e-3), pytest.approx(3e-3, rel=1e-3)]
     assert [group["lr"] for group in optimizer.param_groups] == [1e-5, 1e-4]
+    assert [group["eps"] for group in optimizer.param_groups] == [0.2, 1e-8]
 
 
 @pytest.mark.parametrize("micro_batches", [None, MicroBatches(size=6)])
@@ -615,6 +634,7 @@ BAD_VALUES: dict[str, list[Any]] = {
     "max_pg_rho": [0.0],
     "max_abs_reward": [0.0],
     "learning_rate": [0.0],
+    "adam_epsilon": [-1e-9],
     "max_grad_norm": [0.0],
 }
 BAD_AUTOENCODERS: dict[str, list[Any]] = {

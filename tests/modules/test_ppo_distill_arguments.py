@@ -20,6 +20,7 @@ BAD_VALUES: dict[str, list[Any]] = {
     "epochs": [0],
     "learning_rate": [0.0, -1e-4],
     "max_grad_norm": [0.0],
+    "adam_epsilon": [-1e-9],
 }
 BAD_DISTILLATIONS: dict[str, list[Any]] = {
     "learning_rate": [0.0],
