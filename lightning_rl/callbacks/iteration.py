@@ -109,7 +109,7 @@ def _restore_random_states(states: dict[str, Any]) -> None:
 
 
 class StopAtBoundary(Callback):
-    """Turns SIGTERM and SIGUSR1 into: finish this iteration, save, and end. A second signal ends at once.
+    """Turns SIGTERM and SIGUSR1 into: finish this epoch, save, and end. A second signal ends at once.
 
     Attributes:
         received: number of the signal, or None.
@@ -119,7 +119,7 @@ class StopAtBoundary(Callback):
         self.received: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the signals over from Lightning, which would save inside the handler, in mid-iteration."""
+        """Takes the signals over from Lightning, which would save inside the handler, in mid-epoch."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._note)
 

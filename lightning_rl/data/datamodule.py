@@ -34,7 +34,7 @@ class ProcgenDataModule(LightningDataModule):
         start_level: the first training level.
         num_envs: environments of one rank.
         num_steps: steps of each environment in one rollout.
-        total_env_steps: the run ends at the first iteration boundary at or past so many, all ranks and resumes counted.
+        total_env_steps: the run ends at the first epoch end at or past so many, all ranks and resumes counted.
         iterations_per_epoch: iterations between two epoch ends, where Lightning logs, validates and saves.
         num_actors: processes that collect while the learner learns, and share `num_envs` out among them; 0, the only
             number that methods which must be on-policy take: collect in the training process.

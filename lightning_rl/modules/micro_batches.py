@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -46,7 +47,7 @@ class MicroBatches:
         num_parts = -(-count // max(1, self.size // samples_each))
         num_parts = min(count, -(-num_parts // self.num_threads) * self.num_threads)
         bounds = [count * part // num_parts for part in range(num_parts + 1)]
-        return [slice(*pair) for pair in zip(bounds, bounds[1:], strict=False)]
+        return [slice(*pair) for pair in pairwise(bounds)]
 
 
 @cache
