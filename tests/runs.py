@@ -40,10 +40,14 @@ TINY_METHODS: dict[str, dict[str, object]] = {
 }
 """What else makes a method's runs tiny."""
 
+TINY_CONFIGS: dict[str, dict[str, object]] = {"impala_vae_cpu": {"model.vae.minibatch_size": 8}}
+"""And what a config's."""
+
 
 def tiny(config: str) -> dict[str, object]:
     """Options of a tiny run with a config."""
-    return TINY | TINY_METHODS["impala" if config.startswith("impala") else "ppo"]
+    method = TINY_METHODS["impala" if config.startswith("impala") else "ppo"]
+    return TINY | method | TINY_CONFIGS.get(config, {})
 
 
 def fit_args(run_dir: Path, *args: str, config: str = "ppo", iterations: int = 2, **options: object) -> list[str]:

@@ -20,13 +20,14 @@ print(page_faults({NUM_BYTES}))
 """
 
 
-def page_faults_of_a_tensor(habit: str) -> int:
+def counting(habit: str) -> subprocess.Popen[str]:
     # a process of its own: what others left in the heap of this one decides where a block goes
-    done = subprocess.run([sys.executable, "-c", PROGRAM, habit], check=True, capture_output=True, text=True)
-    return int(done.stdout)
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, habit], stdout=subprocess.PIPE, text=True)
 
 
 def test_a_freed_block_is_used_again_without_the_kernel_only_when_it_is_kept() -> None:
-    kept, returned = (page_faults_of_a_tensor(habit) for habit in ("keep", "return"))
+    started = [counting(habit) for habit in ("keep", "return")]
+
+    kept, returned = (int(process.communicate()[0]) for process in started)
 
     assert kept < returned / 100

@@ -21,8 +21,8 @@ def _one_thread() -> None:
 @pytest.mark.parametrize("distribution_mode", ["easy", "hard"])
 @pytest.mark.parametrize("game", GAMES)
 def test_an_agent_learns_from_a_few_hundred_steps_of(game: str, distribution_mode: str) -> None:
-    data = ProcgenDataModule(game=game, distribution_mode=distribution_mode, num_envs=3, num_steps=100)
-    module = PPODistillModule(minibatch_size=300, epochs=1)
+    data = ProcgenDataModule(game=game, distribution_mode=distribution_mode, num_envs=3, num_steps=70)
+    module = PPODistillModule(minibatch_size=210, epochs=1)
     before = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
     trainer = Trainer(
         max_epochs=1,
@@ -38,7 +38,7 @@ def test_an_agent_learns_from_a_few_hundred_steps_of(game: str, distribution_mod
     trainer.fit(module, data)
 
     after = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
-    assert data.env_steps == 300
+    assert data.env_steps == 210
     assert trainer.global_step == 1
     assert not torch.equal(after, before)
 

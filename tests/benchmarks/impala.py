@@ -13,6 +13,7 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -94,6 +95,8 @@ def measured(side: str, batch: Unrolls, *, updates: int) -> dict[str, float]:
     """
     _, _, height, width, channels = batch.obs.shape
     module = build(side, (height, width, channels))
+    if module.autoencoding is None:
+        batch = replace(batch, noise=None)
     if side == "peer":
         learner, seconds = PlainLearner(module, (height, width, channels)), []
         for _ in range(1 + updates):
