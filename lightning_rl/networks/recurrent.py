@@ -28,8 +28,9 @@ class RecurrentActorCritic(nn.Module):
     clipped to ±1, and the last action, one-hot. Its state is forgotten before a frame that opens an episode. It runs in
     float32 under mixed precision, too: rounding would add up over an episode.
 
-    The torso is Glorot-uniform, the heads orthogonal with gains 0.01 and 1, the LSTM as PyTorch starts it except for
-    its biases: 1 for the forget gate, which TensorFlow's cell adds, and 0.
+    The torso is Glorot-uniform; the heads are orthogonal with gain 1, of the norm of Sonnet's default, since with PPO's
+    0.01 for the policy next to no gradient reaches what is below it; the LSTM is as PyTorch starts it except for its
+    biases: 1 for the forget gate, which TensorFlow's cell adds, and 0.
 
     Args:
         obs_shape: height, width and channels of a frame.
@@ -55,7 +56,7 @@ class RecurrentActorCritic(nn.Module):
         for name in ("bias_ih_l0", "bias_hh_l0"):
             nn.init.zeros_(biases[name])
         nn.init.ones_(biases["bias_ih_l0"][hidden_size : 2 * hidden_size])  # the second of input, forget, cell, output
-        self.actor = orthogonal_linear(hidden_size, num_actions, gain=0.01)
+        self.actor = orthogonal_linear(hidden_size, num_actions, gain=1.0)
         self.critic = orthogonal_linear(hidden_size, 1, gain=1.0)
 
     def forward(

@@ -527,8 +527,8 @@ def test_every_game_has_a_published_range_in_both_common_modes() -> None:
     assert all(low < high for low, high in RETURN_RANGES.values())
 
 
-def run(program: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", program]
+def run(program: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *flags, "-c", program]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -536,7 +536,7 @@ PLAY = "from lightning_rl.envs.procgen import *; ProcgenVectorEnv('maze', num_en
 
 
 def test_building_the_games_prints_nothing_and_warns_of_nothing() -> None:
-    finished = run(PLAY)
+    finished = run(PLAY, "-X", "dev", "-W", "error")
 
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
 
