@@ -527,31 +527,35 @@ def test_every_game_has_a_published_range_in_both_common_modes() -> None:
     assert all(low < high for low, high in RETURN_RANGES.values())
 
 
-def run(program: str, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *flags, "-c", program]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
 PLAY = "from lightning_rl.envs.procgen import *; ProcgenVectorEnv('maze', num_envs=1, seed=0).reset()"
+PROGRAMS = {
+    "play": ["-X", "dev", "-W", "error", "-c", PLAY],
+    "news": ["-c", f"import gym_notices.notices as n; n.notices = dict.fromkeys(n.notices, 'a new notice'); {PLAY}"],
+    "check": [
+        "-c",
+        "import sys; from lightning_rl.envs.procgen import *;check_options('coinrun'); print('procgen' in sys.modules)",
+    ],
+}
 
 
-def test_building_the_games_prints_nothing_and_warns_of_nothing() -> None:
-    finished = run(PLAY, "-X", "dev", "-W", "error")
-
-    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
-
-
-def test_a_notice_that_is_not_the_known_one_is_printed() -> None:
-    news = "import gym_notices.notices as n; n.notices = dict.fromkeys(n.notices, 'a new notice');"
-
-    finished = run(news + PLAY)
-
-    assert (finished.returncode, finished.stderr) == (0, "a new notice\n")
+@pytest.fixture(scope="module")
+def finished() -> dict[str, tuple[int, str, str]]:
+    """Exit status and what was printed to both streams, of programs that ran at the same time."""
+    running = {
+        name: subprocess.Popen([sys.executable, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for name, args in PROGRAMS.items()
+    }
+    printed = {name: process.communicate(timeout=120) for name, process in running.items()}
+    return {name: (process.returncode, *printed[name]) for name, process in running.items()}
 
 
-def test_options_are_checked_without_importing_procgen() -> None:
-    program = (
-        "import sys; from lightning_rl.envs.procgen import *; check_options('coinrun'); print('procgen' in sys.modules)"
-    )
+def test_building_the_games_prints_nothing_and_warns_of_nothing(finished: dict[str, tuple[int, str, str]]) -> None:
+    assert finished["play"] == (0, "", "")
 
-    assert run(program).stdout == "False\n"
+
+def test_a_notice_that_is_not_the_known_one_is_printed(finished: dict[str, tuple[int, str, str]]) -> None:
+    assert finished["news"] == (0, "", "a new notice\n")
+
+
+def test_options_are_checked_without_importing_procgen(finished: dict[str, tuple[int, str, str]]) -> None:
+    assert finished["check"] == (0, "False\n", "")

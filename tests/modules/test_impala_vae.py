@@ -39,7 +39,7 @@ def make_impala(**options: Any) -> ImpalaVAEModule:
     """Whose policy is far from uniform, so that what changes its logits shows."""
     torch.manual_seed(0)
     module = ImpalaVAEModule(num_actions=NUM_ACTIONS, obs_shape=OBS_SHAPE, **options)
-    module.network.actor.weight.data.mul_(300)
+    module.network.actor.weight.data.mul_(3)
     return module
 
 
