@@ -10,6 +10,7 @@ from pytorch_lightning import Trainer
 from lightning_rl import PPODistillModule, ProcgenDataModule
 from lightning_rl.cli import main
 from lightning_rl.envs.procgen import GAMES
+from lightning_rl.precision import suitable
 from tests.runs import CONFIGS, ENV_STEPS, load
 
 
@@ -21,7 +22,7 @@ def _one_thread() -> None:
 @pytest.mark.parametrize("distribution_mode", ["easy", "hard"])
 @pytest.mark.parametrize("game", GAMES)
 def test_an_agent_learns_from_a_few_hundred_steps_of(game: str, distribution_mode: str) -> None:
-    data = ProcgenDataModule(game=game, distribution_mode=distribution_mode, num_envs=3, num_steps=70)
+    data = ProcgenDataModule(game=game, distribution_mode=distribution_mode, num_envs=7, num_steps=30)
     module = PPODistillModule(minibatch_size=210, epochs=1)
     before = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
     trainer = Trainer(
@@ -29,6 +30,7 @@ def test_an_agent_learns_from_a_few_hundred_steps_of(game: str, distribution_mod
         limit_val_batches=0,
         log_every_n_steps=1,
         accelerator="cpu",
+        precision=suitable("bf16-mixed", "cpu"),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
