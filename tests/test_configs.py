@@ -32,9 +32,10 @@ CPU = CONFIGS / "hardware" / "cpu.yaml"
 @pytest.mark.parametrize(
     ("config", "overlay"),
     [
+        *(pytest.param(CONFIGS / f"{config}.yaml", None, id=config) for config in ("ppo", "quickstart", "impala")),
         *(
-            pytest.param(CONFIGS / f"{config}.yaml", None, id=config)
-            for config in ("ppo", "ppo_distill", "quickstart", "impala", "impala_vae_sm")
+            pytest.param(CONFIGS / f"{config}.yaml", None, id=config, marks=pytest.mark.slow)
+            for config in ("ppo_distill", "impala_vae", "impala_vae_sm", "impala_cpu")
         ),
         *(
             pytest.param(CONFIGS / f"{method}.yaml", CPU, id=f"{method}-cpu")

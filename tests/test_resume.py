@@ -177,6 +177,7 @@ def kill_an_actor_then_the_learner(run_dir: Path, output: Path, **options: Any) 
     assert set(os.listdir("/dev/shm")) <= shared_memory
 
 
+@pytest.mark.slow
 def test_an_actor_that_is_killed_is_named_and_no_actor_survives_the_learner(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
 
