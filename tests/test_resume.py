@@ -104,7 +104,7 @@ def test_validation_and_video_change_no_bit_of_training(tmp_path: Path) -> None:
 
 
 def test_killed_at_three_random_moments_a_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    iterations, moments = 7, random.Random()
+    iterations, moments = 9, random.Random()
     uninterrupted = start(fit_args(tmp_path / "uninterrupted", iterations=iterations), tmp_path / "uninterrupted.txt")
     uninterrupted.join()
     assert uninterrupted.exitcode == 0
@@ -115,7 +115,7 @@ def test_killed_at_three_random_moments_a_run_ends_with_the_bits_of_an_uninterru
     args = fit_args(run_dir, *LAST, iterations=iterations)
     for kill in range(1, 4):
         process = start(args, tmp_path / "run.txt")
-        wait_until(lambda reached=kill: len(rows(run_dir)) >= reached, process)  # type: ignore[misc]
+        wait_until(lambda reached=2 * kill: len(rows(run_dir)) >= reached, process)  # type: ignore[misc]
         time.sleep(moments.uniform(0, 1.5 * iteration_seconds))
         process.kill()
         process.join()
@@ -150,12 +150,12 @@ def are_gone(pids: list[int], *, seconds: float = 10.0) -> bool:
 
 
 def kill_an_actor_then_the_learner(run_dir: Path, output: Path, **options: Any) -> None:
-    """A run that is stopped twice: its second actor dies after an iteration or more, the learner after two or more."""
+    """A run that is stopped twice: its second actor dies after two iterations, the learner after six, or later."""
     args = fit_args(run_dir, *LAST, **options)
     shared_memory = set(os.listdir("/dev/shm"))
 
     learner = start(args, output)
-    wait_until(lambda: len(rows(run_dir)) >= 1, learner)
+    wait_until(lambda: len(rows(run_dir)) >= 2, learner)
     actors = actors_of(learner)
     os.kill(actors[1], signal.SIGKILL)
     learner.join(30)
@@ -168,7 +168,7 @@ def kill_an_actor_then_the_learner(run_dir: Path, output: Path, **options: Any) 
     assert are_gone(actors)
 
     learner = start(args, output)
-    wait_until(lambda: len(rows(run_dir)) >= 2, learner)
+    wait_until(lambda: len(rows(run_dir)) >= 6, learner)
     actors = actors_of(learner)
     learner.kill()
     learner.join()
