@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lightning_rl.networks.max_pool import MaxPool
 
@@ -36,9 +37,10 @@ class ImpalaCNN(nn.Module):
     """Frames to features: per stack a 3×3 convolution, a max-pool that halves, two residual blocks; then relu, flat.
 
     The max-pool pads one pixel on both sides, where TensorFlow's `SAME` pads right and bottom only: shapes are equal.
+    Frames that the stacks do not halve evenly get zeros at the bottom and on the right.
 
     Args:
-        obs_shape: height, width and channels of a frame; height and width divisible by 2 to the number of stacks.
+        obs_shape: height, width and channels of a frame; height and width at least 2 to the number of stacks.
         channels: output channels of each stack.
         rectified_skip: the residual blocks carry relu(x) instead of x (Rullo's code; IMPALA carries x).
 
@@ -46,7 +48,7 @@ class ImpalaCNN(nn.Module):
         num_features: length of the feature vector.
 
     Raises:
-        ValueError: the frame is too small or of a size that the stacks do not halve evenly.
+        ValueError: the frame is too small for the stacks.
 
     Reference:
         Espeholt et al. 2018, IMPALA, figure 3 right, https://arxiv.org/abs/1802.01561;
@@ -59,8 +61,9 @@ class ImpalaCNN(nn.Module):
         super().__init__()
         height, width, in_channels = obs_shape
         shrink = 2 ** len(channels)
-        if height % shrink or width % shrink:
-            raise ValueError(f"obs_shape: height and width must be multiples of {shrink}, found {height}×{width}")
+        if min(height, width) < shrink:
+            raise ValueError(f"obs_shape: height and width must be at least {shrink}, found {height}×{width}")
+        self._padding = (0, -width % shrink, 0, -height % shrink)  # left, right, top, bottom
         stacks: list[nn.Module] = []
         for before, after in zip((in_channels, *channels), channels, strict=False):
             stacks += [
@@ -71,7 +74,7 @@ class ImpalaCNN(nn.Module):
             ]
         # channels_last: the frames come as NHWC, and CPU and tensor-core convolutions are several times faster on it
         self.stacks = nn.Sequential(*stacks).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
-        self.num_features = prod((height // shrink, width // shrink, channels[-1]))
+        self.num_features = prod((-(-height // shrink), -(-width // shrink), channels[-1]))
 
     def forward(self, obs: UInt8[Tensor, "N H W C"]) -> Float[Tensor, "N D"]:
         """Features of frames with values 0..255."""
@@ -79,5 +82,7 @@ class ImpalaCNN(nn.Module):
 
     def encoded(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
         """Features of images that are scaled already."""
+        if any(self._padding):
+            images = functional.pad(images, self._padding)
         features: Tensor = self.stacks(images).relu()
         return features.flatten(1)

@@ -92,11 +92,28 @@ def test_images_that_are_already_scaled_are_refused_as_frames() -> None:
         ImpalaCNN(OBS_SHAPE)(frames(2).float())
 
 
-@pytest.mark.parametrize("height_and_width", [(60, 60), (64, 60), (60, 64), (4, 4)])
-def test_a_frame_that_three_stacks_do_not_halve_evenly_is_refused(height_and_width: tuple[int, int]) -> None:
-    height, width = height_and_width
+@pytest.mark.parametrize(("height", "width", "padded"), [(11, 16, (16, 16)), (8, 13, (8, 16)), (9, 10, (16, 16))])
+def test_a_frame_that_three_stacks_do_not_halve_evenly_is_one_with_zeros_below_and_on_the_right(
+    height: int, width: int, padded: tuple[int, int]
+) -> None:
+    cnn, larger = ImpalaCNN((height, width, 3)), ImpalaCNN((*padded, 3))
+    larger.load_state_dict(cnn.state_dict())
+    obs, larger_obs = frames(2, (height, width, 3)), torch.zeros(2, *padded, 3, dtype=torch.uint8)
+    larger_obs[:, :height, :width] = obs
 
-    with pytest.raises(ValueError, match=f"obs_shape: .* multiples of 8, found {height}×{width}"):
+    features = cnn(obs)
+
+    assert features.shape == (2, cnn.num_features)
+    assert torch.equal(features, larger(larger_obs))
+
+
+def test_an_atari_frame_has_as_many_features_as_one_of_112_by_80() -> None:
+    assert ImpalaCNN((105, 80, 12)).num_features == 14 * 10 * 32
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 64), (64, 7), (4, 4)])
+def test_a_frame_too_small_for_three_stacks_is_refused(height: int, width: int) -> None:
+    with pytest.raises(ValueError, match=f"obs_shape: .* at least 8, found {height}×{width}"):
         ImpalaCNN((height, width, 3))
 
 
