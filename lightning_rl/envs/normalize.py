@@ -1,4 +1,4 @@
-"""Rewards divided by the scale of the discounted return."""
+"""Rewards brought to the same scale in all games: clipped, or divided by the scale of the discounted return."""
 
 from typing import Any
 
@@ -10,6 +10,42 @@ from numpy.typing import NDArray
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
 from lightning_rl.moments import Moments
 from lightning_rl.types import ResumableVectorEnv, State
+
+
+class RewardClipping(ResumableVectorWrapper):
+    """Bounds each reward: clip(r, ±max_abs_reward). The rewards of the game stay in `info["raw_rewards"]`.
+
+    Args:
+        env: The environment whose rewards to clip.
+        max_abs_reward: The bound.
+
+    Reference:
+        Mnih et al. 2015, Human-level control through deep reinforcement learning, methods, training details
+    """
+
+    def __init__(self, env: ResumableVectorEnv, max_abs_reward: float = 1.0) -> None:
+        super().__init__(env)
+        self.max_abs_reward = max_abs_reward
+
+    def step(
+        self, actions: Int64[NDArray[Any], "B"]
+    ) -> tuple[
+        UInt8[NDArray[Any], "B H W C"],
+        Float32[NDArray[Any], "B"],
+        Bool[NDArray[Any], "B"],
+        Bool[NDArray[Any], "B"],
+        dict[str, Any],
+    ]:
+        """One step of the environment inside, its rewards clipped and kept as they were in `info["raw_rewards"]`."""
+        obs, rewards, terminated, truncated, info = self._inner.step(actions)
+        info.setdefault("raw_rewards", rewards)
+        return obs, rewards.clip(-self.max_abs_reward, self.max_abs_reward), terminated, truncated, info
+
+    def _own_state(self) -> State:
+        return {}
+
+    def _set_own_state(self, state: State) -> None:
+        pass
 
 
 class ReturnScaling(ResumableVectorWrapper):

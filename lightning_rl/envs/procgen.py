@@ -328,7 +328,7 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Raises:
             ValueError: `state` belongs to another environment or is damaged; the games are then as they were.
         """
-        self._check_identity(state)
+        saved_games.check_identity(state, self._identity, {*saved_games.KEYS}, owner="ProcgenVectorEnv")
         self._games.callmethod("set_state", saved_games.unpacked(state, like=self._saved()))
         return self._obs()
 
@@ -363,20 +363,6 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         # Procgen would take -1 as a command to restart, and other numbers as undefined behavior
         if actions.min() < 0 or actions.max() >= NUM_ACTIONS:
             raise ValueError(f"actions must be 0 to {NUM_ACTIONS - 1}, not {actions.min()} to {actions.max()}")
-
-    def _check_identity(self, state: State) -> None:
-        expected = {*self._identity, *saved_games.KEYS}
-        if set(state) != expected:
-            raise ValueError(
-                f"a state of ProcgenVectorEnv has {', '.join(sorted(expected))}; this one differs in"
-                f" {', '.join(sorted(expected ^ set(state)))}"
-            )
-        for key, here in self._identity.items():
-            if state[key] != here:
-                raise ValueError(
-                    f"the state was saved with {key} {state[key]!r} and this environment has {here!r}; only an"
-                    f" environment with {key} {state[key]!r} can continue it"
-                )
 
 
 def _build(game: str, num_envs: int, options: dict[str, Any], **process: int) -> _Games:

@@ -1,4 +1,4 @@
-"""The bytes in which Procgen saves its games: packed into tensors, and checked before Procgen reads them again.
+"""The bytes in which games are saved: packed into tensors, and checked before the games read them again.
 
 Procgen ends the process over bytes that it cannot read, so everything that it would object to is found here first.
 """
@@ -73,8 +73,56 @@ def packed(saved: list[bytes]) -> State:
     return {"games": games, "crc32": [zlib.crc32(game) for game in saved]}
 
 
+def check_identity(state: State, identity: State, keys: set[str], *, owner: str) -> None:
+    """Refuses what another kind of environment saved, or one with other options.
+
+    Args:
+        state: What may have been saved by `owner`.
+        identity: The options that `owner` was built with, which its states hold too.
+        keys: What its states hold beside them.
+        owner: The class of the environment.
+
+    Raises:
+        ValueError: Names what differs.
+    """
+    expected = {*identity, *keys}
+    if set(state) != expected:
+        raise ValueError(
+            f"a state of {owner} has {', '.join(sorted(expected))}; this one differs in"
+            f" {', '.join(sorted(expected ^ set(state)))}"
+        )
+    for key, here in identity.items():
+        if state[key] != here:
+            raise ValueError(
+                f"the state was saved with {key} {state[key]!r} and this environment has {here!r}; only an"
+                f" environment with {key} {state[key]!r} can continue it"
+            )
+
+
+def intact(state: State, *, number: int) -> list[bytes]:
+    """The bytes of the games in `state`, as they were packed.
+
+    Args:
+        state: Holds what `packed` returned.
+        number: How many games there must be.
+
+    Raises:
+        ValueError: There are more or fewer, or they are damaged.
+    """
+    games, checksums = state["games"], state["crc32"]
+    if not len(games) == len(checksums) == number:
+        raise ValueError(
+            f"the state must hold {number} games with a checksum each, not {len(games)} games and {len(checksums)}"
+            " checksums; continue from another state"
+        )
+    saved = [game.cpu().numpy().tobytes() for game in games]
+    for index, (game, checksum) in enumerate(zip(saved, checksums, strict=True)):
+        _require_undamaged(index, game, checksum, zlib.crc32(game) == checksum)
+    return saved
+
+
 def unpacked(state: State, *, like: list[bytes]) -> list[bytes]:
-    """The bytes of the games in `state`.
+    """The bytes of Procgen's games in `state`.
 
     Args:
         state: Holds what `packed` returned.
@@ -86,21 +134,15 @@ def unpacked(state: State, *, like: list[bytes]) -> list[bytes]:
     Raises:
         ValueError: Other games than `like`, or damaged ones.
     """
-    games, checksums = state["games"], state["crc32"]
-    if not len(games) == len(checksums) == len(like):
-        raise ValueError(
-            f"the state must hold {len(like)} games with a checksum each, not {len(games)} games and {len(checksums)}"
-            " checksums; continue from another state"
-        )
-    saved = [game.cpu().numpy().tobytes() for game in games]
-    for index, (game, checksum, here) in enumerate(zip(saved, checksums, like, strict=True)):
-        _check_game(index, game, checksum)
+    saved = intact(state, number=len(like))
+    for index, (game, checksum, here) in enumerate(zip(saved, state["crc32"], like, strict=True)):
+        _require_undamaged(index, game, checksum, game.endswith(_END))
         _check_header(index, Header.of(game), Header.of(here))
     return saved
 
 
-def _check_game(index: int, saved: bytes, checksum: int) -> None:
-    if zlib.crc32(saved) != checksum or not saved.endswith(_END):
+def _require_undamaged(index: int, saved: bytes, checksum: int, undamaged: bool) -> None:
+    if not undamaged:
         raise ValueError(
             f"game {index} of the state is damaged: its {len(saved)} bytes do not match the checksum {checksum} saved"
             " with them; continue from another state"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from lightning_rl.envs.normalize import ReturnScaling
+from lightning_rl.envs.normalize import ReturnScaling, RewardClipping
 from lightning_rl.types import ResumableVectorEnv
 from tests.toys import CountingVectorEnv, ToyVectorEnv
 
@@ -135,3 +135,23 @@ def test_a_saved_state_is_left_alone_by_later_steps() -> None:
 
     assert torch.equal(state["returns"], returns)
     assert state["moments"] == moments
+
+
+def test_clipped_rewards_are_bounded_on_both_sides_and_kept_as_they_were() -> None:
+    rewards = [[0.5, -3.0], [20.0, -0.25]]
+    env = RewardClipping(ScriptedVectorEnv(rewards, [[False, False]] * 2))
+
+    clipped, raw = played(env, 2)
+
+    assert clipped.tolist() == [[0.5, -1.0], [1.0, -0.25]]
+    assert raw.tolist() == rewards
+    assert clipped.dtype == np.float32
+
+
+def test_clipping_remembers_nothing_but_the_environment() -> None:
+    env, other = RewardClipping(counting(3, 5)), RewardClipping(counting(3, 5))
+    played(env, 4)
+
+    other.set_state(env.get_state())
+
+    np.testing.assert_array_equal(played(other, 6), played(env, 6))

@@ -1,0 +1,443 @@
+"""Atari games as a `gymnasium.vector.VectorEnv` that can be saved and continued bit for bit.
+
+The only file that knows the Arcade Learning Environment.
+"""
+
+import atexit
+import difflib
+from functools import cache
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from ale_py import ALEInterface, ALEState, LoggerMode, roms
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from jaxtyping import Bool, Float32, Int64, UInt8
+from numpy.typing import NDArray
+
+from lightning_rl.envs import saved_games
+from lightning_rl.types import State
+
+FRAME_SKIP = 4
+"""Raw frames of one env step."""
+
+STICKINESS = 0.25
+"""Probability with which a sticky joystick keeps its position for a raw frame: Machado et al. 2018, section 5.2."""
+
+MAX_SEED = 2**31 - 1
+
+RANDOM_AND_HUMAN_RETURNS: dict[str, tuple[float, float]] = {
+    "alien": (227.8, 7127.7),
+    "amidar": (5.8, 1719.5),
+    "assault": (222.4, 742.0),
+    "asterix": (210.0, 8503.3),
+    "bank_heist": (14.2, 753.1),
+    "battle_zone": (2360.0, 37187.5),
+    "boxing": (0.1, 12.1),
+    "breakout": (1.7, 30.5),
+    "chopper_command": (811.0, 7387.8),
+    "crazy_climber": (10780.5, 35829.4),
+    "demon_attack": (152.1, 1971.0),
+    "freeway": (0.0, 29.6),
+    "frostbite": (65.2, 4334.7),
+    "gopher": (257.6, 2412.5),
+    "hero": (1027.0, 30826.4),
+    "jamesbond": (29.0, 302.8),
+    "kangaroo": (52.0, 3035.0),
+    "krull": (1598.0, 2665.5),
+    "kung_fu_master": (258.5, 22736.3),
+    "ms_pacman": (307.3, 6951.6),
+    "pong": (-20.7, 14.6),
+    "private_eye": (24.9, 69571.3),
+    "qbert": (163.9, 13455.0),
+    "road_runner": (11.5, 7845.0),
+    "seaquest": (68.4, 42054.7),
+    "up_n_down": (533.4, 11693.2),
+}
+"""Mean returns of random play and of a human tester in the 26 games of Kaiser et al. 2020: eloialonso/iris, results."""
+
+PAPER_GAMES = tuple(RANDOM_AND_HUMAN_RETURNS)
+
+_NEED_TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}  # the emulator ends the process over these
+GAMES = tuple(sorted(set(roms.get_all_rom_ids()) - _NEED_TWO_PLAYERS))
+
+_NOOP = 0
+
+
+def human_normalized(game: str, value: float) -> float | None:
+    """A return on the scale where random play has 0 and a human tester 1.
+
+        (R − R_random) / (R_human − R_random)
+
+    Args:
+        game: One of `GAMES`.
+        value: R, in env units.
+
+    Returns:
+        The normalized return, or None for all but the 26 games of `RANDOM_AND_HUMAN_RETURNS`.
+
+    Reference:
+        Mnih et al. 2015, Human-level control through deep reinforcement learning, table 2
+    """
+    if game not in RANDOM_AND_HUMAN_RETURNS:
+        return None
+    low, high = RANDOM_AND_HUMAN_RETURNS[game]
+    return (value - low) / (high - low)
+
+
+def canonical_game(name: str) -> str:
+    """The game's name in `GAMES`; papers write `MsPacman` for `ms_pacman`.
+
+    Raises:
+        ValueError: There is no such game; the message names similar ones, or all.
+    """
+    names = {game.replace("_", ""): game for game in GAMES}
+    plain = name.replace("_", "").lower()
+    if plain not in names:
+        near = [names[close] for close in difflib.get_close_matches(plain, names)]
+        hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(GAMES)}"
+        raise ValueError(f"game must be an Atari game, not {name!r}; {hint}")
+    return names[plain]
+
+
+def check_options(
+    game: str, *, num_envs: int = 1, max_no_ops: int = 8, max_episode_steps: int = 27_000, seed: int = 0
+) -> None:
+    """Refuses options that no game has, before anything is built.
+
+    Args:
+        game: One of `GAMES`, or as papers write it.
+        num_envs: Number of games played side by side.
+        max_no_ops: Bound on the env steps without action that open an episode.
+        max_episode_steps: Time limit.
+        seed: Of the games.
+
+    Raises:
+        ValueError: A value that is not allowed; the message names the option, the value and what is allowed.
+    """
+    canonical_game(game)
+    _check_integer("num_envs", num_envs, low=1)
+    _check_integer("max_no_ops", max_no_ops)
+    _check_integer("max_episode_steps", max_episode_steps, low=1)
+    _check_integer("seed", seed)
+
+
+def _check_integer(key: str, value: int, low: int = 0) -> None:
+    if type(value) is not int or not low <= value <= MAX_SEED:
+        raise ValueError(f"{key} must be an integer from {low} to {MAX_SEED}, not {value!r}")
+
+
+class Cartridge(NamedTuple):
+    """What a game is played with: the size of its frames as observed, and the emulator's numbers of its actions."""
+
+    obs_shape: tuple[int, int, int]
+    minimal_actions: tuple[int, ...]
+    all_actions: tuple[int, ...]
+
+    def actions(self, *, full_action_space: bool) -> tuple[int, ...]:
+        """The ones to choose from; doing nothing comes first."""
+        return self.all_actions if full_action_space else self.minimal_actions
+
+
+@cache
+def cartridge(game: str) -> Cartridge:
+    """Looks a game up; 210×160 pixels, which nearly all games show, are observed as 105×80.
+
+    Args:
+        game: One of `GAMES`.
+    """
+    emulator = _taken(game)
+    height, width = emulator.getScreenDims()
+    minimal, full = (
+        tuple(action.value for action in actions)
+        for actions in (emulator.getMinimalActionSet(), emulator.getLegalActionSet())
+    )
+    _idle[game].append(emulator)
+    return Cartridge((height // 2, width // 2, 3), minimal, full)
+
+
+class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
+    """`num_envs` games of one kind, played side by side.
+
+    An env step holds an action for four raw frames, fewer where the game ends, and pays the sum of their rewards. An
+    observation is the larger of the last two frames, pixel by pixel, since many games draw some things in every other
+    frame only, and shrunk to half by averaging 2×2 pixels and rounding down, as TensorFlow does for SimPLe.
+
+    The games start by themselves when built and restart by themselves in the step that ends an episode: the observation
+    of that step opens the next episode, and `info` has no `final_obs`. `terminated` includes running out of time, which
+    the papers do not tell apart from losing, and `truncated` is always False, as with Procgen.
+
+    An emulator draws nothing at random. Each game has a random stream of its own, for the number of no-ops and for the
+    sticky joystick, which the emulator has too, but without saving the position at which it is stuck.
+
+    Args:
+        game: One of `GAMES`, or as papers write it: `ms_pacman` or `MsPacman`.
+        num_envs: Number of games.
+        seed: Of the random streams, no two of which are alike.
+        sticky_actions: Each raw frame, the joystick stays where it was with probability `STICKINESS`.
+        full_action_space: All 18 actions rather than those that the game distinguishes.
+        max_no_ops: An episode opens with 1 to so many env steps that do nothing; 0 for none.
+        max_episode_steps: Time limit, in env steps after the no-ops.
+        copy: Observations are the caller's to keep. Otherwise all are one array that every step overwrites: for who is
+            done with an observation before the next step.
+
+    Raises:
+        ValueError: An option out of range; see `check_options`.
+
+    Reference:
+        Bellemare et al. 2013, The Arcade Learning Environment, https://arxiv.org/abs/1207.4708; Machado et al. 2018,
+        Revisiting the Arcade Learning Environment, https://arxiv.org/abs/1709.06009; tensorflow/tensor2tensor,
+        data_generators/gym_env.py, `T2TGymEnv`, and rl/gym_utils.py, for SimPLe's frames
+    """
+
+    def __init__(
+        self,
+        game: str,
+        *,
+        num_envs: int,
+        seed: int,
+        sticky_actions: bool = False,
+        full_action_space: bool = False,
+        max_no_ops: int = 8,
+        max_episode_steps: int = 27_000,
+        copy: bool = True,
+    ) -> None:
+        self.closed = True  # until the games run: gymnasium closes what is open when an object dies, half-built too
+        check_options(game, num_envs=num_envs, max_no_ops=max_no_ops, max_episode_steps=max_episode_steps, seed=seed)
+        game = canonical_game(game)
+        obs_shape, actions = cartridge(game).obs_shape, cartridge(game).actions(full_action_space=full_action_space)
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.num_envs = num_envs
+        self.single_observation_space = gym.spaces.Box(0, 255, obs_shape, np.uint8)
+        self.single_action_space = gym.spaces.Discrete(len(actions))
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._identity: State = {
+            "game": game,
+            "sticky_actions": sticky_actions,
+            "full_action_space": full_action_space,
+            "max_no_ops": max_no_ops,
+            "max_episode_steps": max_episode_steps,
+            "num_envs": num_envs,
+        }
+        self._actions = actions
+        self._max_episode_steps = max_episode_steps
+        stickiness = STICKINESS if sticky_actions else 0.0
+        self._games = [
+            _Game(game, np.random.default_rng(own), stickiness=stickiness, max_no_ops=max_no_ops)
+            for own in np.random.SeedSequence(seed).spawn(num_envs)
+        ]
+        self.closed = False
+        self._copy = copy
+        self._steps = np.zeros(num_envs, dtype=np.int64)  # of the open episodes
+        self._obs = np.empty((num_envs, *obs_shape), dtype=np.uint8)
+        for played, frame in zip(self._games, self._obs, strict=True):
+            played.start()
+            played.draw(frame)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[UInt8[NDArray[Any], "B H W C"], dict[str, Any]]:
+        """The current observations: of the first episodes when just built; later it restarts nothing.
+
+        Args:
+            seed: Not None is an error: the random streams begin when the games are built.
+            options: Not None is an error too: there are none.
+
+        Returns:
+            The observations, and nothing else.
+
+        Raises:
+            ValueError: `seed` or `options` is given.
+        """
+        if seed is not None or options:
+            raise ValueError(
+                f"Atari takes its seed and options when it is built, not on reset, which got seed {seed} and options"
+                f" {options}; build another AtariVectorEnv"
+            )
+        return self._owned(), {}
+
+    def step(
+        self, actions: Int64[NDArray[Any], "B"]
+    ) -> tuple[
+        UInt8[NDArray[Any], "B H W C"],
+        Float32[NDArray[Any], "B"],
+        Bool[NDArray[Any], "B"],
+        Bool[NDArray[Any], "B"],
+        dict[str, Any],
+    ]:
+        """Plays one action in each game.
+
+        Args:
+            actions: Positions in the game's set of actions; 0 does nothing.
+
+        Returns:
+            Observations, rewards, `terminated`, `truncated` and an empty `info`; where an episode ended, the
+            observation belongs to the next one.
+
+        Raises:
+            ValueError: Not one integer for each game, or one that the game does not have.
+        """
+        self._check_actions(actions)
+        self._steps += 1
+        rewards = np.empty(self.num_envs, dtype=np.float32)
+        terminated = self._steps >= self._max_episode_steps
+        for index, (game, action) in enumerate(zip(self._games, actions.tolist(), strict=True)):
+            rewards[index] = game.play(self._actions[action])
+            terminated[index] |= game.is_over()
+            if terminated[index]:
+                game.start()
+            game.draw(self._obs[index])
+        self._steps[terminated] = 0
+        return self._owned(), rewards, terminated, np.zeros(self.num_envs, dtype=np.bool_), {}
+
+    def get_state(self) -> State:
+        """The games bit for bit, each with a checksum, their random streams, and the options they were built with.
+
+        Returns:
+            What `set_state` takes.
+        """
+        return {
+            **self._identity,
+            **saved_games.packed([game.saved() for game in self._games]),
+            "generators": [game.generator.bit_generator.state for game in self._games],
+            "joysticks": [game.joystick for game in self._games],
+            "steps": torch.from_numpy(self._steps.copy()),
+            "obs": torch.from_numpy(self._obs.copy()),  # the emulator saves what will happen, not what it shows
+        }
+
+    def set_state(self, state: State) -> UInt8[NDArray[Any], "B H W C"]:
+        """Continues from `state`, whatever seed this environment was built with.
+
+        Args:
+            state: What `get_state` returned from an environment with the same game, options and number of games.
+
+        Returns:
+            The observations at that point.
+
+        Raises:
+            ValueError: `state` belongs to another environment or is damaged; the games are then as they were.
+        """
+        own = {*saved_games.KEYS, "generators", "joysticks", "steps", "obs"}
+        saved_games.check_identity(state, self._identity, own, owner="AtariVectorEnv")
+        parts = (saved_games.intact(state, number=self.num_envs), state["generators"], state["joysticks"])
+        for game, saved, generator, joystick in zip(self._games, *parts, strict=True):
+            game.restore(saved)
+            game.generator.bit_generator.state = generator
+            game.joystick = joystick
+        self._steps = state["steps"].numpy().copy()
+        self._obs[:] = state["obs"].numpy()
+        return self._owned()
+
+    def close_extras(self) -> None:
+        """Leaves the emulators to the next environment."""
+        for game in self._games:
+            game.close()
+
+    def _owned(self) -> UInt8[NDArray[Any], "B H W C"]:
+        return self._obs.copy() if self._copy else self._obs
+
+    def _check_actions(self, actions: NDArray[Any]) -> None:
+        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
+            raise ValueError(
+                f"actions must be {self.num_envs} integers, one for each game, not {actions.dtype} {actions.shape}"
+            )
+        if actions.min() < 0 or actions.max() >= len(self._actions):
+            raise ValueError(f"actions must be 0 to {len(self._actions) - 1}, not {actions.min()} to {actions.max()}")
+
+
+class _Game:
+    """One emulator, its joystick and the last two frames."""
+
+    def __init__(self, game: str, generator: np.random.Generator, *, stickiness: float, max_no_ops: int) -> None:
+        self.generator = generator
+        self.joystick = _NOOP
+        self._game = game
+        self._stickiness = stickiness
+        self._max_no_ops = max_no_ops
+        self._emulator = _taken(game)
+        self._frames = np.empty((2, *self._emulator.getScreenDims(), 3), dtype=np.uint8)
+
+    def start(self) -> None:
+        """Opens an episode."""
+        self._reset()
+        num_no_ops = self.generator.integers(1, self._max_no_ops, endpoint=True) if self._max_no_ops else 0
+        for _ in range(num_no_ops):
+            self.play(_NOOP)
+            if self.is_over():
+                self._reset()
+
+    def _reset(self) -> None:
+        self._emulator.reset_game()
+        self.joystick = _NOOP
+        self._emulator.getScreenRGB(self._frames[1])
+        self._frames[0] = self._frames[1]
+
+    def play(self, action: int) -> int:
+        """Holds the action for some frames, as far as the joystick lets go; the sum of their rewards."""
+        reward = 0
+        for frame in range(FRAME_SKIP):
+            if not self._stickiness or self.generator.random() >= self._stickiness:
+                self.joystick = action
+            reward += self._emulator.act(self.joystick)
+            if self.is_over():
+                break  # what it shows now is never seen
+            if frame >= FRAME_SKIP - 2:
+                self._emulator.getScreenRGB(self._frames[frame - FRAME_SKIP])
+        return reward
+
+    def is_over(self) -> bool:
+        """Whether the game is lost or won."""
+        return self._emulator.game_over()
+
+    def draw(self, obs: UInt8[NDArray[Any], "H W 3"]) -> None:
+        """Writes what is observed now into `obs`."""
+        height, width, channels = obs.shape
+        rows = np.maximum(*self._frames).reshape(height, 2, 2 * width * channels)
+        sums = np.add(rows[:, 0], rows[:, 1], dtype=np.uint16)
+        pairs = sums[:, :-channels] + sums[:, channels:]  # of all neighbours; half of that is wanted, but this is fast
+        pairs >>= 2
+        for channel in range(channels):  # one strided copy each, where numpy would loop over three channels in Python's
+            obs[..., channel] = pairs[:, channel :: 2 * channels]
+
+    def saved(self) -> bytes:
+        """The emulator, its random stream included."""
+        return self._emulator.cloneState(include_rng=True).serialize()
+
+    def restore(self, saved: bytes) -> None:
+        """Continues from what `saved` returned."""
+        self._emulator.restoreState(ALEState(saved))
+
+    def close(self) -> None:
+        """Gives the emulator back."""
+        _idle[self._game].append(self._emulator)
+
+
+_idle: dict[str, list[ALEInterface]] = {game: [] for game in GAMES}
+_new: dict[str, ALEState] = {}
+"""Emulators that nobody plays with, and where a new one begins. Building one takes 0.2 s, nearly all of it for tables
+of colours that nothing here uses (Arcade-Learning-Environment#740)."""
+
+
+@atexit.register
+def _freed() -> None:
+    """Ends the emulators before Python ends: what is left then, nanobind reports as leaked."""
+    for emulators in _idle.values():
+        emulators.clear()
+    _new.clear()
+
+
+def _taken(game: str) -> ALEInterface:
+    if _idle[game]:
+        used = _idle[game].pop()
+        used.restoreState(_new[game])
+        return used
+    ALEInterface.setLoggerMode(LoggerMode.Error)  # it would print a banner for each
+    emulator = ALEInterface()
+    emulator.setFloat("repeat_action_probability", 0.0)  # the default is 0.25, without a place in the saved state
+    emulator.setInt("random_seed", 0)  # the default is the time
+    emulator.loadROM(str(roms.get_rom_path(game)))
+    _new.setdefault(game, emulator.cloneState(include_rng=True))
+    return emulator
