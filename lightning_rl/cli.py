@@ -30,7 +30,7 @@ from lightning_rl.loggers import MetricsCSV, drop_obsolete_settings
 from lightning_rl.precision import suitable
 from lightning_rl.progress import EnvStepsProgress
 from lightning_rl.types import ActorError, UsageError
-from lightning_rl.usage import essence, module_class, values
+from lightning_rl.usage import asked_data_class, data_class, essence, module_class, values
 from lightning_rl.version import __version__
 
 _TRAINER_DEFAULTS = {
@@ -63,6 +63,7 @@ class RunCLI(LightningCLI):
         self.stopper = StopAtBoundary()
         self._remarks: list[str] = []  # said once nothing was found wrong
         self._asked = args[0] if args else ""
+        self._data_class = asked_data_class(args)
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -94,7 +95,7 @@ class RunCLI(LightningCLI):
             help="Continue with other numbers of ranks, actors or environments.",
         )
         defaults = {f"trainer.{key}": value for key, value in _TRAINER_DEFAULTS.items()}
-        parser.set_defaults({**defaults, "data": {"class_path": "lightning_rl.ProcgenDataModule"}})
+        parser.set_defaults({**defaults, "data": {"class_path": self._data_class}})
         parser.link_arguments("allow_inexact_resume", "data.init_args.allow_inexact_resume")
         parser.link_arguments("data.num_actions", "model.init_args.num_actions", apply_on="instantiate")
         parser.link_arguments("data.obs_shape", "model.init_args.obs_shape", apply_on="instantiate")
@@ -126,7 +127,7 @@ class RunCLI(LightningCLI):
         self.saved_config = config.clone()
         module = module_class(config.model.class_path)
         self.method = module.method(config.model.init_args.as_dict())
-        self.game = str(config.data.init_args.get("game"))
+        self.game = data_class(config.data.class_path).game_named(str(config.data.init_args.get("game")))
         self._locate(config)
         self._place_logger(config.trainer)
 

@@ -4,13 +4,16 @@ import difflib
 import inspect
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import is_dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, get_args
 
+import yaml
 from pytorch_lightning import Trainer
 
-from lightning_rl.data.datamodule import ProcgenDataModule
+from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.modules.base import RLModule
 from lightning_rl.types import UsageError
 
@@ -21,15 +24,40 @@ def module_class(class_path: str) -> type[RLModule]:
     Raises:
         UsageError: it is none of this package's.
     """
-    found: list[type[RLModule]] = [
-        c
-        for c in _subclasses(RLModule)
-        if f"{c.__module__}.{c.__qualname__}" == class_path or class_path.endswith(f"lightning_rl.{c.__name__}")
-    ]
-    if not found:
-        names = ", ".join(c.__name__ for c in _subclasses(RLModule))
-        raise UsageError(f"model must be one of {names}, found {class_path}")
-    return found[0]
+    found: type[RLModule] = _named("model", class_path)
+    return found
+
+
+def data_class(class_path: str) -> type[RolloutDataModule]:
+    """The data module that a config names.
+
+    Raises:
+        UsageError: it is none of this package's.
+    """
+    found: type[RolloutDataModule] = _named("data", class_path)
+    return found
+
+
+def asked_data_class(args: list[str]) -> str:
+    """The data module that the command line or else its last config names; by default Procgen's.
+
+    The parser must begin from its defaults: it keeps those of another one where the names are the same.
+    """
+    named = ["ProcgenDataModule"]
+    for path in values(args, "--config", "-c"):
+        with suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # what is wrong the parser will tell
+            named.append(yaml.safe_load(Path(path).read_text(encoding="utf-8"))["data"]["class_path"])
+    named += values(args, "--data", "--data.class_path")
+    paths = {c.__name__: f"lightning_rl.{c.__name__}" for c in _CLASSES["data"]()}
+    known = [paths[name] for name in (str(given).rpartition(".")[2] for given in named) if name in paths]
+    return known[-1]
+
+
+def _named(key: str, class_path: str) -> Any:
+    for c in _CLASSES[key]():
+        if f"{c.__module__}.{c.__qualname__}" == class_path or class_path.endswith(f"lightning_rl.{c.__name__}"):
+            return c
+    raise UsageError(f"{key} must be one of {', '.join(c.__name__ for c in _CLASSES[key]())}, found {class_path}")
 
 
 def _subclasses(parent: type[Any]) -> list[Any]:
@@ -89,7 +117,7 @@ def _unknown(option: str, message: str) -> str:
     parent, _, name = option.replace(".init_args", "").rpartition(".")
     if name == "class_path":
         return f"{parent} takes class_path and init_args, found {message.rpartition('Given value: ')[2]}"
-    allowed = _options(parent)
+    allowed = _options(parent, lacking=name)
     near = [f"{parent}.{other}".lstrip(".") for other in difflib.get_close_matches(name, allowed, n=3)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(allowed)}"
     return f"{option} is not an option; {hint}" if allowed else f"{option} is not an option"
@@ -97,19 +125,23 @@ def _unknown(option: str, message: str) -> str:
 
 _CLASSES: dict[str, Callable[[], list[Any]]] = {
     "model": lambda: _subclasses(RLModule),
-    "data": lambda: [ProcgenDataModule],
+    "data": lambda: _subclasses(RolloutDataModule),
 }
 _OWN_OPTIONS = ["config", "model", "data", "trainer", "seed_everything", "run_dir", "ckpt_path", "allow_inexact_resume"]
 
 
-def _options(parent: str) -> list[str]:
-    """Names of the options under a key of the config; none where the key is another program's."""
+def _options(parent: str, *, lacking: str) -> list[str]:
+    """Names of the options under a key of the config; none where the key is another program's.
+
+    Of the classes that the key may stand for, those that know `lacking` are not the one that refused it.
+    """
     head, *rest = parent.split(".")
     owners = [Trainer] if head == "trainer" else _CLASSES.get(head, list)()
     for name in rest:
         annotations = [inspect.signature(c).parameters[name].annotation for c in owners if name in _names(c)]
         owners = [part for annotation in annotations for part in get_args(annotation) if is_dataclass(part)]
-    return list(dict.fromkeys(name for owner in owners for name in _names(owner))) if parent else _OWN_OPTIONS
+    refusing = [_names(owner) for owner in owners if lacking not in _names(owner)]
+    return list(dict.fromkeys(name for names in refusing for name in names)) if parent else _OWN_OPTIONS
 
 
 def _names(owner: type) -> list[str]:

@@ -40,7 +40,10 @@ TINY_METHODS: dict[str, dict[str, object]] = {
 }
 """What else makes a method's runs tiny."""
 
-TINY_CONFIGS: dict[str, dict[str, object]] = {"impala_vae_cpu": {"model.vae.minibatch_size": 8}}
+TINY_CONFIGS: dict[str, dict[str, object]] = {
+    "impala_vae_cpu": {"model.vae.minibatch_size": 8},
+    "ppo_atari": {"data.game": "Breakout", "data.max_episode_steps": 12, "data.iterations_per_epoch": 1},
+}
 """And what a config's."""
 
 

@@ -25,6 +25,7 @@ from tests.wandb_reader import read_history, read_step_metrics
 ROOT = Path(__file__).parents[1]
 PPO = ["fit", "--config", str(CONFIGS / "ppo.yaml"), "--run_dir", "run"]
 IMPALA = ["fit", "--config", str(CONFIGS / "impala_vae.yaml"), "--run_dir", "run"]
+ATARI = ["fit", "--config", str(CONFIGS / "ppo_atari.yaml"), "--run_dir", "run"]
 
 
 @pytest.fixture
@@ -77,13 +78,25 @@ class TestWrongInput:
             ([*IMPALA, "--data.actor_timeout", "0"], ["data.actor_timeout", "positive", "0.0"]),
             ([*IMPALA, "--data.num_steps", "0"], ["data.num_steps", "at least 1", "found 0"]),
             ([*IMPALA, "--model.vae.latent_size", "0"], ["model.vae.latent_size", "at least 1", "found 0"]),
+            ([*ATARI, "--data.game", "pogn"], ["game", "'pogn'", "did you mean pong or pooyan?"]),
+            ([*ATARI, "--data.game", "coinrun"], ["game", "'coinrun'", "allowed: ", "ms_pacman"]),
+            ([*ATARI, "--data.max_no_ops", "-1"], ["max_no_ops", "-1", "from 0"]),
+            ([*ATARI, "--data.max_episode_steps", "0"], ["max_episode_steps", "0", "from 1"]),
+            ([*ATARI, "--data.frame_stack", "0"], ["data.frame_stack", "at least 1", "found 0"]),
+            ([*ATARI, "--data.num_levels", "200"], ["data.num_levels is not an option; ", "num_envs"]),
+            ([*ATARI, "--data.num_actors", "2"], ["data.num_actors", "0", "PPODistillModule", "on-policy", "found 2"]),
+            ([*PPO, "--data.sticky_actions", "true"], ["data.sticky_actions is not an option; "]),
+            (
+                [*ATARI, "--model", "ImpalaVAEModule", "--model.vae.latent_size", "64"],
+                ["obs_shape", "3 channels", "(105, 80, 12)"],
+            ),
             ([*PPO, "--data.distribution_mode", "memory"], ["distribution_mode", "coinrun", "'memory'", "exploration"]),
             ([*PPO, "--model.minibatch_size", "100"], ["model.minibatch_size", "100", "16384"]),
             ([*PPO, "--seed_everything", "-1"], ["seed_everything", "-1", "4294967295"]),
             ([*PPO, "--seed_everything", "true"], ["seed_everything", "True", "integer"]),
             ([*PPO, "--allow_inexact_resume", "maybe"], ["allow_inexact_resume", "bool", "maybe"]),
             ([*PPO, "--model", "torch.nn.Linear"], ["model", "torch.nn.Linear", "PPODistillModule"]),
-            ([*PPO, "--data", "Foo"], ["data", "Foo", "ProcgenDataModule"]),
+            ([*PPO, "--data", "Foo"], ["data", "Foo", "ProcgenDataModule", "AtariDataModule"]),
             ([*PPO, "--ckpt_path", "absent.ckpt"], ["ckpt_path", "absent.ckpt", "not there"]),
             ([*PPO, "--ckpt_path", "https://x.org/y.ckpt"], ["ckpt_path", "https://x.org/y.ckpt", "file of this"]),
             ([*PPO[:3], "--ckpt_path", "last"], ["ckpt_path", "last", "--run_dir"]),
@@ -326,6 +339,69 @@ class TestFinishedRun:
         message = refusal(["test", "--ckpt_path", str(tmp_path / "last.ckpt")], capsys)
         told = [str(tmp_path / "last.ckpt"), "damaged or cut short", f"newest good one beside it is {tmp_path}/best"]
         assert [part for part in told if part not in message] == []
+
+
+@pytest.fixture(scope="module")
+def atari_run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one iteration on breakout, called Breakout."""
+    folder = tmp_path_factory.mktemp("atari") / "run"
+    fit(folder, config="ppo_atari", iterations=1, trainer__check_val_every_n_epoch=1)
+    return folder
+
+
+class TestAtari:
+    @pytest.fixture
+    def run_dir(self, atari_run_dir: Path) -> Path:
+        return atari_run_dir
+
+    def test_options_that_are_not_given_are_the_atari_data_modules(self, empty_folder: Path) -> None:
+        fitting = ["--model.minibatch_size", "256"]
+        for args in (ATARI, [*PPO, "--data=AtariDataModule", *fitting]):
+            data = RunCLI(args).datamodule
+            assert (data.game, data.num_envs, data.num_steps, data.total_env_steps) == ("pong", 8, 128, 10_000_000)
+
+    def test_a_config_of_procgens_lends_its_sizes(self, empty_folder: Path) -> None:
+        args = ["fit", "--config", str(CONFIGS / "impala.yaml"), "--data", "lightning_rl.AtariDataModule"]
+        data = RunCLI(args).datamodule
+        assert (data.game, data.num_envs, data.num_actors, data.frame_stack) == ("pong", 32, 8, 4)
+
+    def test_goes_under_the_games_name(self, empty_folder: Path) -> None:
+        cli = RunCLI([*ATARI[:3], "--data.game", "MsPacman"])
+        assert cli.run_dir.parent == Path("checkpoints/ppo/ms_pacman")
+
+    def test_validation_is_of_the_one_level_set(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["validate", "--ckpt_path", str(run_dir / "last.ckpt")]) == 0
+        assert re.fullmatch(r"validation/return +\d+\.\d\d\n", capsys.readouterr().out)
+        [row] = read_metrics(run_dir / "metrics.csv")
+        assert [key for key in row if key.startswith("validation/")] == ["validation/return"]
+
+    def test_the_report_has_nulls_for_what_there_is_not(
+        self, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        checkpoint = run_dir / "last.ckpt"
+        assert main(["test", "--ckpt_path", str(checkpoint), "--run_dir", str(tmp_path)]) == 0
+
+        report = json.loads((tmp_path / "test.json").read_text())
+        assert (report["game"], report["distribution_mode"]) == ("breakout", None)
+        assert list(report["level_sets"]) == ["full_distribution", "random_policy"]
+        for row in report["level_sets"].values():
+            assert (row["num_levels"], row["start_level"], row["env_steps"]) == (0, 0, 2 * 12)
+            assert row["normalized_return"] == pytest.approx((row["return_mean"] - 1.7) / 28.8)
+            assert row["level_complete_rate"] is None
+        assert "ppo on breakout after 32 env steps" in capsys.readouterr().out
+
+    def test_the_video_shows_one_frame_of_the_stack(self, run_dir: Path, tmp_path: Path) -> None:
+        args = ["--ckpt_path", str(run_dir / "last.ckpt"), "--run_dir", str(tmp_path)]
+        assert main(["predict", *args]) == 0
+
+        with av.open(str(tmp_path / "media" / "episodes.mp4")) as video:
+            frames = [(frame.width, frame.height) for frame in video.decode(video=0)]
+        assert frames == [(4 * 242 - 2, 316)] * 12  # 105 × 3 rows, made even
+
+    def test_does_not_go_on_as_another_game(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        args = ["fit", "--run_dir", str(run_dir), "--ckpt_path", "last"]
+        assert "game breakout" in refusal([*args, "--data.game", "Pong"], capsys)
+        assert "sticky_actions False, this run True" in refusal([*args, "--data.sticky_actions", "true"], capsys)
 
 
 def test_wandb_mode_decides_and_metrics_csv_is_always_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

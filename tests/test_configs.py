@@ -32,7 +32,10 @@ CPU = CONFIGS / "hardware" / "cpu.yaml"
 @pytest.mark.parametrize(
     ("config", "overlay"),
     [
-        *(pytest.param(CONFIGS / f"{config}.yaml", None, id=config) for config in ("ppo", "quickstart", "impala")),
+        *(
+            pytest.param(CONFIGS / f"{config}.yaml", None, id=config)
+            for config in ("ppo", "ppo_atari", "quickstart", "impala")
+        ),
         *(
             pytest.param(CONFIGS / f"{config}.yaml", None, id=config, marks=pytest.mark.slow)
             for config in ("ppo_distill", "impala_vae", "impala_vae_sm", "impala_cpu")
@@ -48,7 +51,8 @@ def test_it_trains_two_iterations(config: Path, overlay: Path | None, tmp_path: 
     taken = {key: value for key, value in tiny(config.stem).items() if key not in ("model.epochs", "trainer.precision")}
     options = taken | {"data.total_env_steps": 2 * ENV_STEPS, "trainer.accelerator": "cpu"}
     flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-    model = build(*map(str, configs)).model
+    cli = build(*map(str, configs))
+    model, games = cli.model, type(cli.datamodule).__qualname__
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     before = {key: value for key, value in model.state_dict().items() if key in learning}
 
@@ -57,7 +61,7 @@ def test_it_trains_two_iterations(config: Path, overlay: Path | None, tmp_path: 
 
     checkpoint = load(tmp_path / "run")
     after = {key: checkpoint["state_dict"][key] for key in before}
-    assert checkpoint["ProcgenDataModule"]["env_steps"] == 2 * ENV_STEPS
+    assert checkpoint[games]["env_steps"] == 2 * ENV_STEPS
     assert not any(torch.equal(before[key], after[key]) for key in before)
     assert all(tensor.isfinite().all() for tensor in after.values())
 
@@ -90,6 +94,19 @@ def test_ppo_is_openais_baseline() -> None:
     assert (scaling.return_scaling, scaling.return_scaling_gamma) == (True, 0.99)
     optimizer = model.configure_optimizers()
     assert [(group["lr"], group["eps"]) for group in optimizer.param_groups] == [(5e-4, 1e-5)]
+
+
+def test_ppo_atari_is_table_5_of_schulman() -> None:
+    cli = build("ppo_atari.yaml")
+    model, data = cli.model, cli.datamodule
+    assert (model.learning_rate, model.gamma, model.lambda_, model.epsilon) == (2.5e-4, 0.99, 0.95, 0.1)
+    assert (data.num_envs, data.num_steps, model.minibatch_size, model.epochs) == (8, 128, 32 * 8, 3)
+    assert model.batches_per_iteration(data.num_steps, data.num_envs) == 12
+    assert model.loss_weights == {"policy": 1.0, "value": 2.0, "entropy": 0.01}  # of half the squared error
+    assert (model.value_epsilon, model.distillation) == (None, None)
+    assert (data.total_env_steps, data.frame_stack, data.reward_clipping) == (10_000_000, 4, True)
+    assert (data.sticky_actions, data.max_no_ops, data.max_episode_steps) == (False, 8, 108_000 // 4)
+    assert (data.game, data.obs_shape, data.num_actions) == ("pong", (105, 80, 12), 6)
 
 
 def test_ppo_distill_is_rullos_table_1() -> None:

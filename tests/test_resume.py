@@ -48,6 +48,7 @@ def pictures(run_dir: Path) -> dict[str, bytes]:
     [
         pytest.param("ppo", {}, id="ppo-fp32"),
         pytest.param("ppo", CPU, id="ppo-bf16-micro_batches"),
+        pytest.param("ppo_atari", {"data__sticky_actions": True}, id="ppo_atari-sticky-fp32"),
         pytest.param("ppo_distill", CPU, id="ppo_distill-scale-bf16-micro_batches"),
         pytest.param("ppo_distill", RUNNING_STD, id="ppo_distill-running_std-fp32"),
         pytest.param("impala_vae", CPU | SURPRISE, id="impala_vae-surprise-bf16-micro_batches"),

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lightning_rl.data.datamodule import ProcgenDataModule
+from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.modules.base import RLModule
 
 
-def data_of(trainer: Trainer) -> ProcgenDataModule:
+def data_of(trainer: Trainer) -> RolloutDataModule:
     """The data module that the callbacks work with."""
     data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
-    if not isinstance(data, ProcgenDataModule):
-        raise TypeError(f"lightning_rl's callbacks need a ProcgenDataModule, found {type(data).__name__}")
+    if not isinstance(data, RolloutDataModule):
+        raise TypeError(f"lightning_rl's callbacks need a RolloutDataModule, found {type(data).__name__}")
     return data
 
 

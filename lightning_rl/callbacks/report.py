@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_rl.callbacks.iteration import data_of
-from lightning_rl.envs.procgen import normalized_return
 from lightning_rl.modules.base import RLModule
 from lightning_rl.types import Episodes, UsageError
 
@@ -70,8 +70,7 @@ class EvaluationReport(Callback):
                 name: summary(
                     episodes,
                     data.level_sets.get(name, (0, 0)),
-                    game=data.game,
-                    distribution_mode=data.distribution_mode,
+                    normalized_return=data.normalized_return,
                 )
                 for name, episodes in self._episodes.items()
             },
@@ -86,8 +85,15 @@ class EvaluationReport(Callback):
         console.print(table(report, budget=data.test_env_steps))
 
 
-def summary(episodes: Episodes, levels: tuple[int, int], *, game: str, distribution_mode: str) -> dict[str, Any]:
+def summary(
+    episodes: Episodes, levels: tuple[int, int], *, normalized_return: Callable[[float], float | None]
+) -> dict[str, Any]:
     """The statistics of one level set, as `test.json` has them.
+
+    Args:
+        episodes: played there.
+        levels: their number and the first.
+        normalized_return: a return on the scale that is published for the game, or None without one.
 
     Raises:
         UsageError: no episode was finished.
@@ -108,16 +114,15 @@ def summary(episodes: Episodes, levels: tuple[int, int], *, game: str, distribut
         "return_max": float(returns.max()),
         "return_min": float(returns.min()),
         "return_ci95": [mean - half, mean + half],
-        "normalized_return": normalized_return(game, distribution_mode, mean),
+        "normalized_return": normalized_return(mean),
         "level_complete_rate": None if complete is None else float(complete.double().mean()),
     }
 
 
 def table(report: dict[str, Any], *, budget: int | None) -> Table:
     """The papers' form, one row per level set."""
-    heading = (
-        f"{report['method']} on {report['game']} {report['distribution_mode']} after {report['env_steps']} env steps"
-    )
+    game = " ".join(filter(None, (report["game"], report["distribution_mode"])))
+    heading = f"{report['method']} on {game} after {report['env_steps']} env steps"
     caption = None if budget is None else f"whole episodes within {budget} env steps: short episodes count too often"
     columns = Table(title=heading, caption=caption)
     for column in (

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -18,6 +19,7 @@ from lightning_rl.modules.base import RLModule
 from lightning_rl.types import Episodes
 
 _COLUMNS, _SCALE, _FRAMES_PER_SECOND, _MAX_FRAMES = 4, 3, 15, 1000
+_RGB = 3  # channels of a frame; stacked ones come before it
 
 
 class RecordMedia(Callback):
@@ -26,7 +28,8 @@ class RecordMedia(Callback):
     `predict` puts the returns beside it, in `media/episodes.json`; `fit` a learning curve, `media/learning_curve.png`,
     and both pictures into W&B.
 
-    The video shows what the policy sees, all environments side by side, each dimmed once its episode is over.
+    The video shows what the policy sees, the newest frame of it, all environments side by side, each dimmed once its
+    episode is over.
 
     Args:
         run_dir: the run folder.
@@ -86,7 +89,7 @@ class RecordMedia(Callback):
 
     def _watch(self, obs: UInt8[NDArray[Any], "B H W C"], playing: Bool[NDArray[Any], "B"]) -> None:
         if len(self._frames) < _MAX_FRAMES:
-            self._frames.append((obs, playing.copy()))
+            self._frames.append((np.ascontiguousarray(obs[..., -_RGB:]), playing.copy()))
 
     def _write(self) -> None:
         write_video(self.video, self._tiles(), frames_per_second=_FRAMES_PER_SECOND)

@@ -1,6 +1,6 @@
 """Builds environments for training and evaluation, and keeps what must survive a restart of them."""
 
-from functools import partial
+from abc import ABC, abstractmethod
 from typing import Any, cast
 
 import numpy as np
@@ -13,10 +13,11 @@ from lightning_rl.data.actors import ActorPool, MakeEnv
 from lightning_rl.data.collector import Collector
 from lightning_rl.data.dataset import RolloutDataset
 from lightning_rl.data.evaluation import EvaluationDataset, UniformPolicy, Watcher
-from lightning_rl.envs.normalize import ReturnScaling
-from lightning_rl.envs.procgen import MAX_SEED, NUM_ACTIONS, ProcgenVectorEnv, check_options
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.types import Agent, Policy, ResumableVectorEnv, State
+
+MAX_SEED = 2**31 - 1
+"""Seeds of games are 32-bit signed integers."""
 
 _MAX_EVALUATION_ENVS = 64
 _STEPS_BEFORE_EXAMPLES = 40  # first frames of many games are alike
@@ -24,86 +25,63 @@ _STEPS_BEFORE_EXAMPLES = 40  # first frames of many games are alike
 _GAMES, _ACTIONS, _EVALUATION_GAMES, _EVALUATION_ACTIONS, _EXAMPLES = range(5)
 
 
-class ProcgenDataModule(LightningDataModule):
-    """Rollouts from Procgen for training, and episodes on training levels and on all levels for judging.
+class RolloutDataModule(LightningDataModule, ABC):
+    """Rollouts of one game for training, and its episodes for judging; which games there are, a subclass says.
 
     Args:
-        game: one of the 16 games.
-        distribution_mode: easy, hard, or what else the game has of extreme, memory, exploration.
-        num_levels: training levels; 0 for all there are, and then `start_level` means nothing to Procgen.
-        start_level: the first training level.
+        game: as the subclass calls it.
+        frame_stack: frames in one observation.
         num_envs: environments of one rank.
         num_steps: steps of each environment in one rollout.
         total_env_steps: the run ends at the first epoch end at or past so many, all ranks and resumes counted.
         iterations_per_epoch: iterations between two epoch ends, where Lightning logs, validates and saves.
-        num_actors: processes that collect while the learner learns, and share `num_envs` out among them; 0, the only
-            number that methods which must be on-policy take: collect in the training process.
+        num_actors: processes that collect while the learner learns, and share `num_envs` out among them.
         actor_timeout: seconds without a step after which an actor is taken for hung.
-        return_scaling: divide rewards by the running standard deviation of the discounted return.
-        return_scaling_gamma: discount of that return. OpenAI's baseline learns with 0.999 and scales with 0.99.
         validation_episodes: episodes per level set in validation.
         test_episodes: episodes per level set in `test`, rounded up to the same number in each environment.
         test_env_steps: instead, a budget of env steps per level set: whole episodes, which favours short ones.
         predict_episodes: episodes that `predict` plays, each in an environment of its own.
         allow_inexact_resume: take a checkpoint of another number of ranks or environments, with games started anew.
-        use_backgrounds: draw the games' backgrounds.
-        use_monochrome_assets: draw rectangles of one colour instead of pictures.
-        restrict_themes: one theme per game.
-        use_generated_assets: draw generated blobs instead of pictures; refused here, since Procgen cannot save such
-            games, and a run that cannot be saved cannot be resumed.
-        center_agent: keep the agent in the middle, where the game has the choice.
-        paint_vel_info: paint the agent's velocity into the frame.
-        use_sequential_levels: go on to the next level when one is solved, without ending the episode.
-        num_threads: Procgen's own threads; actors have none.
-        seed: of games and actions; set by `seed_everything`.
+        seed: of games and actions.
+
+    Attributes:
+        obs_shape: height, width and channels of an observation.
+        num_actions: actions to choose from.
+        distribution_mode: difficulty, where the game has several.
+        watcher: is shown the frames of `predict`.
 
     Raises:
-        ValueError: an option that the game does not have, or a number out of range.
+        ValueError: a number out of range.
     """
 
-    obs_shape: tuple[int, int, int] = (64, 64, 3)
-    num_actions: int = NUM_ACTIONS
+    obs_shape: tuple[int, int, int]
+    num_actions: int
+    distribution_mode: str | None = None
+    decisive: tuple[str, ...]
+    """Attributes that must be as they were for games to go on where they stopped."""
 
     def __init__(
         self,
         *,
-        game: str = "coinrun",
-        distribution_mode: str = "easy",
-        num_levels: int = 200,
-        start_level: int = 0,
-        num_envs: int = 64,
-        num_steps: int = 256,
-        total_env_steps: int = 25_000_000,
-        iterations_per_epoch: int = 1,
-        num_actors: int = 0,
-        actor_timeout: float = 20.0,
-        return_scaling: bool = True,
-        return_scaling_gamma: float = 0.99,
-        validation_episodes: int = 64,
-        test_episodes: int = 512,
-        test_env_steps: int | None = None,
-        predict_episodes: int = 8,
-        allow_inexact_resume: bool = False,
-        use_backgrounds: bool = True,
-        use_monochrome_assets: bool = False,
-        restrict_themes: bool = False,
-        use_generated_assets: bool = False,
-        center_agent: bool = True,
-        paint_vel_info: bool = False,
-        use_sequential_levels: bool = False,
-        num_threads: int = 2,
-        seed: int = 0,
+        game: str,
+        frame_stack: int,
+        num_envs: int,
+        num_steps: int,
+        total_env_steps: int,
+        iterations_per_epoch: int,
+        num_actors: int,
+        actor_timeout: float,
+        validation_episodes: int,
+        test_episodes: int,
+        test_env_steps: int | None,
+        predict_episodes: int,
+        allow_inexact_resume: bool,
+        seed: int,
     ) -> None:
         super().__init__()
-        check_options(
-            game,
-            num_envs=num_envs,
-            distribution_mode=distribution_mode,
-            num_levels=num_levels,
-            start_level=start_level,
-            num_threads=num_threads,
-        )
         _require_positive(
+            frame_stack=frame_stack,
+            num_envs=num_envs,
             num_steps=num_steps,
             total_env_steps=total_env_steps,
             iterations_per_epoch=iterations_per_epoch,
@@ -112,20 +90,15 @@ class ProcgenDataModule(LightningDataModule):
             predict_episodes=predict_episodes,
             test_env_steps=1 if test_env_steps is None else test_env_steps,
         )
-        _require(
-            "use_generated_assets", use_generated_assets, not use_generated_assets, "false: Procgen cannot save these"
-        )
-        _require("num_actors", num_actors, 0 <= num_actors <= num_envs, f"from 0 to data.num_envs, {num_envs}")
-        _require("actor_timeout", actor_timeout, actor_timeout > 0, "positive")
-        _require("seed", seed, seed >= 0, "at least 0")
-        _require("return_scaling_gamma", return_scaling_gamma, 0 <= return_scaling_gamma <= 1, "in [0, 1]")
+        require("num_actors", num_actors, 0 <= num_actors <= num_envs, f"from 0 to data.num_envs, {num_envs}")
+        require("actor_timeout", actor_timeout, actor_timeout > 0, "positive")
+        require("seed", seed, seed >= 0, "at least 0")
         self.game = game
-        self.distribution_mode = distribution_mode
-        self.num_levels = num_levels
-        self.start_level = start_level
+        self.frame_stack = frame_stack
         self.num_envs = num_envs
         self.num_steps = num_steps
         self.total_env_steps = total_env_steps
+        self.num_actors = num_actors
         self.validation_episodes = validation_episodes
         self.test_episodes = test_episodes
         self.test_env_steps = test_env_steps
@@ -133,27 +106,36 @@ class ProcgenDataModule(LightningDataModule):
         self.allow_inexact_resume = allow_inexact_resume
         self.watcher: Watcher | None = None
         self._iterations_per_epoch = iterations_per_epoch
-        self._return_scaling_gamma = return_scaling_gamma if return_scaling else None
-        self._options: dict[str, Any] = {
-            "use_backgrounds": use_backgrounds,
-            "use_monochrome_assets": use_monochrome_assets,
-            "restrict_themes": restrict_themes,
-            "use_generated_assets": use_generated_assets,
-            "center_agent": center_agent,
-            "paint_vel_info": paint_vel_info,
-            "use_sequential_levels": use_sequential_levels,
-            "num_threads": num_threads,
-        }
-        self._seed = seed
-        self.num_actors = num_actors
         self._actor_timeout = actor_timeout
+        self._seed = seed
         self._collector: Collector | ActorPool | None = None
         self._restored_env_steps = 0
 
+    @classmethod
+    def game_named(cls, name: str) -> str:
+        """What paths, reports and checkpoints call the game.
+
+        Raises:
+            ValueError: there is none of this name, where it has to be known to tell.
+        """
+        return name
+
     @property
+    @abstractmethod
     def level_sets(self) -> dict[str, tuple[int, int]]:
-        """`num_levels` and `start_level` of the levels that a policy is judged on."""
-        return {"train_levels": (self.num_levels, self.start_level), "full_distribution": (0, 0)}
+        """`num_levels` and `start_level` of the levels that a policy is judged on, those of training first."""
+
+    @abstractmethod
+    def normalized_return(self, value: float) -> float | None:
+        """A return on the scale that is published for the game, or None without one."""
+
+    @abstractmethod
+    def _games(self, num_envs: int, levels: tuple[int, int], seed: int) -> ResumableVectorEnv:
+        """Builds games for judging, whose observations are the caller's to keep."""
+
+    @abstractmethod
+    def _training_games(self) -> MakeEnv:
+        """Builds games for training, in whatever process; observations may be overwritten at the next step."""
 
     @property
     def collector(self) -> Collector | ActorPool:
@@ -163,7 +145,7 @@ class ProcgenDataModule(LightningDataModule):
             RuntimeError: there is none outside of `fit`.
         """
         if self._collector is None:
-            raise RuntimeError("ProcgenDataModule has a collector only between setup('fit') and teardown('fit')")
+            raise RuntimeError(f"{type(self).__name__} has a collector only between setup('fit') and teardown('fit')")
         return self._collector
 
     @property
@@ -186,15 +168,6 @@ class ProcgenDataModule(LightningDataModule):
         sequence = np.random.SeedSequence([self._seed, purpose, self._rank, actor])
         return int(sequence.generate_state(1)[0]) % MAX_SEED
 
-    def _games(self, num_envs: int, levels: tuple[int, int], seed: int, *, copy: bool = True) -> ProcgenVectorEnv:
-        options = self._game_options(levels)
-        return ProcgenVectorEnv(self.game, num_envs=num_envs, seed=seed, copy=copy, **options)
-
-    def _game_options(self, levels: tuple[int, int]) -> dict[str, Any]:
-        num_levels, start_level = levels
-        own = {"distribution_mode": self.distribution_mode, "num_levels": num_levels, "start_level": start_level}
-        return own | self._options
-
     def setup(self, stage: str) -> None:
         """Starts the training games, for `fit`; those of actors start with the first rollout."""
         if stage != "fit" or self._collector is not None:
@@ -204,7 +177,7 @@ class ProcgenDataModule(LightningDataModule):
             self._collector = Collector(env, num_steps=self.num_steps, seed=self._seed_for(_ACTIONS))
             return
         self._collector = ActorPool(
-            self._training_games(num_threads=0),  # the actors are the threads
+            self._training_games(),
             num_actors=self.num_actors,
             num_envs=self.num_envs,
             num_steps=self.num_steps,
@@ -213,11 +186,6 @@ class ProcgenDataModule(LightningDataModule):
             seed=self._seed_for(_ACTIONS),
             hang_seconds=self._actor_timeout,
         )
-
-    def _training_games(self, **options: Any) -> MakeEnv:
-        """Builds games for training, in whatever process."""
-        options = self._game_options(self.level_sets["train_levels"]) | options
-        return partial(_training_games, game=self.game, options=options, gamma=self._return_scaling_gamma)
 
     def check_agent(self, agent: Agent) -> None:
         """Refuses a method that cannot learn from what actors collect.
@@ -244,7 +212,7 @@ class ProcgenDataModule(LightningDataModule):
     def evaluation(
         self, level_set: str, policy: Policy, *, num_envs: int, episodes_per_env: int = 1, **options: Any
     ) -> EvaluationDataset:
-        """Episodes of `policy` on `train_levels` or, under any other name, on all levels; see `EvaluationDataset`."""
+        """Episodes of `policy` on a level set or, under any other name, on all levels; see `EvaluationDataset`."""
         levels = self.level_sets.get(level_set, self.level_sets["full_distribution"])
 
         def make_env() -> ResumableVectorEnv:
@@ -260,7 +228,7 @@ class ProcgenDataModule(LightningDataModule):
         """
         seed = self._seed_for(_EXAMPLES)
         policy, generator = UniformPolicy(self.num_actions), torch.Generator().manual_seed(seed)
-        env = self._games(number, self.level_sets["train_levels"], seed)
+        env = self._games(number, next(iter(self.level_sets.values())), seed)
         try:
             obs, _ = env.reset()
             for _ in range(_STEPS_BEFORE_EXAMPLES):
@@ -279,12 +247,12 @@ class ProcgenDataModule(LightningDataModule):
         return RolloutDataset(self._agent, self.collector, iterations=self._iterations_per_epoch)
 
     def val_dataloader(self) -> list[EvaluationDataset]:
-        """Training levels, then all levels."""
+        """Training levels, where they are not all, then all levels."""
         sizes = _evaluation_sizes(self.validation_episodes)
         return [self.evaluation(name, self._agent, **sizes, greedy=self._agent.greedy) for name in self.level_sets]
 
     def test_dataloader(self) -> list[EvaluationDataset]:
-        """Training levels, all levels, and uniform random actions on all levels."""
+        """Training levels, where they are not all, all levels, and uniform random actions on all levels."""
         sizes = _evaluation_sizes(self.test_episodes) | {"env_steps": self.test_env_steps}
         judged = [self.evaluation(name, self._agent, **sizes, greedy=self._agent.greedy) for name in self.level_sets]
         return [*judged, self.evaluation("random_policy", UniformPolicy(self.num_actions), **sizes)]
@@ -332,7 +300,7 @@ class ProcgenDataModule(LightningDataModule):
     @property
     def _sizes(self) -> dict[str, Any]:
         """What must be as it was for games to go on where they stopped."""
-        names = ("game", "distribution_mode", "num_levels", "start_level", "num_envs", "num_actors")
+        names = (*self.decisive, "num_envs", "num_actors")
         return {**{name: getattr(self, name) for name in names}, "num_ranks": self._num_ranks}
 
     def check_state(self, state_dict: State) -> None:
@@ -352,14 +320,6 @@ class ProcgenDataModule(LightningDataModule):
                 )
 
 
-def _training_games(
-    num_envs: int, seed: int, *, game: str, options: dict[str, Any], gamma: float | None
-) -> ResumableVectorEnv:
-    """Games whose frames are not copied: the collector copies each into the rollout before the next step."""
-    env = ProcgenVectorEnv(game, num_envs=num_envs, seed=seed, copy=False, **options)
-    return env if gamma is None else ReturnScaling(env, gamma=gamma)
-
-
 def _evaluation_sizes(episodes: int) -> dict[str, Any]:
     num_envs = min(episodes, _MAX_EVALUATION_ENVS)
     return {"num_envs": num_envs, "episodes_per_env": -(-episodes // num_envs)}
@@ -367,9 +327,14 @@ def _evaluation_sizes(episodes: int) -> dict[str, Any]:
 
 def _require_positive(**values: int) -> None:
     for name, value in values.items():
-        _require(name, value, value >= 1, "at least 1")
+        require(name, value, value >= 1, "at least 1")
 
 
-def _require(name: str, value: object, valid: bool, allowed: str) -> None:
+def require(name: str, value: object, valid: bool, allowed: str) -> None:
+    """Refuses an argument of a data module by its key in the config.
+
+    Raises:
+        ValueError: names what was found and what is allowed.
+    """
     if not valid:
         raise ValueError(f"data.{name} must be {allowed}, found {value}")

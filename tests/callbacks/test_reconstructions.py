@@ -11,7 +11,7 @@ from pytorch_lightning import Trainer
 
 from lightning_rl.callbacks.iteration import StopAtBoundary
 from lightning_rl.callbacks.reconstructions import AutoencoderPictures
-from lightning_rl.data.datamodule import ProcgenDataModule
+from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.modules.impala_vae import Autoencoding, ImpalaVAEModule
 from lightning_rl.modules.ppo_distill import PPODistillModule
 from tests.runs import fit

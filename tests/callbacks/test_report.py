@@ -1,4 +1,5 @@
 import io
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from rich.console import Console
 
 from lightning_rl.callbacks.report import summary, table
+from lightning_rl.envs.procgen import normalized_return
 from lightning_rl.types import Episodes, UsageError
 
 RETURNS = [0.0, 10.0, 10.0, 2.5, 7.5, -1.0]
@@ -22,7 +24,7 @@ def episodes(returns: list[float], *, complete: list[bool] | None = None) -> Epi
 
 
 def statistics(played: Episodes, *, game: str = "coinrun", distribution_mode: str = "easy") -> dict[str, Any]:
-    return summary(played, (200, 3), game=game, distribution_mode=distribution_mode)
+    return summary(played, (200, 3), normalized_return=partial(normalized_return, game, distribution_mode))
 
 
 def test_the_statistics_are_numpys() -> None:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_rl.data.datamodule import ProcgenDataModule
 from lightning_rl.data.dataset import RolloutDataset
 from lightning_rl.data.evaluation import UniformPolicy
+from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.envs.procgen import ProcgenVectorEnv
 from lightning_rl.types import ActorOutput, Episodes, Rollout, Source
 

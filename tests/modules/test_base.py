@@ -10,8 +10,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_rl.callbacks.iteration import IterationMetrics
-from lightning_rl.data.datamodule import ProcgenDataModule
 from lightning_rl.data.dataset import RolloutDataset
+from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.modules.micro_batches import MicroBatches
 from lightning_rl.modules.ppo_distill import PPODistillModule
 from lightning_rl.types import Episodes
@@ -243,11 +243,11 @@ def test_trainer_clips_each_group_before_its_step() -> None:
 class ToyData(ProcgenDataModule):
     """The data module with toys for games."""
 
-    def _games(self, num_envs: int, levels: tuple[int, int], seed: int, *, copy: bool = True) -> Any:
+    def _games(self, num_envs: int, levels: tuple[int, int], seed: int) -> Any:
         lengths = [2] if levels == self.level_sets["full_distribution"] else [3]
         return CountingVectorEnv(num_envs, lengths, obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
 
-    def _training_games(self, **_options: Any) -> Any:
+    def _training_games(self) -> Any:
         return lambda num_envs, seed: self._games(num_envs, self.level_sets["train_levels"], seed)
 
 
