@@ -1,6 +1,5 @@
 """Checkpoint files: written so that a kill leaves the old one or the new one, read without executing anything."""
 
-import contextlib
 import os
 import pickle
 import re
@@ -15,7 +14,10 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_fabric.utilities.types import _PATH
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities import rank_zero_warn
+from torch import nn
 from typing_extensions import override
+
+from lightning_rl.durable import flush, replacing
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 METADATA = "lightning_rl"
@@ -37,24 +39,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
         """Replaces `path` in one step."""
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
         try:
-            with partial.open("wb") as file:
+            with replacing(target) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            if target.name == LAST and target.exists():
-                _keep_as_previous(target)
-            partial.replace(target)
-            _flush_folder(target.parent)
+                flush(file)
+                if target.name == LAST and target.exists():
+                    _keep_as_previous(target)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             rank_zero_warn(
                 f"{target} was not saved ({error}); older checkpoints are intact, the next boundary tries again"
             )
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
 
     @override
     def load_checkpoint(
@@ -70,14 +64,6 @@ def _keep_as_previous(target: Path) -> None:
     link.unlink(missing_ok=True)
     os.link(target, link)  # both names hold the file until the rename, so that a readable last.ckpt is always there
     link.replace(target.with_name(PREVIOUS))
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -127,6 +113,29 @@ def is_readable(path: Path) -> bool:
     except (pickle.UnpicklingError, _ForeignError, *_UNREADABLE):
         return False
     return True
+
+
+def take_policy(path: Path, network: nn.Module) -> None:
+    """Puts the policy of a checkpoint, of whatever method, into `network`.
+
+    Raises:
+        ValueError: the file cannot be read, or its policy is of another shape.
+    """
+    try:
+        saved = read(path)["state_dict"]
+    except ValueError as error:
+        raise ValueError(str(error).replace("ckpt_path", "policy_from", 1)) from error
+    prefix = "network."
+    policy = {name.removeprefix(prefix): tensor for name, tensor in saved.items() if name.startswith(prefix)}
+    built = network.state_dict()
+    for name in sorted(policy.keys() | built.keys()):
+        shapes = [None if tensors.get(name) is None else tuple(tensors[name].shape) for tensors in (policy, built)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"policy_from: {path} has {prefix}{name} of shape {shapes[0]}, this network of shape {shapes[1]}; give"
+                " --model.network and --data.frame_stack as that policy was trained"
+            )
+    network.load_state_dict(policy)
 
 
 def check_fits(checkpoint: dict[str, Any], path: Path, *, module: LightningModule, method: str, game: str) -> None:
