@@ -1,27 +1,24 @@
 """PPO with teacher/student network distillation as exploration, and PPO alone."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from lightning_rl.data.minibatches import num_minibatches, shuffled
 from lightning_rl.losses.distill import absolute_prediction_error, prediction_error
-from lightning_rl.losses.policy import approx_kl, clip_fraction, clipped_surrogate_loss, entropy, log_probs_of
-from lightning_rl.losses.returns import discounts_from, forward_discounted_sums, generalized_advantages, normalized
-from lightning_rl.losses.value import clipped_value_loss, squared_value_loss
+from lightning_rl.losses.returns import discounts_from, forward_discounted_sums, normalized
 from lightning_rl.modules.base import Objective, RLModule, require
 from lightning_rl.modules.micro_batches import MicroBatches
+from lightning_rl.modules.ppo import DistilledTrajectories, PPOBatch, policy_objective, value_loss
 from lightning_rl.moments import Moments
-from lightning_rl.networks.actor_critic import DistillationNetwork, three_stack_actor_critic, two_stack_actor_critic
+from lightning_rl.networks.actor_critic import NETWORKS, DistillationNetwork
 from lightning_rl.networks.pixel_statistics import PixelNormalizer
-from lightning_rl.types import Rollout, Source, TensorFields
-
-_NETWORKS = {"three_stack": three_stack_actor_critic, "two_stack": two_stack_actor_critic}
+from lightning_rl.types import Rollout, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,107 +67,6 @@ class Distillation:
         require("distillation.max_reward", self.max_reward, self.max_reward > 0, "positive")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PPOBatch(TensorFields):
-    """Samples of a rollout in no order. `K` critics, the extrinsic first; the last three only with distillation."""
-
-    obs: UInt8[Tensor, "N H W C"]
-    actions: Int64[Tensor, "N"]
-    behavior_log_probs: Float32[Tensor, "N"]
-    behavior_values: Float32[Tensor, "N K"]
-    advantages: Float32[Tensor, "N"]
-    returns: Float32[Tensor, "N K"]
-    next_obs: UInt8[Tensor, "N H W C"] | None = None
-    student_outputs: Float32[Tensor, "N D"] | None = None
-    intrinsic_rewards: Float32[Tensor, "N"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.actions)
-
-    def split(self, micro_batches: MicroBatches) -> Sequence["PPOBatch"]:
-        """The same samples in consecutive parts, without copying."""
-        size = micro_batches.size
-        starts = range(0, len(self), size)
-        return [self._mapped(lambda tensor, start=start: tensor[start : start + size]) for start in starts]  # type: ignore[misc]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistilledTrajectories(TensorFields):
-    """The paper's memory: a rollout with advantages and, for each critic, the reference values that it regresses to.
-
-    The last dimension `K` of rewards, values and returns is the reward stream: extrinsic, then, with distillation,
-    intrinsic. `reward_sums` is their sum over streams. The paper's code summed over environments too and let both
-    critics regress to the sum of both streams; here each stream has its own returns.
-
-    Reference:
-        Rullo 2024, section 3.3
-    """
-
-    actions: Int64[Tensor, "T B"]
-    rewards: Float32[Tensor, "T B K"]
-    reward_sums: Float32[Tensor, "T B"]
-    behavior_log_probs: Float32[Tensor, "T B"]
-    behavior_values: Float32[Tensor, "T B K"]
-    advantages: Float32[Tensor, "T B"]
-    returns: Float32[Tensor, "T B K"]
-    obs: UInt8[Tensor, "T+1 B H W C"]
-    student_outputs: Float32[Tensor, "T B D"] | None = None
-
-    @classmethod
-    def from_rollout(
-        cls,
-        rollout: Rollout,
-        *,
-        rewards: Float32[Tensor, "T B K"],
-        discounts: Float32[Tensor, "T B K"],
-        last_values: Float32[Tensor, "B K"],
-        weights: Sequence[float],
-        lambda_: float,
-        student_outputs: Float32[Tensor, "T B D"] | None = None,
-    ) -> "DistilledTrajectories":
-        """Advantages Σ_k w_k A_k and returns A_k + V_k from generalised advantages A_k of every stream.
-
-        With weights of one and equal discounts this is the paper's equations 5 to 8 on the sums of rewards and values
-        (equation 7 with V_ext + V_int where it prints V_ext + V_ext), because those equations are linear in both.
-        """
-        values = rollout.behavior_values
-        next_values = torch.cat([values[1:], last_values.unsqueeze(0)])
-        per_stream = torch.stack(
-            [
-                generalized_advantages(rewards=r, discounts=d, values=v, next_values=n, lambda_=lambda_)
-                for r, d, v, n in zip(
-                    rewards.unbind(-1), discounts.unbind(-1), values.unbind(-1), next_values.unbind(-1), strict=True
-                )
-            ],
-            dim=-1,
-        )
-        return cls(
-            obs=rollout.obs,
-            actions=rollout.actions,
-            rewards=rewards,
-            reward_sums=rewards.sum(-1),
-            behavior_log_probs=log_probs_of(rollout.actions, rollout.behavior_logits),
-            behavior_values=values,
-            advantages=(per_stream * per_stream.new_tensor(weights)).sum(-1),
-            returns=per_stream + values,
-            student_outputs=student_outputs,
-        )
-
-    def minibatch(self, indices: Int64[Tensor, "N"]) -> PPOBatch:
-        """Samples by their index in time-major order."""
-        frames = self.obs.flatten(0, 1)
-        flat = {
-            field.name: getattr(self, field.name).flatten(0, 1)[indices]
-            for field in fields(PPOBatch)
-            if field.name not in ("obs", "next_obs", "intrinsic_rewards") and getattr(self, field.name) is not None
-        }
-        if self.student_outputs is None:
-            return PPOBatch(obs=frames[indices], **flat)
-        intrinsic_rewards = self.rewards[..., 1].flatten()[indices]
-        next_obs = frames[indices + self.obs.shape[1]]  # one time step later, same environment
-        return PPOBatch(obs=frames[indices], next_obs=next_obs, intrinsic_rewards=intrinsic_rewards, **flat)
-
-
 class PPODistillModule(RLModule):
     """Proximal policy optimisation, explored by network distillation; `distillation: null` is PPO alone.
 
@@ -180,7 +76,8 @@ class PPODistillModule(RLModule):
     Args:
         num_actions: actions of the environment.
         obs_shape: height, width and channels of its frames.
-        network: `three_stack`, OpenAI's IMPALA CNN (16, 32, 32) with linear heads, or `two_stack`, Rullo's.
+        network: `three_stack`, OpenAI's IMPALA CNN (16, 32, 32) with linear heads; `two_stack`, Rullo's; `two_conv`,
+            SimPLe's.
         dropout: on what the critics see while learning; the policy is never dropped out of.
         distillation: teacher, student and intrinsic reward; null for PPO alone.
         gamma: γ, discount per env step.
@@ -217,7 +114,7 @@ class PPODistillModule(RLModule):
         *,
         num_actions: int = 15,
         obs_shape: tuple[int, int, int] = (64, 64, 3),
-        network: Literal["three_stack", "two_stack"] = "three_stack",
+        network: Literal["three_stack", "two_stack", "two_conv"] = "three_stack",
         dropout: float = 0.0,
         distillation: Distillation | None = None,
         gamma: float = 0.999,
@@ -255,7 +152,7 @@ class PPODistillModule(RLModule):
         self.normalize_advantages = normalize_advantages
         self.learning_rate = learning_rate
         self.adam_epsilon = adam_epsilon
-        self.network = _NETWORKS[network](obs_shape, num_actions, 1 if distillation is None else 2, dropout=dropout)
+        self.network = NETWORKS[network](obs_shape, num_actions, 1 if distillation is None else 2, dropout=dropout)
         self.loss_weights = {"policy": 1.0, "value": value_weight, "entropy": entropy_weight}
         if distillation is not None:
             self._add_distillation(distillation, obs_shape)
@@ -375,20 +272,8 @@ class PPODistillModule(RLModule):
     def objective(self, batch: PPOBatch, generator: torch.Generator) -> Objective:
         """Means over the samples: surrogate, value and entropy losses; with distillation also the teacher's error."""
         logits, values = self.network(batch.obs, generator)
-        log_probs = log_probs_of(batch.actions, logits)
-        entropies = entropy(logits)
-        ratios = {"log_probs": log_probs, "behavior_log_probs": batch.behavior_log_probs}
-        surrogate = clipped_surrogate_loss(**ratios, advantages=batch.advantages, epsilon=self.epsilon)
-        losses = {
-            "policy": surrogate.mean(),
-            "value": self._value_loss(batch, values, critic=0),
-            "entropy": -entropies.mean(),
-        }
-        metrics = {
-            "policy/entropy": entropies.detach().mean(),
-            "policy/approx_kl": approx_kl(**ratios).mean(),
-            "policy/clip_fraction": clip_fraction(**ratios, epsilon=self.epsilon).mean(),
-        }
+        losses, metrics = policy_objective(batch, logits, epsilon=self.epsilon)
+        losses["value"] = self._value_loss(batch, values, critic=0)
         if batch.next_obs is not None and batch.student_outputs is not None and batch.intrinsic_rewards is not None:
             # on the frames that the rewards were computed on, normalised as they were then
             teacher = self.teacher(self.normalizer(batch.next_obs), generator)
@@ -398,10 +283,4 @@ class PPODistillModule(RLModule):
         return Objective(losses, metrics)
 
     def _value_loss(self, batch: PPOBatch, values: Float32[Tensor, "N K"], *, critic: int) -> Tensor:
-        targets = batch.returns[:, critic]
-        if self.value_epsilon is None:
-            return squared_value_loss(values[:, critic], targets).mean()
-        behavior_values = batch.behavior_values[:, critic]
-        return clipped_value_loss(
-            values=values[:, critic], behavior_values=behavior_values, targets=targets, epsilon=self.value_epsilon
-        ).mean()
+        return value_loss(batch, values, critic=critic, epsilon=self.value_epsilon)

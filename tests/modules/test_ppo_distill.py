@@ -12,7 +12,8 @@ from lightning_rl.data.evaluation import EvaluationDataset
 from lightning_rl.envs.normalize import ReturnScaling
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.losses.policy import log_probs_of
-from lightning_rl.modules.ppo_distill import DistilledTrajectories, PPOBatch, PPODistillModule
+from lightning_rl.modules.ppo import DistilledTrajectories, PPOBatch
+from lightning_rl.modules.ppo_distill import PPODistillModule
 from lightning_rl.moments import Moments
 from lightning_rl.types import Rollout
 from tests import reference

@@ -108,6 +108,7 @@ class Recorded:
     def __init__(self, rollout: Rollout) -> None:
         self.generator = generator()
         self.memory: dict[str, Tensor] = {}
+        self.replay = None
         self._rollout = rollout
 
     def collect(self, policy: Any) -> Rollout:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from lightning_rl.data.collector import Collector
-from lightning_rl.modules.ppo_distill import Distillation, PPOBatch, PPODistillModule
+from lightning_rl.modules.ppo import PPOBatch
+from lightning_rl.modules.ppo_distill import Distillation, PPODistillModule
 from lightning_rl.types import Recall, ResumableVectorEnv, Rollout
 
 OBS_SHAPE = (16, 16, 3)
