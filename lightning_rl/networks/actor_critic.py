@@ -6,7 +6,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 
+from lightning_rl.networks.dropout import dropped_out
 from lightning_rl.networks.impala_cnn import ImpalaCNN
 from lightning_rl.networks.init import glorot_, orthogonal_linear
 from lightning_rl.networks.output_linear import OutputLinear
@@ -17,21 +19,6 @@ class ActorCriticOutput(NamedTuple):
 
     logits: Float[Tensor, "N A"]
     values: Float[Tensor, "N K"]
-
-
-def dropped_out(
-    features: Float[Tensor, "N D"], probability: float, generator: torch.Generator | None
-) -> Float[Tensor, "N D"]:
-    """Inverted dropout whose randomness is an argument; without a generator, the features themselves.
-
-    `nn.Dropout` draws from the process's one generator, so threads that work on micro-batches would race for it, and it
-    switches itself on by a mode flag that acting must not forget.
-    """
-    if generator is None or probability == 0:
-        return features
-    keep = 1 - probability
-    mask = torch.empty(features.shape, device=features.device).bernoulli_(keep, generator=generator)
-    return features * mask / keep
 
 
 class ActorCritic(nn.Module):
@@ -108,6 +95,56 @@ def two_stack_actor_critic(
         nn.Sequential(nn.Linear(cnn.num_features, 256), nn.ReLU(), OutputLinear(256, 1)) for _ in range(1, num_critics)
     ]
     return ActorCritic(cnn, actor, [extrinsic, *intrinsic], dropout=dropout)
+
+
+class _TwoConvolutions(nn.Module):
+    """Two 5×5 convolutions of stride 2 with 32 channels, flattened; TensorFlow's padding, so that sizes are halved up.
+
+    Args:
+        obs_shape: height, width and channels of an observation.
+    """
+
+    def __init__(self, obs_shape: Sequence[int]) -> None:
+        super().__init__()
+        height, width, channels = obs_shape
+        self.convolutions = nn.ModuleList([nn.Conv2d(channels, 32, 5, stride=2), nn.Conv2d(32, 32, 5, stride=2)])
+        self.num_features = 32 * -(-height // 4) * -(-width // 4)
+
+    def forward(self, obs: UInt8[Tensor, "N H W C"]) -> Float[Tensor, "N D"]:
+        """Rectified features."""
+        features = obs.permute(0, 3, 1, 2).float().div(255)
+        for convolution in self.convolutions:
+            height, width = features.shape[-2:]
+            rows, columns = (3 + height % 2, 3 + width % 2)  # ⌈n / 2⌉ outputs need 3 or 4 more inputs than n
+            padding = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+            features = functional.relu(convolution(functional.pad(features, padding)))
+        return features.flatten(1)
+
+
+def two_conv_actor_critic(
+    obs_shape: Sequence[int], num_actions: int, num_critics: int, *, dropout: float = 0.0
+) -> ActorCritic:
+    """SimPLe's policy: two 5×5 convolutions, dense 128, linear heads.
+
+    The released code drops one in ten features out with a layer that was never told to, so here is none. Heads start
+    as in the three-stack network.
+
+    Reference:
+        tensor2tensor, models/research/rl.py, `feed_forward_cnn_small_categorical_fun`
+    """
+    convolutions = _TwoConvolutions(obs_shape)
+    torso = nn.Sequential(convolutions, nn.Linear(convolutions.num_features, 128), nn.ReLU())
+    glorot_(torso)
+    critics = [orthogonal_linear(128, 1, gain=1.0) for _ in range(num_critics)]
+    return ActorCritic(torso, orthogonal_linear(128, num_actions, gain=0.01), critics, dropout=dropout)
+
+
+NETWORKS = {
+    "three_stack": three_stack_actor_critic,
+    "two_stack": two_stack_actor_critic,
+    "two_conv": two_conv_actor_critic,
+}
+"""The networks by the name that a config gives them."""
 
 
 class DistillationNetwork(nn.Module):

@@ -8,7 +8,6 @@ from torch.testing import assert_close
 from lightning_rl.networks.actor_critic import (
     ActorCritic,
     DistillationNetwork,
-    dropped_out,
     three_stack_actor_critic,
     two_stack_actor_critic,
 )
@@ -47,55 +46,6 @@ def num_parameters(module: nn.Module) -> int:
 
 def without_gradient(module: nn.Module) -> list[str]:
     return [name for name, value in module.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0]
-
-
-def test_without_a_generator_features_pass_untouched() -> None:
-    features = torch.randn(3, 7)
-
-    assert torch.equal(dropped_out(features, 0.5, None), features)
-
-
-def test_a_probability_of_zero_drops_nothing() -> None:
-    features = torch.randn(3, 7)
-
-    assert torch.equal(dropped_out(features, 0.0, seeded()), features)
-
-
-def test_features_are_dropped_by_the_generator_alone() -> None:
-    features = torch.ones(3, 101)
-
-    first = dropped_out(features, 0.5, seeded(1))
-    torch.manual_seed(1234)
-    again, other = dropped_out(features, 0.5, seeded(1)), dropped_out(features, 0.5, seeded(2))
-
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
-def test_dropping_leaves_the_process_generator_where_it_was() -> None:
-    before = torch.get_rng_state()
-
-    dropped_out(torch.ones(3, 7), 0.5, seeded())
-
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("probability", [0.2, 0.5])
-def test_kept_features_grow_so_that_the_expectation_stays(probability: float) -> None:
-    dropped = dropped_out(torch.full((101, 103), 3.0), probability, seeded())
-
-    assert dropped.unique().tolist() == pytest.approx([0.0, 3.0 / (1 - probability)])
-    assert float(dropped.mean()) == pytest.approx(3.0, rel=0.03)  # three standard errors
-
-
-def test_gradient_passes_only_where_features_were_kept() -> None:
-    features = torch.ones(3, 7, requires_grad=True)
-
-    dropped = dropped_out(features, 0.5, seeded())
-    dropped.sum().backward()
-
-    assert features.grad is not None
-    assert torch.equal(features.grad, dropped.detach())
 
 
 @BOTH
