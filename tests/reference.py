@@ -235,3 +235,111 @@ def surprise_minimising_rewards(next_states: Array, terminated: Integers, first:
                 rewards[t, b] += math.log(normal_density(x, mean, deviation**2))
             episode.append(state)
     return rewards
+
+
+def clipped_cross_entropy(logits: Array, classes: Integers, cutoff: float) -> Array:
+    """Kaiser et al. 2019 (SimPLe), section 4, of each distribution: what −log p(class) has above the cutoff."""
+    losses = np.zeros(classes.shape)
+    for index in np.ndindex(classes.shape):
+        nats = -math.log(probabilities(logits[index])[classes[index]])
+        losses[index] = max(nats - cutoff, 0.0)
+    return losses
+
+
+def clipped_squared_error(predictions: Array, targets: Integers, cutoff: float) -> Array:
+    """Kaiser et al. 2019 (SimPLe), section 4, of each sub-pixel: what the squared error has above the cutoff."""
+    losses = np.zeros(targets.shape)
+    for index in np.ndindex(targets.shape):
+        losses[index] = max((predictions[index] - targets[index]) ** 2 - cutoff, 0.0)
+    return losses
+
+
+def standardized(frame: Array) -> Array:
+    """tensor2tensor, `standardize_images`: each channel's mean zero and deviation one, at most 1/√pixels as divisor."""
+    height, width, channels = frame.shape
+    standard = np.zeros_like(frame)
+    for c in range(channels):
+        numbers = frame[..., c].ravel().tolist()
+        mean = math.fsum(numbers) / len(numbers)
+        deviation = math.sqrt(math.fsum((number - mean) ** 2 for number in numbers) / len(numbers))
+        standard[..., c] = (frame[..., c] - mean) / max(deviation, 1 / math.sqrt(height * width))
+    return standard
+
+
+def timing_signal(height: int, width: int, channels: int) -> Array:
+    """tensor2tensor, `add_timing_signal_nd`: rows' sines, rows' cosines, columns' sines, columns' cosines."""
+    signal = np.zeros((height, width, channels))
+    scales = channels // 4
+    for y, x, k in np.ndindex(height, width, scales):
+        rate = 1 / 10_000 ** (k / max(1, scales - 1))
+        waves = (math.sin(y * rate), math.cos(y * rate), math.sin(x * rate), math.cos(x * rate))
+        signal[y, x, k : 4 * scales : scales] = waves
+    return signal
+
+
+def channel_norm(image: Array, scale: Array, shift: Array) -> Array:
+    """Ba et al. 2016 (Layer normalization), eq. 3, over the channels, the first axis, of each position."""
+    normal = np.zeros_like(image)
+    for y, x in np.ndindex(image.shape[1:]):
+        numbers = image[:, y, x]
+        mean = sum(numbers) / len(numbers)
+        variance = sum((number - mean) ** 2 for number in numbers) / len(numbers)
+        normal[:, y, x] = scale * (numbers - mean) / math.sqrt(variance + 1e-6) + shift
+    return normal
+
+
+def logistic(x: float) -> float:
+    """1 / (1 + e^−x)."""
+    return 1 / (1 + math.exp(-x))
+
+
+def injected(image: Array, inputs: Array, weight: Array, bias: Array) -> Array:
+    """tensor2tensor, `inject_additional_input`, "multi_additive": x σ(W c) + V c, W above V in the weight."""
+    channels = len(image)
+    dense = weight @ inputs + bias
+    result = np.zeros_like(image)
+    for c in range(channels):
+        result[c] = image[c] * logistic(dense[c]) + dense[channels + c]
+    return result
+
+
+def same_convolution(image: Array, kernels: Array, bias: Array) -> Array:
+    """A convolution of odd kernels, outputs first, that keeps height and width; zeros lie beyond the border."""
+    outputs, _, size, _ = kernels.shape
+    edge = size // 2
+    _, height, width = image.shape
+    padded = np.pad(image, ((0, 0), (edge, edge), (edge, edge)))
+    result = np.zeros((outputs, height, width))
+    for o, y, x in np.ndindex(result.shape):
+        result[o, y, x] = np.sum(kernels[o] * padded[:, y : y + size, x : x + size]) + bias[o]
+    return result
+
+
+def remembered(state: Array, image: Array, kernels: Array, bias: Array) -> Array:
+    """tensor2tensor, `update_internal_states_early`: s' = g s + (1 − g) c, the gate g above the candidate c."""
+    size = len(state)
+    both = same_convolution(np.concatenate([image, state]), kernels, bias)
+    result = np.zeros_like(state)
+    for index in np.ndindex(state.shape):
+        gate, candidate = logistic(both[index]), math.tanh(both[size + index[0], index[1], index[2]])
+        result[index] = gate * state[index] + (1 - gate) * candidate
+    return result
+
+
+def bit_prior(features: Array, bits: Array, bits_per_symbol: int, weights: dict[str, Array]) -> float:
+    """tensor2tensor, `predict_bits_with_lstm`: mean over the symbols of −log p(symbol | those before, features)."""
+    first, output, cell = np.split(weights["start.weight"] @ features + weights["start.bias"], 3)
+    size, inputs, nats = len(cell), first, []
+    for start in range(0, len(bits), bits_per_symbol):
+        symbol = sum(2**place for place in range(bits_per_symbol) if bits[start + place] > 0)
+        gates = weights["lstm.weight_ih_l0"] @ inputs + weights["lstm.bias_ih_l0"]
+        gates = gates + weights["lstm.weight_hh_l0"] @ output + weights["lstm.bias_hh_l0"]
+        output, cell = output.copy(), cell.copy()
+        for i in range(size):
+            write, keep, new, show = (gates[i + k * size] for k in range(4))
+            cell[i] = logistic(keep) * cell[i] + logistic(write) * math.tanh(new)
+            output[i] = logistic(show) * math.tanh(cell[i])
+        logits = weights["logits.weight"] @ output + weights["logits.bias"]
+        nats.append(-math.log(probabilities(logits)[symbol]))
+        inputs = weights["embed.weight"][:, symbol] + weights["embed.bias"]
+    return sum(nats) / len(nats)
