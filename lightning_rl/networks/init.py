@@ -1,5 +1,7 @@
 """Initialisers, each with the source of its numbers."""
 
+import math
+
 from torch import nn
 
 from lightning_rl.networks.output_linear import OutputLinear
@@ -29,3 +31,37 @@ def orthogonal_linear(in_features: int, out_features: int, gain: float) -> Outpu
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def uniform_unit_scaling_(module: nn.Module, gain: float = 1.3) -> None:
+    """Weights uniform within ±gain √(3 / fan-in) and zero biases for every convolution and dense layer, in place.
+
+    With gain 1 a linear layer keeps the scale of its inputs; 1.3 makes up for what rectifiers take. The fan-in of a
+    transposed convolution is counted over its output channels, as TensorFlow counts it from the shape of the weights.
+
+    Reference:
+        Sussillo & Abbott 2014, Random walk initialization for training very deep feedforward networks,
+        https://arxiv.org/abs/1412.6558; tensor2tensor, models/video/basic_deterministic_params.py, for the gain
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            bound = gain * math.sqrt(3 / layer.weight[0].numel())
+            nn.init.uniform_(layer.weight, -bound, bound)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def unit_scaling_lstm_(lstm: nn.LSTM, gain: float = 1.3) -> None:
+    """The weights of an LSTM as `uniform_unit_scaling_` of inputs and outputs together, in place.
+
+    Biases are zero but for the forget gate's 1, which TensorFlow's cell adds.
+    """
+    size = lstm.hidden_size
+    bound = gain * math.sqrt(3 / (lstm.input_size + size))
+    for name, parameter in lstm.named_parameters():
+        if name.startswith("weight"):
+            nn.init.uniform_(parameter, -bound, bound)
+        else:
+            nn.init.zeros_(parameter)
+        if name.startswith("bias_ih"):
+            nn.init.ones_(parameter[size : 2 * size])  # the second of input, forget, cell, output

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from lightning_rl.networks.init import glorot_, orthogonal_linear
+from lightning_rl.networks.init import glorot_, orthogonal_linear, uniform_unit_scaling_
 
 
 @pytest.mark.parametrize(("layer", "fans"), [(nn.Conv2d(16, 32, 3), (16 + 32) * 9), (nn.Linear(2048, 256), 2048 + 256)])
@@ -38,3 +38,23 @@ def test_rows_of_an_orthogonal_layer_are_orthogonal_and_as_long_as_the_gain(out_
 
 def test_an_orthogonal_layer_has_no_bias_at_first() -> None:
     assert torch.equal(orthogonal_linear(256, 15, 1.0).bias, torch.zeros(15))
+
+
+@pytest.mark.parametrize("gain", [0.1, 1.3])
+@pytest.mark.parametrize(
+    ("layer", "fan_in"),
+    [
+        (nn.Conv2d(16, 32, 3), 16 * 9),
+        (nn.ConvTranspose2d(32, 16, 3), 16 * 9),  # as TensorFlow counts it, over the outputs
+        (nn.Linear(256, 64), 256),
+    ],
+)
+def test_unit_scaling_weights_are_uniform_up_to_their_bound(layer: nn.Module, fan_in: int, gain: float) -> None:
+    bound = gain * math.sqrt(3 / fan_in)
+
+    uniform_unit_scaling_(nn.Sequential(layer), gain)
+
+    weight, bias = (parameter.detach() for parameter in layer.parameters())
+    assert 0.99 * bound < weight.abs().max().item() <= bound
+    assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)  # of a uniform distribution
+    assert torch.equal(bias, torch.zeros_like(bias))

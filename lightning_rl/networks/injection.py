@@ -1,0 +1,32 @@
+"""How an action or a code steers a whole image."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Injection(nn.Module):
+    """Scales and shifts each channel of an image by what is injected.
+
+        x · σ(W c + w) + V c + v
+
+    Args:
+        num_inputs: D, length of c.
+        channels: C, of the image.
+
+    Reference:
+        Kaiser et al. 2019, appendix, https://arxiv.org/abs/1903.00374; tensor2tensor, common_video.py,
+        `inject_additional_input`, "multi_additive"
+    """
+
+    def __init__(self, num_inputs: int, channels: int) -> None:
+        super().__init__()
+        self.num_inputs = num_inputs
+        self.dense = nn.Linear(num_inputs, 2 * channels)
+
+    def forward(
+        self, images: Float[Tensor, "N C H W"], inputs: Float[Tensor, "N {self.num_inputs}"]
+    ) -> Float[Tensor, "N C H W"]:
+        """The images, of the same precision."""
+        scales, shifts = self.dense(inputs).to(images.dtype)[..., None, None].chunk(2, dim=1)
+        injected: Tensor = images * scales.sigmoid() + shifts
+        return injected
