@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,6 +19,10 @@ class UsageError(Exception):
 
 class ActorError(RuntimeError):
     """An actor process died, hangs or raised, told in one line: which one, what happened, its exit code."""
+
+
+class ReplayError(RuntimeError):
+    """Real steps could not be kept, told in one line: which file, what happened, what to do."""
 
 
 # not `Self`, which the shape checks of tests cannot resolve
@@ -114,6 +118,35 @@ class Rollout(TensorFields):
     behavior_noise: Float32[Tensor, "T B Z"] | None = None
     policy_lag: int = 0
 
+    def first(self, num_steps: int) -> "Rollout":
+        """Its first steps."""
+        rows = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "obs"}
+        steps: dict[str, Any] = {name: row[:num_steps] for name, row in rows.items() if isinstance(row, Tensor)}
+        return replace(self, obs=self.obs[: num_steps + 1], **steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows(TensorFields):
+    """`N` pieces of real play, each of `K` frames to start from and `P` steps that follow, so of `L` = K + P frames.
+
+    Step i leads from frame i to frame i + 1. It is `valid` where it was played in the episode of the frame at K − 1,
+    the one that the window was chosen by; what else the window holds means nothing, but for the frames before an
+    episode's first one, which repeat it. Where a step `ended` the episode, the frame after it is another episode's.
+    """
+
+    frames: UInt8[Tensor, "N L H W C"]
+    actions: Int64[Tensor, "N L-1"]
+    rewards: Float32[Tensor, "N L-1"]  # as the wrapped environment gave them
+    ended: Bool[Tensor, "N L-1"]
+    valid: Bool[Tensor, "N L-1"]
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def rows(self, which: slice) -> "Windows":
+        """Some of the windows."""
+        return self._mapped(lambda tensor: tensor[which])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Episodes(TensorFields):
@@ -159,6 +192,33 @@ class ResumableVectorEnv(Protocol):
         """Ends the games."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImaginedStep(TensorFields):
+    """What a world model says that `B` actions lead to."""
+
+    frames: UInt8[Tensor, "B H W C"]
+    rewards: Float32[Tensor, "B"]
+    ended: Bool[Tensor, "B"]
+    state: Float[Tensor, "B S H W"] | None = None  # the model's own, where it has one
+
+
+@runtime_checkable
+class WorldModel(Protocol):
+    """A game that was learned: predicts frames, rewards and ends of episodes."""
+
+    def begin(self, obs: UInt8[Tensor, "B H W D"]) -> Tensor | None:
+        """The model's state before the newest frame of each stack; None where it has none."""
+
+    def imagine(
+        self,
+        obs: UInt8[Tensor, "B H W D"],
+        actions: Int64[Tensor, "B"],
+        generator: torch.Generator,
+        state: Tensor | None = None,
+    ) -> ImaginedStep:
+        """One step; what the model draws it draws from `generator` (on the CPU)."""
+
+
 @runtime_checkable
 class Policy(Protocol):
     """Chooses actions for a batch of observations."""
@@ -192,6 +252,20 @@ class RemotePolicy(Policy, Protocol):
 
 
 @runtime_checkable
+class Replay(Protocol):
+    """Everything that was played for real."""
+
+    def append(self, rollout: Rollout) -> None:
+        """Adds a rollout."""
+
+    def sample(self, number: int, *, num_targets: int, generator: torch.Generator, held_out: bool = False) -> "Windows":
+        """Windows drawn from what is learned from, or from what never is."""
+
+    def starts(self, number: int, *, generator: torch.Generator) -> UInt8[Tensor, "N H W D"]:
+        """Stacks of real frames of the newest rollout."""
+
+
+@runtime_checkable
 class Source(Protocol):
     """What a method collects from."""
 
@@ -199,6 +273,10 @@ class Source(Protocol):
     """The stream of every random choice made between two updates."""
     memory: dict[str, Tensor]
     """What the method carries from rollout to rollout, one row per environment; saved and restored with the games."""
+
+    @property
+    def replay(self) -> Replay | None:
+        """What was played before, for a method that learns from it."""
 
     def collect(self, policy: Policy) -> Rollout:
         """Runs `policy` and returns what happened."""
@@ -209,6 +287,8 @@ class Agent(Policy, Protocol):
     """A policy that learns: turns a source of rollouts into the batches of one iteration."""
 
     greedy: bool
+    uses_replay: bool
+    """Learns from everything that was played for real, kept on disk."""
     on_policy: bool
     """Learns from what it did as it is now, only: rollouts of actors come too late for it."""
 

@@ -130,6 +130,7 @@ class ActorPool:
         self.num_steps = num_steps
         self.generator = torch.Generator().manual_seed(seed)
         self.memory: dict[str, Tensor] = {}
+        self.replay = None  # who learns from a replay buffer collects in its own process
         self.env_steps = 0
         self._make_env = make_env
         self._columns = _shares(num_envs, num_actors)

@@ -116,6 +116,11 @@ class AtariDataModule(RolloutDataModule):
         """The game itself."""
         return {"full_distribution": (0, 0)}
 
+    @property
+    def reward_values(self) -> tuple[float, ...] | None:
+        """Those that clipping leaves: games of Atari give whole numbers."""
+        return (-1.0, 0.0, 1.0) if self.reward_clipping else None
+
     def normalized_return(self, value: float) -> float | None:
         """On the scale of random play and a human tester, or None outside of the 26 games."""
         return human_normalized(self.game, value)

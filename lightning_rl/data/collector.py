@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_rl.data.replay import ReplayBuffer
 from lightning_rl.types import Policy, Recall, ResumableVectorEnv, Rollout, State
 
 _OWN_REFERENCES = 2  # the collector's, and the one that counting takes
@@ -23,7 +24,8 @@ class Collector:
     Args:
         env: the environments; they go on where the last rollout left them.
         num_steps: steps of one rollout.
-        seed: of the generator that samples actions and shuffles minibatches.
+        seed: of the generator that samples actions and shuffles minibatches; or that generator.
+        replay: what was played before, for a method that learns from it; saved with the games.
 
     Attributes:
         env_steps: decisions taken so far, over all environments of this collector.
@@ -31,10 +33,18 @@ class Collector:
         memory: what the method carries from rollout to rollout, one row per environment.
     """
 
-    def __init__(self, env: ResumableVectorEnv, *, num_steps: int, seed: int) -> None:
+    def __init__(
+        self,
+        env: ResumableVectorEnv,
+        *,
+        num_steps: int,
+        seed: int | torch.Generator,
+        replay: ReplayBuffer | None = None,
+    ) -> None:
         self.env = env
         self.num_steps = num_steps
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
+        self.replay = replay
         self.memory: dict[str, Tensor] = {}
         self.env_steps = 0
         self.mean_raw_reward = 0.0
@@ -109,14 +119,17 @@ class Collector:
 
     def state_dict(self) -> State:
         """The games of the last boundary, never in mid-step, and the generator as it is; exact when called there."""
-        return {**self._snapshot, "generator": self.generator.get_state(), "memory": deepcopy(self.memory)}
+        replay = {} if self.replay is None else {"replay": self.replay.state_dict()}
+        return {**self._snapshot, "generator": self.generator.get_state(), "memory": deepcopy(self.memory), **replay}
 
     def load_state_dict(self, state: State) -> None:
         """Continues from a saved state.
 
         Raises:
-            ValueError: the state is of other environments.
+            ValueError: the state is of other environments, or what was played before is not on disk as it was.
         """
+        if self.replay is not None:
+            self.replay.load_state_dict(state["replay"])
         self._obs = self.env.set_state(state["env"])
         self.env_steps = state["env_steps"]
         self.generator.set_state(state["generator"].cpu())

@@ -1,6 +1,7 @@
 """Builds environments for training and evaluation, and keeps what must survive a restart of them."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from lightning_rl.data.actors import ActorPool, MakeEnv
 from lightning_rl.data.collector import Collector
 from lightning_rl.data.dataset import RolloutDataset
 from lightning_rl.data.evaluation import EvaluationDataset, UniformPolicy, Watcher
+from lightning_rl.data.replay import ReplayBuffer
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.types import Agent, Policy, ResumableVectorEnv, State
 
@@ -59,6 +61,8 @@ class RolloutDataModule(LightningDataModule, ABC):
     distribution_mode: str | None = None
     decisive: tuple[str, ...]
     """Attributes that must be as they were for games to go on where they stopped."""
+    continues_in: Path | None = None
+    """Folder of the checkpoint that the run continues from."""
 
     def __init__(
         self,
@@ -125,6 +129,11 @@ class RolloutDataModule(LightningDataModule, ABC):
     def level_sets(self) -> dict[str, tuple[int, int]]:
         """`num_levels` and `start_level` of the levels that a policy is judged on, those of training first."""
 
+    @property
+    @abstractmethod
+    def reward_values(self) -> tuple[float, ...] | None:
+        """All rewards that one step of training can give, or None where they are not a few known ones."""
+
     @abstractmethod
     def normalized_return(self, value: float) -> float | None:
         """A return on the scale that is published for the game, or None without one."""
@@ -174,7 +183,8 @@ class RolloutDataModule(LightningDataModule, ABC):
             return
         if self.num_actors == 0:
             env = EpisodeStatistics(self._training_games()(self.num_envs, self._seed_for(_GAMES)))
-            self._collector = Collector(env, num_steps=self.num_steps, seed=self._seed_for(_ACTIONS))
+            replay = self._replay() if self.trainer is not None and self._agent.uses_replay else None
+            self._collector = Collector(env, num_steps=self.num_steps, seed=self._seed_for(_ACTIONS), replay=replay)
             return
         self._collector = ActorPool(
             self._training_games(),
@@ -187,12 +197,25 @@ class RolloutDataModule(LightningDataModule, ABC):
             hang_seconds=self._actor_timeout,
         )
 
+    def _replay(self) -> ReplayBuffer:
+        """What was played for real, beside the checkpoints."""
+        name = f"replay/rank{self._rank}"
+        folder = Path(cast(Any, self.trainer).default_root_dir) / name
+        beside = None if self.continues_in is None else self.continues_in / name
+        return ReplayBuffer(folder, game=self.game, num_frames=self.frame_stack, beside=beside)
+
     def check_agent(self, agent: Agent) -> None:
-        """Refuses a method that cannot learn from what actors collect.
+        """Refuses a method that cannot learn from what these options collect.
 
         Raises:
-            ValueError: it must be on-policy, and `num_actors` is not 0.
+            ValueError: it must be on-policy, and `num_actors` is not 0; or its iterations differ in length, and an
+                epoch is not one of them.
         """
+        if agent.uses_replay and self._iterations_per_epoch != 1:
+            raise ValueError(
+                f"data.iterations_per_epoch must be 1 for {type(agent).__name__}, whose iterations differ in length,"
+                f" found {self._iterations_per_epoch}"
+            )
         if self.num_actors and agent.on_policy:
             raise ValueError(
                 f"data.num_actors must be 0 for {type(agent).__name__}, which learns on-policy, found {self.num_actors}"
@@ -318,6 +341,9 @@ class RolloutDataModule(LightningDataModule, ABC):
                 raise ValueError(
                     f"ckpt_path: the checkpoint has {key} {state_dict.get(key)}, this run {expected}; {remedy}"
                 )
+        collectors = state_dict["collectors"]
+        if self._rank < len(collectors) and "replay" in collectors[self._rank]:
+            self._replay().checked(collectors[self._rank]["replay"])
 
 
 def _evaluation_sizes(episodes: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from lightning_rl.data.actors import MakeEnv
 from lightning_rl.data.datamodule import RolloutDataModule, require
 from lightning_rl.envs.frame_stack import FrameStack
 from lightning_rl.envs.normalize import ReturnScaling
-from lightning_rl.envs.procgen import NUM_ACTIONS, ProcgenVectorEnv, check_options, normalized_return
+from lightning_rl.envs.procgen import NUM_ACTIONS, REWARDS, ProcgenVectorEnv, check_options, normalized_return
 from lightning_rl.types import ResumableVectorEnv
 
 
@@ -133,6 +133,11 @@ class ProcgenDataModule(RolloutDataModule):
     def level_sets(self) -> dict[str, tuple[int, int]]:
         """`num_levels` and `start_level` of the levels that a policy is judged on."""
         return {"train_levels": (self.num_levels, self.start_level), "full_distribution": (0, 0)}
+
+    @property
+    def reward_values(self) -> tuple[float, ...] | None:
+        """The game's, unless they are scaled."""
+        return REWARDS[self.game] if self._return_scaling_gamma is None else None
 
     def normalized_return(self, value: float) -> float | None:
         """On the scale of a blind agent's return and the best possible one, or None; see `envs/procgen.py`."""

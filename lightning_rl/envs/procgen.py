@@ -53,6 +53,21 @@ RETURN_RANGES: dict[tuple[str, str], tuple[float, float]] = {
 The lowest is that of a trained agent that sees nothing, not that of uniformly random actions.
 """
 
+REWARDS: dict[str, tuple[float, ...]] = {
+    **dict.fromkeys(("coinrun", "heist", "jumper", "leaper", "maze", "ninja"), (0.0, 10.0)),
+    **dict.fromkeys(("bigfish", "bossfight", "climber", "miner", "plunder"), (0.0, 1.0, 10.0)),
+    "caveflyer": (0.0, 3.0, 10.0),
+    "chaser": (0.0, 0.04, 10.0),
+    "dodgeball": (0.0, 2.0, 10.0),
+    "fruitbot": (-4.0, 0.0, 1.0, 10.0),
+    "starpilot": (0.0, 1.0, 2.0, 3.0, 10.0),  # several ships at once
+}
+"""Rewards of one step, by game; a step that brings two of them at once is rare.
+
+Reference:
+    openai/procgen, src/games/*.cpp
+"""
+
 # openai/procgen, src/game.cpp, `Game::parse_options`, and env.py, `EXPLORATION_LEVEL_SEEDS`
 _EXTREME_GAMES = ("chaser", "dodgeball", "leaper", "starpilot")
 _MEMORY_GAMES = ("caveflyer", "dodgeball", "heist", "jumper", "maze", "miner")

@@ -59,8 +59,9 @@ def require(name: str, value: object, valid: bool, allowed: str) -> None:
 class RLModule(LightningModule, ABC):
     """Base of the methods. Holds networks and optimisers; no environment, no rollout, no random stream of its own.
 
-    A subclass sets `network` and `loss_weights`, and `on_policy` to False where it learns from late rollouts too; it
-    defines `method`, `batches_per_iteration`, `batches` and `objective`.
+    A subclass sets `network` and `loss_weights`, `on_policy` to False where it learns from late rollouts too, and
+    `uses_replay` to True where it learns from everything that was played; it defines `method`, `batches_per_iteration`,
+    `batches` and `objective`.
 
     Args:
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
@@ -69,11 +70,14 @@ class RLModule(LightningModule, ABC):
 
     Attributes:
         validation_returns: mean return per level set, from the last validation.
+        phase: what a person is told of the iteration that runs, for methods that do different things in turns.
     """
 
     network: nn.Module
     loss_weights: dict[str, float]
     on_policy = True
+    uses_replay = False
+    phase = ""
 
     def __init__(self, *, micro_batches: MicroBatches | None, max_grad_norm: float, greedy: bool) -> None:
         super().__init__()

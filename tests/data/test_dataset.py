@@ -17,6 +17,7 @@ class NumberingAgent(PixelPolicy):
 
     greedy = False
     on_policy = True
+    uses_replay = False
 
     def __init__(self, declared: int, yielded: int) -> None:
         super().__init__(NUM_ACTIONS)
