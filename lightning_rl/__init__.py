@@ -4,6 +4,8 @@ from lightning_rl.data.atari import AtariDataModule
 from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.modules.impala_vae import Autoencoding, ImpalaVAEModule, SurpriseMinimising
 from lightning_rl.modules.ppo_distill import Distillation, PPODistillModule
+from lightning_rl.modules.simple import SimPLeModule
+from lightning_rl.modules.world_model import WorldModelOptions
 from lightning_rl.version import __version__
 
 __all__ = [
@@ -13,6 +15,8 @@ __all__ = [
     "ImpalaVAEModule",
     "PPODistillModule",
     "ProcgenDataModule",
+    "SimPLeModule",
     "SurpriseMinimising",
+    "WorldModelOptions",
     "__version__",
 ]

@@ -17,12 +17,12 @@ LAYERS = {
     "losses": {"losses"},
     "networks": {"networks", "types"},
     "envs": {"envs", "types", "moments"},
-    "data": {"data", "types"},
+    "data": {"data", "types", "durable"},
     "modules": {"modules", "data", "networks", "losses", "types", "moments", "precision"},
     "loggers": {"types"},
     "media": {"loggers", "types"},
     "progress": {"types"},
-    "checkpoints": {"types"},
+    "checkpoints": {"types", "durable"},
     "callbacks": {"callbacks", "checkpoints", "progress", "media", "loggers", "modules", "data", "envs", "types"},
     "usage": {"data", "modules", "types"},
     "cli": NAMES - {"cli", "__main__"},
@@ -34,6 +34,7 @@ EXCEPTIONS = {
     "data/procgen.py": {"envs"},
     "data/atari.py": {"envs"},
     "data/actors.py": {"envs", "allocator"},
+    "modules/simple.py": {"envs"},
 }
 
 LIGHTNING = (

@@ -1,0 +1,82 @@
+"""SimPLe's outer loop, cut into slices at whose ends a run can stop and go on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from lightning_rl.modules.base import require
+
+Phase = Literal["world model", "policy"]
+
+
+class Slice(NamedTuple):
+    """What one iteration does.
+
+    `size` counts updates of the world model, or imagined rollouts.
+    """
+
+    phase: Phase
+    collects: bool  # real steps, before anything else
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OuterLoop:
+    """Algorithm 1: collect real steps, train the world model on all of them, train the policy in it, and again.
+
+    The first slice of a pass collects. After the last pass the run collects once more, and ends there if
+    `data.total_env_steps` is what all passes collect.
+
+    Args:
+        first_world_model_updates: of the first pass, with the model still untrained.
+        world_model_updates: of every other pass.
+        imagined_steps: of a pass, over all imagined environments.
+        imagined_passes: passes, counted from one, that imagine so many times as much.
+        world_model_slice: updates between two points at which the run can be stopped.
+        policy_slice: imagined rollouts between two such points.
+
+    Raises:
+        ValueError: a value outside its range.
+
+    Reference:
+        Kaiser et al. 2020, algorithm 1, https://arxiv.org/abs/1903.00374; tensor2tensor, rl/trainer_model_based.py and
+        rl/trainer_model_based_params.py
+    """
+
+    first_world_model_updates: int = 45_000
+    world_model_updates: int = 15_000
+    imagined_steps: int = 800_000
+    imagined_passes: Mapping[int, int] = field(default_factory=lambda: {8: 2, 12: 2, 15: 3})
+    world_model_slice: int = 500
+    policy_slice: int = 50
+
+    def __post_init__(self) -> None:
+        for name in (
+            "first_world_model_updates",
+            "world_model_updates",
+            "imagined_steps",
+            "world_model_slice",
+            "policy_slice",
+        ):
+            require(f"outer_loop.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for number, factor in self.imagined_passes.items():
+            require(f"outer_loop.imagined_passes.{number}", factor, number >= 1 and factor >= 1, "at least 1")
+
+    def rollouts(self, pass_index: int, steps_per_rollout: int) -> int:
+        """Imagined rollouts of a pass, the first of which has index 0."""
+        return max(1, self.imagined_steps * self.imagined_passes.get(pass_index + 1, 1) // steps_per_rollout)
+
+    def slices(self, pass_index: int, steps_per_rollout: int) -> list[Slice]:
+        """What a pass does, in order."""
+        updates = self.first_world_model_updates if pass_index == 0 else self.world_model_updates
+        world_model = _parts(updates, self.world_model_slice)
+        policy = _parts(self.rollouts(pass_index, steps_per_rollout), self.policy_slice)
+        return [
+            *(Slice("world model", number == 0, size) for number, size in enumerate(world_model)),
+            *(Slice("policy", False, size) for size in policy),
+        ]
+
+
+def _parts(total: int, size: int) -> list[int]:
+    whole, rest = divmod(total, size)
+    return [size] * whole + [rest] * (rest > 0)
