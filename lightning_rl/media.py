@@ -15,10 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from lightning_rl.loggers import read_metrics
 
 GAP = 2  # pixels between two tiles
+_CAPTION_HEIGHT = 14  # of the font that Pillow has by itself
 
 
 def write_video(path: Path, frames: Iterable[UInt8[NDArray[Any], "H W 3"]], *, frames_per_second: int = 15) -> Path:
@@ -72,6 +74,25 @@ def tiled(
     padded = np.pad(enlarged, ((0, vacant), (0, GAP), (0, GAP), (0, 0)))
     grid = rearrange(padded, "(rows columns) h w c -> (rows h) (columns w) c", columns=columns)
     return np.ascontiguousarray(grid[:-GAP, :-GAP])
+
+
+def captioned(
+    frames: UInt8[NDArray[Any], "N H W 3"], captions: Sequence[str], *, scale: int
+) -> UInt8[NDArray[Any], "N H2 W2 3"]:
+    """Frames, enlarged without smoothing, each with a line of white text above it.
+
+    Args:
+        frames: RGB, 0..255.
+        captions: What to write above each.
+        scale: Pixels of the picture per pixel of a frame, each way.
+    """
+    enlarged = frames.repeat(scale, axis=1).repeat(scale, axis=2)
+    pictures = np.pad(enlarged, ((0, 0), (_CAPTION_HEIGHT, 0), (0, 0), (0, 0)))
+    for picture, caption in zip(pictures, captions, strict=True):
+        strip = Image.new("L", (picture.shape[1], _CAPTION_HEIGHT))
+        ImageDraw.Draw(strip).text((2, 1), caption, fill=255)
+        picture[:_CAPTION_HEIGHT] = np.asarray(strip)[..., None]
+    return pictures
 
 
 def draw_learning_curve(metrics_csv: Path, png: Path, *, title: str) -> bool:

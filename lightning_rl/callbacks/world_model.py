@@ -1,0 +1,197 @@
+"""How good a world model is, in numbers and beside the game."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float32, UInt8
+from numpy.typing import NDArray
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
+
+from lightning_rl.callbacks.iteration import data_of
+from lightning_rl.data.replay import ReplayBuffer
+from lightning_rl.loggers import log_media
+from lightning_rl.media import captioned, draw_image_rows, tiled, write_video
+from lightning_rl.modules.simple import SimPLeModule
+from lightning_rl.modules.world_model import reward_classes
+from lightning_rl.types import Windows
+
+_ROLLOUT_LENGTH, _NUM_SHOWN = 50, 4
+_HORIZONS = (12, 50)  # steps after which the paper compares summed rewards
+_PART = 64  # windows at a time
+_DRAWN_STEPS = (0, 1, 2, 5, 10, 20, 30, 40, 50)
+_SCALE, _FRAMES_PER_SECOND = 3, 10
+
+
+class Imagination(NamedTuple):
+    """What a world model makes of the actions of real play, from the same frames on."""
+
+    frames: UInt8[Tensor, "N P H W C"]
+    rewards: Float32[Tensor, "N P"]
+    ended: Bool[Tensor, "N P"]
+
+
+def imagination(module: SimPLeModule, windows: Windows, generator: torch.Generator) -> Imagination:
+    """Imagined frames, rewards and ends along the actions of windows, whose frames are seen at the start only."""
+    stack = rearrange(windows.frames[:, : module.num_frames], "n k h w c -> n h w (k c)")
+    state = module.begin(stack)
+    steps = []
+    for actions in windows.actions[:, module.num_frames - 1 :].unbind(1):
+        step = module.imagine(stack, actions, generator, state).to(torch.device("cpu"))
+        stack = torch.cat([stack[..., step.frames.shape[-1] :], step.frames], dim=-1)
+        state = step.state
+        steps.append(step)
+    return Imagination(
+        torch.stack([step.frames for step in steps], 1),
+        torch.stack([step.rewards for step in steps], 1),
+        torch.stack([step.ended for step in steps], 1),
+    )
+
+
+def world_model_metrics(
+    module: SimPLeModule,
+    replay: ReplayBuffer,
+    *,
+    num_steps: int = 512,
+    num_rollouts: int = 64,
+    seed: int = 0,
+) -> dict[str, float]:
+    """`world_model/*` of interface.md, on play that was held out; nothing where none is.
+
+    Errors are mean squared differences of sub-pixels in 0..255; accuracies of single rewards are means over the
+    classes that occur, so that always saying the most frequent one has a share of one by their number. Frames that open
+    another episode are no prediction and do not count.
+
+    Args:
+        module: the world model.
+        replay: play, some of it held out.
+        num_steps: single steps to predict.
+        num_rollouts: pieces of 50 steps to imagine.
+        seed: of what is drawn.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    windows = replay.sample(num_steps, num_targets=1, generator=generator, held_out=True)
+    steps = _together(module, windows, generator)
+    rollouts = replay.sample(num_rollouts, num_targets=_ROLLOUT_LENGTH, generator=generator, held_out=True)
+    imagined = _together(module, rollouts, generator)
+    return {
+        **_frame_errors(windows, steps, module.num_frames),
+        **_reward_accuracies(windows, steps, module),
+        **{
+            f"world_model/reward_accuracy_{horizon}": summed_reward_accuracy(rollouts, imagined, module, horizon)
+            for horizon in _HORIZONS
+        },
+    }
+
+
+def _together(module: SimPLeModule, windows: Windows, generator: torch.Generator) -> Imagination:
+    """`imagination`, some windows at a time."""
+    starts = range(0, len(windows), _PART)
+    parts = [imagination(module, windows.rows(slice(start, start + _PART)), generator) for start in starts]
+    return Imagination(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _frame_errors(windows: Windows, imagined: Imagination, num_frames: int) -> dict[str, float]:
+    before, after = windows.frames[:, num_frames - 1].float(), windows.frames[:, num_frames].float()
+    counts = ~windows.ended[:, num_frames - 1]
+    errors = {"frame_error": imagined.frames[:, 0].float(), "copy_frame_error": before}
+    return {f"world_model/{name}": float((frames - after).square()[counts].mean()) for name, frames in errors.items()}
+
+
+def _reward_accuracies(windows: Windows, imagined: Imagination, module: SimPLeModule) -> dict[str, float]:
+    values = module.reward_values.cpu()
+    real = reward_classes(windows.rewards[:, module.num_frames - 1], values)
+    said = reward_classes(imagined.rewards[:, 0], values)
+    classes = real.unique()
+    recalls = torch.stack([(said[real == number] == number).double().mean() for number in classes])
+    return {
+        "world_model/reward_accuracy": float(recalls.mean()),
+        "world_model/majority_reward_accuracy": 1 / len(classes),
+    }
+
+
+def summed_reward_accuracy(windows: Windows, imagined: Imagination, module: SimPLeModule, num_steps: int) -> float:
+    """The share of rollouts whose rewards, over the steps that the real episode lasted, have the right sum.
+
+    Reference:
+        tensor2tensor, rl/rl_utils.py and rl/evaluator.py, `reward_accuracy`
+    """
+    first = module.num_frames - 1
+    real = slice(first, first + num_steps)
+    valid = windows.valid[:, real]
+    given, said = (
+        (rewards * valid).double().sum(1) for rewards in (windows.rewards[:, real], imagined.rewards[:, :num_steps])
+    )
+    return float(torch.isclose(said, given, atol=1e-6).double().mean())
+
+
+class WorldModelReport(Callback):
+    """After each training of a world model: `world_model/*` into the row, and its play beside the game's.
+
+    `media/imagined_<env steps>.mp4` shows four pieces of held-out play, each beside what the model makes of the same
+    first frames and the same actions, with the rewards so far; `media/imagined.png` the first of them, step by step.
+    Both are put into W&B too. Random numbers are its own: training does not notice.
+
+    Args:
+        run_dir: the run folder.
+        title: stands above the picture.
+    """
+
+    def __init__(self, run_dir: Path, *, title: str) -> None:
+        self._media = run_dir / "media"
+        self._title = title
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measures, where the world model has just been trained."""
+        if not isinstance(pl_module, SimPLeModule) or not pl_module.world_model_is_trained:
+            return
+        data = data_of(trainer)
+        replay = data.collector.replay
+        if not isinstance(replay, ReplayBuffer) or not replay.num_held_out:
+            return
+        pl_module.log_dict(world_model_metrics(pl_module, replay), sync_dist=True)
+        if trainer.is_global_zero:
+            self._show(trainer, pl_module, replay, data.env_steps)
+
+    def _show(self, trainer: Trainer, module: SimPLeModule, replay: ReplayBuffer, env_steps: int) -> None:
+        generator = torch.Generator().manual_seed(1)
+        windows = replay.sample(_NUM_SHOWN, num_targets=_ROLLOUT_LENGTH, generator=generator, held_out=True)
+        imagined = imagination(module, windows, generator)
+        video = self._media / f"imagined_{env_steps}.mp4"
+        picture = self._media / "imagined.png"
+        write_video(video, pairs(windows, imagined, module.num_frames), frames_per_second=_FRAMES_PER_SECOND)
+        shown = [step for step in _DRAWN_STEPS if step <= int(windows.valid[0, module.num_frames - 1 :].sum())]
+        real = windows.frames[0, module.num_frames - 1 :]
+        dreamt = torch.cat([real[:1], imagined.frames[0]])
+        draw_image_rows(
+            picture,
+            [("game", real[shown].numpy()), ("world model", dreamt[shown].numpy())],
+            columns=[f"step {step}" for step in shown],
+            title=f"{self._title}: held-out play and the world model's, same start and actions",
+        )
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                log_media(logger, env_steps=env_steps, videos=[video], pictures=[picture])
+
+
+def pairs(windows: Windows, imagined: Imagination, num_frames: int) -> UInt8[NDArray[Any], "P H2 W2 3"]:
+    """A video of games and what a world model makes of them, side by side, with the rewards so far.
+
+    A game whose real episode is over is darkened, and so is the model's.
+    """
+    real = windows.frames[:, num_frames:]
+    valid = windows.valid[:, num_frames - 1 :]
+    sums = [(rewards * valid).cumsum(1) for rewards in (windows.rewards[:, num_frames - 1 :], imagined.rewards)]
+    pictures = []
+    for step in range(real.shape[1]):
+        both = torch.stack([real[:, step], imagined.frames[:, step]], 1).flatten(0, 1)
+        rewards = torch.stack([total[:, step] for total in sums], 1).flatten().tolist()
+        names = ["game", "world model"] * len(real)
+        captions = [f"{name} {reward:+g}" for name, reward in zip(names, rewards, strict=True)]
+        over = (~valid[:, step]).repeat_interleave(2).numpy()
+        pictures.append(tiled(captioned(both.numpy(), captions, scale=_SCALE), columns=4, scale=1, dimmed=over))
+    return np.stack(pictures)
