@@ -26,10 +26,11 @@ from lightning_rl.callbacks.report import EvaluationReport
 from lightning_rl.callbacks.run_folder import RunFolder
 from lightning_rl.callbacks.saving import RunCheckpoint
 from lightning_rl.callbacks.video import RecordMedia
+from lightning_rl.callbacks.world_model import WorldModelReport
 from lightning_rl.loggers import MetricsCSV, drop_obsolete_settings
 from lightning_rl.precision import suitable
 from lightning_rl.progress import EnvStepsProgress
-from lightning_rl.types import ActorError, UsageError
+from lightning_rl.types import ActorError, ReplayError, UsageError
 from lightning_rl.usage import asked_data_class, data_class, essence, module_class, values
 from lightning_rl.version import __version__
 
@@ -37,6 +38,7 @@ _TRAINER_DEFAULTS = {
     "max_epochs": -1,  # data.total_env_steps is the budget
     "num_sanity_val_steps": 0,  # would play whole episodes before training
     "check_val_every_n_epoch": 10,
+    "reload_dataloaders_every_n_epochs": 1,  # a method's iterations may differ in length; asking again costs nothing
     "use_distributed_sampler": False,  # each rank has games of its own
     "enable_model_summary": False,
     "log_every_n_steps": 1,
@@ -89,6 +91,12 @@ class RunCLI(LightningCLI):
             "--run_dir", type=str | None, default=None, help="Everything that this run writes goes there."
         )
         parser.add_argument(
+            "--policy_from",
+            type=str | None,
+            default=None,
+            help="Start with the policy of this checkpoint, of whatever method.",
+        )
+        parser.add_argument(
             "--allow_inexact_resume",
             type=bool,
             default=False,
@@ -99,6 +107,7 @@ class RunCLI(LightningCLI):
         parser.link_arguments("allow_inexact_resume", "data.init_args.allow_inexact_resume")
         parser.link_arguments("data.num_actions", "model.init_args.num_actions", apply_on="instantiate")
         parser.link_arguments("data.obs_shape", "model.init_args.obs_shape", apply_on="instantiate")
+        parser.link_arguments("data.reward_values", "model.init_args.reward_values", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses `args` without Lightning's warning that the process has arguments of its own: they are the same."""
@@ -204,6 +213,8 @@ class RunCLI(LightningCLI):
             self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
             if self._saved is not None and self.checkpoint is not None:
                 self._check(self._saved, self.checkpoint)
+            elif (given := self.config[self.subcommand].policy_from) is not None:
+                checkpoints.take_policy(Path(given), self.model.network)
         self._saved = None
 
     def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:
@@ -215,6 +226,7 @@ class RunCLI(LightningCLI):
         if games is None:
             raise UsageError(f"ckpt_path: {checkpoint} holds no games to continue; a last.ckpt does")
         self.datamodule.trainer = self.trainer  # which knows the number of ranks
+        self.datamodule.continues_in = checkpoint.parent
         self.datamodule.check_state(games)
         self.complete = games["env_steps"] >= self.datamodule.total_env_steps
 
@@ -248,6 +260,7 @@ class RunCLI(LightningCLI):
             self.stopper,
             RunCheckpoint(self.run_dir, metadata),
             AutoencoderPictures(self.run_dir, title=f"{self.method} on {self.game}"),
+            WorldModelReport(self.run_dir, title=f"{self.method} on {self.game}"),
             RecordMedia(self.run_dir, title=f"{self.method} on {self.game}"),
             EvaluationReport(self.run_dir, method=self.method, checkpoint=self.checkpoint),
         ]
@@ -367,7 +380,7 @@ def main(args: list[str] | None = None) -> int:
     except UsageError as error:  # what only playing could show
         _say(str(error))
         return 2
-    except ActorError as error:
+    except (ActorError, ReplayError) as error:
         _say(f"{error}; to continue from the last boundary: --run_dir {cli.run_dir} --ckpt_path last")
         return 1
     return 0 if cli.stopper.received is None else 143

@@ -94,15 +94,17 @@ class MetricsCSV(Logger):
             self._unwritten.clear()
 
     @rank_zero_only
-    def truncate_after(self, env_steps: int) -> None:
+    def truncate_after(self, env_steps: int, *, epochs: int) -> None:
         """Drops the rows beyond the checkpoint that a run continues from, and a torn last line.
 
         Args:
             env_steps: The checkpoint's.
+            epochs: Its number of epochs, for methods that do not play in each; a row of Lightning's says its own.
         """
         if self.path.exists():
             columns, rows = _read(self.path)
-            _replace(self.path, _lines(columns, [row for row in rows if int(row["env_steps"]) <= env_steps]))
+            kept = [row for row in rows if int(row["env_steps"]) <= env_steps and int(row.get("epoch", -1)) < epochs]
+            _replace(self.path, _lines(columns, kept))
             self._columns = columns
 
     def _write(self) -> None:

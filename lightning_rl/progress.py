@@ -20,13 +20,14 @@ class CountsEnvSteps(Protocol):
 
 
 class Standing(NamedTuple):
-    """Where a run is: the newest of each number, None where there is none yet."""
+    """Where a run is: the newest of each number, None where there is none yet, and what a method with phases does."""
 
     env_steps: int
     total_env_steps: int | None = None
     episode_return: float | None = None
     validation_return: float | None = None
     env_steps_per_second: float | None = None
+    phase: str = ""
 
     @property
     def seconds_left(self) -> float | None:
@@ -115,14 +116,14 @@ class EnvStepsProgress(ProgressBar):
         if not self._enabled:
             return
         if self._on_terminal:
-            self._move_bar(self._standing(trainer), _title(trainer, pl_module))
+            self._move_bar(self._standing(trainer, pl_module), _title(trainer, pl_module))
         elif final or time.monotonic() - self._shown_at >= self.interval_seconds:
             self._shown_at = time.monotonic()
             elapsed = self._shown_at - self._started_at if final else None
-            sys.stderr.write(progress_line(self._standing(trainer), elapsed_seconds=elapsed) + "\n")
+            sys.stderr.write(progress_line(self._standing(trainer, pl_module), elapsed_seconds=elapsed) + "\n")
             sys.stderr.flush()
 
-    def _standing(self, trainer: pl.Trainer) -> Standing:
+    def _standing(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Standing:
         counter = getattr(trainer, "datamodule", None)
         counted = counter if isinstance(counter, CountsEnvSteps) else None
         return Standing(
@@ -131,6 +132,7 @@ class EnvStepsProgress(ProgressBar):
             episode_return=self._metrics.get("episode/return"),
             validation_return=self._metrics.get("validation/return"),
             env_steps_per_second=self._metrics.get("time/env_steps_per_second"),
+            phase=getattr(pl_module, "phase", ""),
         )
 
     def _move_bar(self, standing: Standing, title: str) -> None:
@@ -206,7 +208,7 @@ def _measurements(standing: Standing) -> list[str]:
         ("validation {:.2f}", standing.validation_return),
         ("{:.0f} steps/s", standing.env_steps_per_second),
     )
-    return [text.format(value) for text, value in measured if value is not None]
+    return [*([standing.phase] if standing.phase else []), *(text.format(v) for text, v in measured if v is not None)]
 
 
 def _time_left(standing: Standing) -> list[str]:

@@ -127,7 +127,17 @@ _CLASSES: dict[str, Callable[[], list[Any]]] = {
     "model": lambda: _subclasses(RLModule),
     "data": lambda: _subclasses(RolloutDataModule),
 }
-_OWN_OPTIONS = ["config", "model", "data", "trainer", "seed_everything", "run_dir", "ckpt_path", "allow_inexact_resume"]
+_OWN_OPTIONS = [
+    "config",
+    "model",
+    "data",
+    "trainer",
+    "seed_everything",
+    "run_dir",
+    "ckpt_path",
+    "policy_from",
+    "allow_inexact_resume",
+]
 
 
 def _options(parent: str, *, lacking: str) -> list[str]:

@@ -37,11 +37,37 @@ TINY = {
 TINY_METHODS: dict[str, dict[str, object]] = {
     "ppo": {"model.epochs": 1, "model.minibatch_size": 16},
     "impala": {"model.learning_rate": 1e-3, "data.iterations_per_epoch": 1, "data.num_actors": 0},
+    "simple": {
+        "model.world_model.hidden": 8,
+        "model.world_model.compress_steps": 2,
+        "model.world_model.num_targets": 2,
+        "model.world_model.batch_size": 2,
+        "model.world_model.warm_up": 1,
+        "model.world_model.ramp": 2,
+        "model.outer_loop.first_world_model_updates": 4,
+        "model.outer_loop.world_model_updates": 4,
+        "model.outer_loop.world_model_slice": 2,
+        "model.outer_loop.imagined_steps": 20,
+        "model.outer_loop.policy_slice": 1,
+        "model.num_imagined_envs": 2,
+        "model.imagined_length": 5,
+        "model.epochs": 1,
+        "model.minibatch_size": 4,
+    },
 }
 """What else makes a method's runs tiny."""
 
+_TINY_LATENT: dict[str, object] = {
+    "model.world_model.recurrent_size": 4,
+    "model.world_model.latent.num_bits": 16,
+    "model.world_model.latent.channels": 2,
+    "model.world_model.latent.prior_size": 4,
+}
+
 TINY_CONFIGS: dict[str, dict[str, object]] = {
     "impala_vae_cpu": {"model.vae.minibatch_size": 8},
+    "simple": _TINY_LATENT,
+    "simple_atari": _TINY_LATENT | {"data.game": "Breakout", "data.max_episode_steps": 12},
     "ppo_atari": {"data.game": "Breakout", "data.max_episode_steps": 12, "data.iterations_per_epoch": 1},
 }
 """And what a config's."""
@@ -49,8 +75,8 @@ TINY_CONFIGS: dict[str, dict[str, object]] = {
 
 def tiny(config: str) -> dict[str, object]:
     """Options of a tiny run with a config."""
-    method = TINY_METHODS["impala" if config.startswith("impala") else "ppo"]
-    return TINY | method | TINY_CONFIGS.get(config, {})
+    method = next(method for method in TINY_METHODS if config.replace("quickstart", "ppo").startswith(method))
+    return TINY | TINY_METHODS[method] | TINY_CONFIGS.get(config, {})
 
 
 def fit_args(run_dir: Path, *args: str, config: str = "ppo", iterations: int = 2, **options: object) -> list[str]:

@@ -84,13 +84,21 @@ def test_truncation_leaves_neither_gap_nor_duplicate_after_resuming(path: Path) 
     for env_steps in (100, 200, 300, 400):
         killed.log_metrics({"env_steps": env_steps, "a": env_steps / 8})
     resumed = MetricsCSV(path)
-    resumed.truncate_after(200)
+    resumed.truncate_after(200, epochs=9)
     resumed.log_metrics({"env_steps": 300, "a": 37.5})
     assert path.read_text() == "env_steps,a\n100,12.5\n200,25.0\n300,37.5\n"
 
 
+def test_truncation_drops_rows_of_later_epochs_in_which_nothing_was_played(path: Path) -> None:
+    killed = MetricsCSV(path)
+    for epoch in range(4):
+        killed.log_metrics({"env_steps": 100, "a": epoch / 8, "epoch": epoch})
+    MetricsCSV(path).truncate_after(100, epochs=2)
+    assert path.read_text() == "env_steps,a,epoch\n100,0.0,0\n100,0.125,1\n"
+
+
 def test_truncation_without_a_file_makes_none(path: Path) -> None:
-    MetricsCSV(path).truncate_after(100)
+    MetricsCSV(path).truncate_after(100, epochs=9)
     assert not path.exists()
 
 
@@ -101,7 +109,7 @@ def test_a_torn_last_line_is_dropped_even_if_it_looks_complete(path: Path, *, tr
         file.write("200,0.7")  # of 0.75
     resumed = MetricsCSV(path)
     if truncates:
-        resumed.truncate_after(1000)
+        resumed.truncate_after(1000, epochs=9)
         assert path.read_text() == "env_steps,a\n100,0.5\n"
     resumed.log_metrics({"env_steps": 200, "a": 0.75})
     assert path.read_text() == "env_steps,a\n100,0.5\n200,0.75\n"

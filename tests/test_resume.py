@@ -70,6 +70,38 @@ def test_a_stopped_and_resumed_run_has_the_bits_of_one_that_never_stopped(
     assert [row["env_steps"] for row in rows(tmp_path / "run")] == ["32", "64"]
 
 
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        pytest.param("simple_cpu", CPU, id="simple_cpu-bf16-micro_batches"),
+        pytest.param("simple", {"model__learn_from_real": True}, id="simple-real-fp32", marks=pytest.mark.slow),
+        pytest.param("simple_atari", {"data__sticky_actions": True}, id="simple_atari-fp32", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_in_each_of_its_phases_simple_ends_with_the_bits_of_a_run_that_never_was(
+    config: str, options: dict[str, object], tmp_path: Path
+) -> None:
+    straight = fit(tmp_path / "straight", config=config, iterations=2, **options)
+    lines = [("32", "model")] * 2 + [("32", "policy")] * 2 + [("64", "model")]
+
+    run_dir = tmp_path / "run"
+    args = fit_args(run_dir, *LAST, config=config, iterations=2, **options)
+    for reached in (0, 1, 3):  # in the first slice, which collects; while the world model learns; while the policy does
+        process = start(args, tmp_path / "run.txt")
+        wait_until(lambda reached=reached: reached == 0 or len(rows(run_dir)) >= reached, process)  # type: ignore[misc]
+        time.sleep(random.Random().uniform(0, 0.5))
+        process.kill()
+        process.join()
+    resumed = fit(run_dir, *LAST, config=config, iterations=2, **options)
+
+    assert unlike(straight, resumed) == []
+    assert rows(run_dir) == rows(tmp_path / "straight")
+    losses = {"model": "loss/frames", "policy": "loss/policy"}
+    assert [(row["env_steps"], losses[phase] in row) for row, (_, phase) in zip(rows(run_dir), lines, strict=True)] == [
+        (env_steps, True) for env_steps, _ in lines
+    ]
+
+
 def test_the_checkpoint_holds_what_must_survive(tmp_path: Path) -> None:
     first = fit(tmp_path, config="ppo_distill", iterations=1, **RUNNING_STD)
     second = fit(tmp_path, *LAST, config="ppo_distill", iterations=2, **RUNNING_STD)

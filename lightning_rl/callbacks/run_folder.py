@@ -49,7 +49,7 @@ class RunFolder(Callback):
         """Cuts metrics.csv back to the checkpoint: a killed run logged more than it saved."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
-                logger.truncate_after(data_of(trainer).env_steps)
+                logger.truncate_after(data_of(trainer).env_steps, epochs=trainer.current_epoch)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Ends the W&B run: the next run of this process has its own."""
