@@ -157,7 +157,7 @@ def log_media(logger: WandbLogger, *, env_steps: int, videos: Iterable[Path], pi
 
 def _cell(key: str, value: float | int) -> str:
     """`env_steps` as a whole number, anything else as the shortest text that reads back as the same float."""
-    return str(round(value)) if key == "env_steps" else repr(value)
+    return str(round(value)) if key in ("env_steps", "imagined_steps") else repr(value)
 
 
 def _read(path: Path) -> tuple[list[str], list[Row]]:

@@ -31,8 +31,13 @@ class Standing(NamedTuple):
 
     @property
     def seconds_left(self) -> float | None:
-        """At the present speed; None where the speed or the end is unknown, and when there is nothing left."""
-        if self.total_env_steps is None or not self.env_steps_per_second or self.env_steps >= self.total_env_steps:
+        """At the present speed; None where the speed or the end is unknown, and when there is nothing left.
+
+        With phases it is unknown: in most of them no env step is taken.
+        """
+        if self.phase or self.total_env_steps is None or not self.env_steps_per_second:
+            return None
+        if self.env_steps >= self.total_env_steps:
             return None
         return (self.total_env_steps - self.env_steps) / self.env_steps_per_second
 
@@ -131,7 +136,7 @@ class EnvStepsProgress(ProgressBar):
             total_env_steps=counted.total_env_steps if counted else None,
             episode_return=self._metrics.get("episode/return"),
             validation_return=self._metrics.get("validation/return"),
-            env_steps_per_second=self._metrics.get("time/env_steps_per_second"),
+            env_steps_per_second=self._metrics.get("time/env_steps_per_second") or None,
             phase=getattr(pl_module, "phase", ""),
         )
 

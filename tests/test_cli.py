@@ -25,6 +25,7 @@ from tests.wandb_reader import read_history, read_step_metrics
 ROOT = Path(__file__).parents[1]
 PPO = ["fit", "--config", str(CONFIGS / "ppo.yaml"), "--run_dir", "run"]
 IMPALA = ["fit", "--config", str(CONFIGS / "impala_vae.yaml"), "--run_dir", "run"]
+SIMPLE = ["fit", "--config", str(CONFIGS / "simple_cpu.yaml"), "--run_dir", "run"]
 ATARI = ["fit", "--config", str(CONFIGS / "ppo_atari.yaml"), "--run_dir", "run"]
 
 
@@ -90,6 +91,15 @@ class TestWrongInput:
                 [*ATARI, "--model", "ImpalaVAEModule", "--model.vae.latent_size", "64"],
                 ["obs_shape", "3 channels", "(105, 80, 12)"],
             ),
+            ([*SIMPLE, "--model.world_model.compress_steps", "7"], ["compress_steps", "at most 6", "64×64", "found 7"]),
+            ([*SIMPLE, "--model.outer_loop.policy_slice", "0"], ["model.outer_loop.policy_slice", "at least 1", "0"]),
+            ([*SIMPLE, "--model.minibatch_size", "100"], ["model.minibatch_size", "multiple of 16", "found 100"]),
+            ([*SIMPLE, "--data.return_scaling", "true"], ["model.reward_values", "--data.return_scaling false"]),
+            ([*SIMPLE, "--data.iterations_per_epoch", "2"], ["data.iterations_per_epoch must be 1", "found 2"]),
+            ([*SIMPLE, "--data.num_actors", "2"], ["data.num_actors", "0", "SimPLeModule", "on-policy"]),
+            ([*SIMPLE, "--model.world_model.pixels", "big"], ["model.world_model.pixels", "big", "softmax", "squared"]),
+            ([*SIMPLE, "--data.game", "pong"], ["game", "'pong'", *GAMES]),
+            ([*PPO, "--policy_from", "absent.ckpt"], ["policy_from", "absent.ckpt", "not there"]),
             ([*PPO, "--data.distribution_mode", "memory"], ["distribution_mode", "coinrun", "'memory'", "exploration"]),
             ([*PPO, "--model.minibatch_size", "100"], ["model.minibatch_size", "100", "16384"]),
             ([*PPO, "--seed_everything", "-1"], ["seed_everything", "-1", "4294967295"]),
@@ -425,3 +435,87 @@ def test_sigterm_ends_at_the_boundary_with_status_143_and_a_resumable_run(tmp_pa
     fit(run_dir, "--ckpt_path", "last", iterations=stopped // ENV_STEPS + 1)
     assert [int(row["env_steps"]) for row in rows(run_dir)] == list(range(32, stopped + 33, 32))
     assert checkpoints.read(run_dir / "last.ckpt")["ProcgenDataModule"]["env_steps"] == stopped + 32
+
+
+@pytest.fixture(scope="module")
+def simple_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("simple") / "run"
+    fit(run_dir, config="simple_cpu", iterations=2, data__num_envs=16, data__num_steps=2)
+    return run_dir
+
+
+class TestSimPLe:
+    def test_a_pass_is_a_run_with_its_pictures(self, simple_run: Path) -> None:
+        checkpoint, (first, *later) = load(simple_run), rows(simple_run)
+        assert int(checkpoint["state_dict"]["pass_index"]) == 1
+        assert int(checkpoint["state_dict"]["world_model_updates"]) == 4 + 2
+        assert int(checkpoint["state_dict"]["imagined_steps"]) == 2 * 2 * 5
+        assert "loss/frames" in first
+        assert {"world_model/frame_error", "world_model/reward_accuracy_50"} <= later[0].keys()
+        assert [row["env_steps"] for row in (first, *later)] == ["32"] * 4 + ["64"]
+        assert [row["imagined_steps"] for row in (first, *later)] == ["0", "0", "10", "20", "20"]
+        media = {path.name for path in (simple_run / "media").iterdir()}
+        assert media >= {"imagined_32.mp4", "imagined.png", "episodes.mp4"}
+        with av.open(str(simple_run / "media" / "imagined_32.mp4")) as video:
+            assert video.streams.video[0].frames == 50
+
+    def test_its_checkpoint_is_small_and_its_play_beside_it(self, simple_run: Path) -> None:
+        played = sorted(path.name for path in (simple_run / "replay" / "rank0").iterdir())
+        assert played == ["000000.pt", "000001.pt"]
+        frames = 2 * 16 * 64 * 64 * 3
+        assert (simple_run / "replay" / "rank0" / "000000.pt").stat().st_size > frames
+        state = load(simple_run)["ProcgenDataModule"]["collectors"][0]["replay"]
+        assert sum(len(digest) for digest in state["digests"]) == 2 * 64
+
+    def test_it_is_tested_and_played(self, simple_run: Path, tmp_path: Path) -> None:
+        judged = [
+            "--ckpt_path",
+            str(simple_run / "last.ckpt"),
+            "--run_dir",
+            str(tmp_path),
+            "--trainer.accelerator",
+            "cpu",
+        ]
+        config = ["--config", str(simple_run / "config.yaml")]
+        assert main(["test", *config, *judged, "--data.test_episodes", "2"]) == 0
+        assert json.loads((tmp_path / "test.json").read_text())["method"] == "simple"
+        assert main(["predict", *config, *judged, "--data.predict_episodes", "1"]) == 0
+        with av.open(str(tmp_path / "media" / "episodes.mp4")) as video:
+            assert video.streams.video[0].height == 3 * 64  # the newest frame of the stack alone
+
+    def test_ppo_goes_on_with_its_policy(self, simple_run: Path, tmp_path: Path) -> None:
+        options = {"model__network": "two_conv", "data__frame_stack": 4, "policy_from": simple_run / "last.ckpt"}
+        args = fit_args(tmp_path / "ppo", config="ppo", iterations=1, **options)
+        cli = RunCLI(args)
+        saved = load(simple_run)["state_dict"]
+        assert all(
+            torch.equal(saved[f"network.{name}"], tensor) for name, tensor in cli.model.network.state_dict().items()
+        )
+        assert main(args) == 0
+
+    def test_a_policy_of_another_shape_is_refused(self, simple_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        message = refusal([*PPO, "--policy_from", str(simple_run / "last.ckpt")], capsys)
+        assert "policy_from: " in message
+        assert "--model.network and --data.frame_stack" in message
+
+    @pytest.mark.parametrize("damage", ["missing", "truncated"])
+    def test_play_that_is_not_there_as_it_was_is_refused(
+        self, damage: str, simple_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        copy = Path(shutil.copytree(simple_run, tmp_path / "run"))
+        played = copy / "replay" / "rank0" / "000000.pt"
+        if damage == "missing":
+            played.unlink()
+        else:
+            played.write_bytes(played.read_bytes()[:-1])
+        before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+        options = {"config": "simple_cpu", "iterations": 3, "data__num_envs": 16, "data__num_steps": 2}
+        message = refusal(fit_args(copy, "--ckpt_path", "last", **options), capsys)  # type: ignore[arg-type]  # all are objects
+        assert f"ckpt_path: its real frames {played} are " in message
+        assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
+
+    def test_a_run_goes_on_elsewhere_with_a_copy_of_what_was_played(self, simple_run: Path, tmp_path: Path) -> None:
+        options = {"config": "simple_cpu", "iterations": 3, "data__num_envs": 16, "data__num_steps": 2}
+        fit(tmp_path, "--ckpt_path", str(simple_run / "last.ckpt"), **options)
+        assert len(list((tmp_path / "replay" / "rank0").iterdir())) == 3
+        assert len(list((simple_run / "replay" / "rank0").iterdir())) == 2

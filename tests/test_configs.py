@@ -159,3 +159,32 @@ def test_the_cpu_overlay_cuts_minibatches_and_changes_nothing_else() -> None:
     second.micro_batches = first.micro_batches
     assert first == second
     assert alone.config.fit.data == overlaid.config.fit.data
+
+
+@pytest.mark.parametrize("config", ["simple.yaml", "simple_atari.yaml"])
+def test_simple_is_kaisers(config: str) -> None:
+    cli = build(config)
+    model, data = cli.model, cli.datamodule
+    loop, options = model.outer_loop, model.options
+    assert data.num_envs * data.num_steps == 6400
+    assert data.total_env_steps == 16 * 6400 == 102_400
+    assert (loop.first_world_model_updates, loop.world_model_updates) == (45_000, 15_000)
+    rollouts = [loop.rollouts(index, model.num_imagined_envs * model.imagined_length) for index in range(15)]
+    assert (model.num_imagined_envs, model.imagined_length, sum(rollouts) * 16 * 50) == (16, 50, 15_200_000)
+    assert [index + 1 for index, count in enumerate(rollouts) if count != 1000] == [8, 12, 15]
+    assert (model.gamma, model.lambda_, model.epsilon, model.epochs, model.minibatch_size) == (0.99, 0.95, 0.1, 3, 320)
+    assert model.loss_weights == {"policy": 1.0, "value": 2.0, "entropy": 0.01}  # of half the squared error
+    assert (model.learning_rate, model.max_grad_norm, model.learn_from_real) == (1e-4, 0.5, False)
+    assert (options.hidden, options.filter_double_steps, options.num_targets, options.batch_size) == (96, 3, 6, 4)
+    assert (options.dropout, options.residual_dropout, options.recurrent_size) == (0.15, 0.5, 64)
+    assert (options.learning_rate, options.warm_up, options.max_grad_norm, options.ramp) == (2e-3, 2000, 1.0, 40_000)
+    assert (options.frame_cutoff, options.reward_cutoff, options.pixels) == (0.03, 0.03, "softmax")
+    assert (options.latent.num_bits, options.latent.bits_per_symbol, options.latent.noise) == (128, 8, 0.1)
+    assert (data.frame_stack, model.num_frames) == (4, 4)
+    optimizers = model.configure_optimizers()._optimizers
+    assert [type(optimizer).__name__ for optimizer in optimizers] == ["Adafactor", "Adam"]
+    assert (optimizers[1].param_groups[0]["betas"], optimizers[1].param_groups[0]["eps"]) == ((0.85, 0.997), 1e-6)
+    paper = config == "simple_atari.yaml"
+    assert (options.compress_steps, options.pooling, options.predict_ends) == (
+        (6, "mean", False) if paper else (5, "mean_max", True)
+    )

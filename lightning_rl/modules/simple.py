@@ -319,6 +319,12 @@ class SimPLeModule(RLModule):
             state=step.state,
         )
 
+    def on_train_epoch_end(self) -> None:
+        """Logs how much was imagined, and how often the world model was updated."""
+        self.log_dict(
+            {"imagined_steps": self.imagined_steps.double(), "world_model/updates": self.world_model_updates.double()}
+        )
+
     def weights(self, batch: WorldModelBatch | PPOBatch) -> dict[str, float]:
         """Those of the network that the batch is for."""
         return self.options.loss_weights if isinstance(batch, WorldModelBatch) else self.loss_weights

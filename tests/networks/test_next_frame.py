@@ -102,6 +102,19 @@ def test_the_prediction_is_the_published_forward_pass() -> None:
     assert_close(found[:3], expected[:3], rtol=1e-3, atol=1e-4)
 
 
+def test_rewards_and_ends_may_be_read_off_maxima_beside_the_means() -> None:
+    model, (obs, actions, _) = make(latent=None, pixels="squared", pooling="mean_max"), inputs()
+    seen: list[Tensor] = []
+    model.reward.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model.ups[-1].register_forward_hook(lambda *args: seen.append(args[-1]))
+
+    model(obs, actions)
+
+    image, features = seen
+    expected = torch.cat([image.mean((2, 3)), image.amax((2, 3))], dim=1)
+    assert_close(features[:, -expected.shape[1] :], expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [(1, 3), (8, 8), (105, 80)])
 @pytest.mark.parametrize("recurrent_size", [0, S])
 def test_frames_of_any_size_come_back_in_it(size: tuple[int, int], recurrent_size: int) -> None:
