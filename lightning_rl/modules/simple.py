@@ -131,6 +131,20 @@ class SimPLeModule(RLModule):
         """`simple`."""
         return "simple"
 
+    def setup(self, stage: str) -> None:
+        """See `RLModule`.
+
+        Raises:
+            ValueError: the Trainer would not ask for the next slice's length.
+        """
+        super().setup(stage)
+        if stage == "fit" and self.trainer.reload_dataloaders_every_n_epochs != 1:  # type: ignore[attr-defined]  # Trainer's
+            found = self.trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+            raise ValueError(
+                f"trainer.reload_dataloaders_every_n_epochs must be 1 for SimPLeModule, whose iterations differ in"
+                f" length, found {found}"
+            )
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adafactor (or Adam) for the world model and Adam for the policy, in one."""
         options = self.options

@@ -234,3 +234,10 @@ def test_without_ends_an_imagined_episode_never_ends() -> None:
     step = learner.imagine(obs, torch.tensor([0, 1, 2, 3]), torch.Generator())
 
     assert not step.ended.any()
+
+
+def test_a_trainer_that_would_not_ask_for_the_next_slices_length_is_refused() -> None:
+    batch = Batches(WorldModelBatch(windows=windows(), update=1))
+
+    with pytest.raises(ValueError, match=r"reload_dataloaders_every_n_epochs must be 1 for SimPLeModule, .*, found 0"):
+        fit(module(), batch, reload_dataloaders_every_n_epochs=0)

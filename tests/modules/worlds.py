@@ -77,6 +77,7 @@ def make_trainer(**options: Any) -> Trainer:
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
+        "reload_dataloaders_every_n_epochs": 1,  # as the command has it
     }
     return Trainer(**({"max_epochs": 1} | quiet | options))
 
