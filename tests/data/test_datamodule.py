@@ -27,6 +27,7 @@ class RandomAgent(LightningModule):
 
     greedy = False
     on_policy = True
+    uses_replay = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +116,7 @@ def quiet_trainer() -> Trainer:
 
 def ranked(data: ProcgenDataModule, rank: int, world_size: int) -> ProcgenDataModule:
     """As Lightning attaches it to the trainer of one rank."""
-    data.trainer = cast(Any, SimpleNamespace(global_rank=rank, world_size=world_size))
+    data.trainer = cast(Any, SimpleNamespace(lightning_module=RandomAgent(), global_rank=rank, world_size=world_size))
     return data
 
 
