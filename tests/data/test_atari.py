@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from lightning_rl.data.atari import AtariDataModule
 from lightning_rl.data.evaluation import UniformPolicy
-from lightning_rl.types import Episodes, Rollout
+from lightning_rl.types import Episodes
+from tests.data.rollouts import assert_same, collected
 
 NUM_STEPS, NUM_ENVS = 7, 2
 SMALL: dict[str, Any] = {"game": "breakout", "num_envs": NUM_ENVS, "num_steps": NUM_STEPS, "max_episode_steps": 50}
@@ -40,16 +40,6 @@ def fitting(build: Build) -> Build:
         return data
 
     return module
-
-
-def collected(data: AtariDataModule) -> Rollout:
-    return data.collector.collect(UniformPolicy(data.num_actions))
-
-
-def assert_same(actual: Rollout, expected: Rollout) -> None:
-    tensors = {name: value for name, value in vars(expected).items() if isinstance(value, Tensor)}
-    different = [name for name, value in tensors.items() if not torch.equal(getattr(actual, name), value)]
-    assert different == []
 
 
 @pytest.mark.parametrize(

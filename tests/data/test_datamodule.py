@@ -8,13 +8,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
-from torch import Tensor
 
 from lightning_rl.data.dataset import RolloutDataset
 from lightning_rl.data.evaluation import UniformPolicy
 from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.envs.procgen import ProcgenVectorEnv
-from lightning_rl.types import ActorOutput, Episodes, Rollout, Source
+from lightning_rl.types import ActorOutput, Episodes, Source
+from tests.data.rollouts import assert_same, collected
 
 NUM_STEPS, NUM_ENVS = 7, 2
 SMALL: dict[str, Any] = {"num_envs": NUM_ENVS, "num_steps": NUM_STEPS, "num_levels": 50, "start_level": 10}
@@ -79,16 +79,6 @@ def fitting(build: Build) -> Build:
         return data
 
     return module
-
-
-def collected(data: ProcgenDataModule) -> Rollout:
-    return data.collector.collect(UniformPolicy(data.num_actions))
-
-
-def assert_same(actual: Rollout, expected: Rollout) -> None:
-    tensors = {name: value for name, value in vars(expected).items() if isinstance(value, Tensor)}
-    different = [name for name, value in tensors.items() if not torch.equal(getattr(actual, name), value)]
-    assert different == []
 
 
 def first_frames(data: ProcgenDataModule, level_set: str, num_envs: int = NUM_ENVS) -> NDArray[np.uint8]:
