@@ -55,7 +55,7 @@ def resampled(count: int) -> Tensor:
 def loaded(run_dir: Path) -> tuple[SimPLeModule, RunCLI]:
     """The run's module with its last weights, acting in the precision that it learned in."""
     checkpoint = run_dir / checkpoints.LAST
-    cli = RunCLI(["validate", "--ckpt_path", str(checkpoint), "--config", str(run_dir / "config.yaml")])
+    cli = RunCLI(["validate", "--config", str(run_dir / "config.yaml"), "--ckpt_path", str(checkpoint)])
     module = cli.model
     if not isinstance(module, SimPLeModule):
         raise TypeError(f"expected a run of SimPLeModule, {run_dir} is one of {type(module).__name__}")
