@@ -210,6 +210,22 @@ def test_a_recurrent_models_state_is_warmed_up_on_the_older_frames_of_the_stack(
     assert torch.equal(state, expected)
 
 
+def test_a_recurrent_model_imagines_from_its_state_and_the_newest_frame_of_the_stack() -> None:
+    learner = module("stochastic")
+    obs = torch.cat(list(windows(4).frames[:, :K].unbind(1)), dim=-1)
+    older, newest = obs.clone(), obs.clone()
+    older[..., :-3] = 0
+    newest[..., -3:] = 0
+
+    frames = [
+        learner.imagine(seen, torch.tensor([0, 1, 2, 3]), torch.Generator().manual_seed(5), learner.begin(obs)).frames
+        for seen in (obs, older, newest)
+    ]
+
+    assert torch.equal(frames[0], frames[1])
+    assert not torch.equal(frames[0], frames[2])
+
+
 def test_imagination_draws_from_the_generator_alone() -> None:
     learner = module("stochastic")
     obs = torch.cat(list(windows(4).frames[:, :K].unbind(1)), dim=-1)

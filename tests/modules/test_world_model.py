@@ -61,6 +61,8 @@ def test_the_frame_after_an_end_costs_nothing() -> None:
     assert losses(given)["frames"] > 0
     assert losses(ended)["frames"] == 0
     assert losses(ended)["reward"] > 0
+    assert losses(given, kind="stochastic")["prior"] > 0
+    assert losses(ended, kind="stochastic")["prior"] == 0  # nor what its code would have been
 
 
 @pytest.mark.parametrize("fed", ["real", "own"])
