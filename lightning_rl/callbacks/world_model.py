@@ -75,9 +75,9 @@ def world_model_metrics(
     """
     generator = torch.Generator().manual_seed(seed)
     windows = replay.sample(num_steps, num_targets=1, generator=generator, held_out=True)
-    steps = _together(module, windows, generator)
+    steps = imagined_along(module, windows, generator)
     rollouts = replay.sample(num_rollouts, num_targets=_ROLLOUT_LENGTH, generator=generator, held_out=True)
-    imagined = _together(module, rollouts, generator)
+    imagined = imagined_along(module, rollouts, generator)
     return {
         **_frame_errors(windows, steps, module.num_frames),
         **_reward_accuracies(windows, steps, module),
@@ -88,7 +88,7 @@ def world_model_metrics(
     }
 
 
-def _together(module: SimPLeModule, windows: Windows, generator: torch.Generator) -> Imagination:
+def imagined_along(module: SimPLeModule, windows: Windows, generator: torch.Generator) -> Imagination:
     """`imagination`, some windows at a time."""
     starts = range(0, len(windows), _PART)
     parts = [imagination(module, windows.rows(slice(start, start + _PART)), generator) for start in starts]

@@ -125,7 +125,9 @@ class ReplayBuffer:
             tensor2tensor, rl/rl_utils.py, the initial frames of simulated environments
         """
         chunk = self._chunks[-1]
-        environments = self._trajectories(len(self._chunks) - 1, held_out=False)
+        newest = len(self._chunks) - 1
+        # a single environment's rollout may be held out: from the world model, which these frames do not teach
+        environments = self._trajectories(newest, held_out=False) or self._trajectories(newest, held_out=True)
         columns = torch.tensor(environments)
         opens = torch.zeros_like(chunk.terminated)
         opens[1:] = chunk.terminated[:-1]

@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from lightning_rl import allocator, checkpoints
-from lightning_rl.callbacks.world_model import Imagination, imagination
+from lightning_rl.callbacks.world_model import imagined_along
 from lightning_rl.cli import RunCLI
 from lightning_rl.data.collector import Collector
 from lightning_rl.data.evaluation import UniformPolicy
@@ -25,7 +25,7 @@ from lightning_rl.modules.world_model import reward_classes
 from lightning_rl.types import Windows
 from tests.benchmarks import measure
 
-_NUM_ENVS, _NUM_STEPS, _PART, _LENGTH = 32, 150, 32, 50
+_NUM_ENVS, _NUM_STEPS, _LENGTH = 32, 150, 50
 _SEED = 12345
 _RESAMPLES = 2000
 _SHOWN = (1, 2, 5, 10, 20, 30, 40, 50)
@@ -76,20 +76,10 @@ def played(module: SimPLeModule, cli: RunCLI, folder: Path, *, policy: str) -> R
     return replay
 
 
-def imagined(module: SimPLeModule, windows: Windows) -> Imagination:
-    """The model's play along windows, some at a time."""
-    generator = torch.Generator().manual_seed(_SEED)
-    parts = [
-        imagination(module, windows.rows(slice(start, start + _PART)), generator)
-        for start in range(0, len(windows), _PART)
-    ]
-    return Imagination(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-
 def tell_of_steps(module: SimPLeModule, windows: Windows) -> None:
     """Prints errors of next frames, and accuracies of rewards."""
     first = module.num_frames - 1
-    said = imagined(module, windows)
+    said = imagined_along(module, windows, torch.Generator().manual_seed(_SEED))
     goes_on = ~windows.ended[:, first]
     before, after = windows.frames[goes_on, first].double(), windows.frames[goes_on, first + 1].double()
     errors, copied = (
@@ -119,7 +109,7 @@ def tell_of_steps(module: SimPLeModule, windows: Windows) -> None:
 
 def tell_of_rollouts(module: SimPLeModule, windows: Windows) -> None:
     """Prints errors along imagined play."""
-    said = imagined(module, windows)
+    said = imagined_along(module, windows, torch.Generator().manual_seed(_SEED))
     first = module.num_frames - 1
     valid = (windows.valid & ~windows.ended)[:, first:].cummin(1).values  # frames of the same episode
     start = windows.frames[:, first : first + 1].double()

@@ -131,6 +131,16 @@ def test_imagination_starts_from_the_newest_rollout_and_first_from_an_episodes_o
     assert torch.equal(opening, opening[:1].expand(K, 2))
 
 
+def test_imagination_starts_somewhere_even_where_the_newest_rollout_is_held_out(tmp_path: Path) -> None:
+    replay = buffer(tmp_path)
+    for number in range(11):
+        replay.append(rollout(number, num_envs=1))
+
+    stacks = replay.starts(5, generator=torch.Generator().manual_seed(3))
+
+    assert (stacks[:, 0, 0, -2] >= 10 * T).all()
+
+
 def test_equal_generators_draw_equal_windows(filled: ReplayBuffer) -> None:
     assert torch.equal(drawn(filled).frames, drawn(filled).frames)
 
