@@ -70,10 +70,23 @@ def test_a_stopped_and_resumed_run_has_the_bits_of_one_that_never_stopped(
     assert [row["env_steps"] for row in rows(tmp_path / "run")] == ["32", "64"]
 
 
+def test_simple_goes_on_from_the_middle_of_a_pass_with_the_same_bits(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"config": "simple_cpu"} | CPU
+    straight = fit(tmp_path / "straight", iterations=2, **options)
+
+    fit(tmp_path / "run", iterations=1, **options)  # the first slice, which collects and trains the world model
+    torch.manual_seed(99)
+    resumed = fit(tmp_path / "run", *LAST, iterations=2, **options)
+
+    assert unlike(straight, resumed) == []
+    assert rows(tmp_path / "run") == rows(tmp_path / "straight")
+    assert [row["env_steps"] for row in rows(tmp_path / "run")] == ["32"] * 4 + ["64"]
+
+
 @pytest.mark.parametrize(
     ("config", "options"),
     [
-        pytest.param("simple_cpu", CPU, id="simple_cpu-bf16-micro_batches"),
+        pytest.param("simple_cpu", CPU, id="simple_cpu-bf16-micro_batches", marks=pytest.mark.slow),
         pytest.param("simple", {"model__learn_from_real": True}, id="simple-real-fp32", marks=pytest.mark.slow),
         pytest.param("simple_atari", {"data__sticky_actions": True}, id="simple_atari-fp32", marks=pytest.mark.slow),
     ],
