@@ -1,9 +1,38 @@
 """Transposed convolutions, computed as convolutions of small images with many channels."""
 
+from typing import Any
+
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+class _Shuffled(torch.autograd.Function):
+    """`SubPixelShuffle`; its gradient is channels_last as well, which autograd's own would not be."""
+
+    @staticmethod
+    def forward(ctx: Any, sub_pixels: Tensor) -> Tensor:  # noqa: ARG004  # torch's
+        return rearrange(sub_pixels, "n (a b o) h w -> n (h a) (w b) o", a=2, b=2).movedim(-1, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # noqa: ARG004
+        (pixels,) = grad_outputs
+        return rearrange(pixels, "n o (h a) (w b) -> n h w (a b o)", a=2, b=2).movedim(-1, 1)
+
+
+class SubPixelShuffle(nn.Module):
+    """Lays the 2×2 sub-pixels of each pixel out as pixels.
+
+    What `nn.PixelShuffle(2)` does, but for channels in another order: those of one sub-pixel stand together. In
+    channels_last memory that moves runs of them, where PixelShuffle picks one number here and one there.
+    """
+
+    def forward(self, sub_pixels: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C/4 2*H 2*W"]:
+        """The images of twice the height and width; C = 4 O, channel o at row a, column b being (2 a + b) O + o."""
+        pixels: Tensor = _Shuffled.apply(sub_pixels)  # type: ignore[no-untyped-call]  # torch's
+        return pixels
 
 
 class UpConv(nn.ConvTranspose2d):
@@ -11,7 +40,7 @@ class UpConv(nn.ConvTranspose2d):
 
     Every other row of the output is made by the kernel's middle row alone, the rows between by the two others, and so
     for columns: the 2×2 sub-pixels of an input pixel are channels of an ordinary 2×2 convolution, which a CPU
-    differentiates in half the time. `nn.PixelShuffle(2)` after it gives the very output of `nn.ConvTranspose2d`, whose
+    differentiates in half the time. `SubPixelShuffle` after it gives the very output of `nn.ConvTranspose2d`, whose
     weights and initialisation these are.
 
     Args:
@@ -34,18 +63,18 @@ class UpConv(nn.ConvTranspose2d):
     def forward(  # type: ignore[override]  # the size of the output is fixed
         self, images: Float[Tensor, "N {self.in_channels} H W"]
     ) -> Float[Tensor, "N {4*self.out_channels} H W"]:
-        """The sub-pixels: channel o at row a, column b of the 2×2 is channel 4 o + 2 a + b."""
+        """The sub-pixels: channel o at row a, column b of the 2×2 is channel (2 a + b) O + o."""
         assert self.bias is not None
         with torch.autocast(images.device.type, enabled=False):
-            kernel = torch.einsum("iokl,amk,bnl->oabimn", self.weight, self.taps, self.taps).flatten(0, 2)
+            kernel = torch.einsum("iokl,amk,bnl->aboimn", self.weight, self.taps, self.taps).flatten(0, 2)
         kernel = kernel.contiguous(memory_format=torch.channels_last)
-        return functional.conv2d(functional.pad(images, (0, 1, 0, 1)), kernel, self.bias.repeat_interleave(4))
+        return functional.conv2d(functional.pad(images, (0, 1, 0, 1)), kernel, self.bias.repeat(4))
 
 
 class SubPixelConv(nn.ConvTranspose2d):
     """A transposed 3×3 convolution of stride 1 that keeps height and width, of images that are still sub-pixels.
 
-    `SubPixelConv(I, O)(x)` is `nn.ConvTranspose2d(I, O, 3, padding=1)(nn.PixelShuffle(2)(x))`, with its weights and
+    `SubPixelConv(I, O)(x)` is `nn.ConvTranspose2d(I, O, 3, padding=1)(SubPixelShuffle()(x))`, with its weights and
     initialisation. With few output channels that wastes most of a processor's vector units; here they are four times as
     many.
 
@@ -72,7 +101,7 @@ class SubPixelConv(nn.ConvTranspose2d):
         """The images."""
         assert self.bias is not None
         with torch.autocast(sub_pixels.device.type, enabled=False):
-            kernel = torch.einsum("iokl,apdk,bqel->oabipqde", self.weight, self.taps, self.taps)
+            kernel = torch.einsum("iokl,apdk,bqel->oabpqide", self.weight, self.taps, self.taps)
         kernel = kernel.flatten(3, 5).flatten(0, 2).contiguous(memory_format=torch.channels_last)
         convolved = functional.conv2d(sub_pixels, kernel, self.bias.repeat_interleave(4), padding=1)
         return functional.pixel_shuffle(convolved, 2)

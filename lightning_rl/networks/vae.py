@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
 from lightning_rl.networks.output_linear import OutputLinear
-from lightning_rl.networks.sub_pixel import SubPixelConv, UpConv
+from lightning_rl.networks.sub_pixel import SubPixelConv, SubPixelShuffle, UpConv
 
 _LUMINANCE = (299.0, 587.0, 114.0)  # ITU-R BT.601, in thousandths: sums of bytes by these are exact in float32
 Images = Literal["binary", "rgb"]
@@ -75,7 +75,7 @@ class VAE(nn.Module):
             nn.Unflatten(1, (16, height // 4, width // 4)),
             UpConv(16, 32),
             nn.ReLU(),
-            nn.PixelShuffle(2),
+            SubPixelShuffle(),
             UpConv(32, 16),
             nn.ReLU(),
             SubPixelConv(16, image_channels),

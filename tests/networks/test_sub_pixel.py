@@ -5,10 +5,28 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from lightning_rl.networks.sub_pixel import SubPixelConv, UpConv
+from lightning_rl.networks.sub_pixel import SubPixelConv, SubPixelShuffle, UpConv
 
 N, BEFORE, AFTER, H, W = 3, 5, 7, 4, 6
-shuffled = nn.PixelShuffle(2)
+shuffled = SubPixelShuffle()
+
+
+def test_sub_pixels_become_pixels() -> None:
+    sub_pixels = torch.randn(N, 4 * AFTER, H, W)
+
+    pixels = shuffled(sub_pixels)
+
+    assert pixels.shape == (N, AFTER, 2 * H, 2 * W)
+    for a in range(2):
+        for b in range(2):
+            of_one = sub_pixels[:, (2 * a + b) * AFTER : (2 * a + b + 1) * AFTER]
+            assert_close(pixels[:, :, a::2, b::2], of_one, rtol=0, atol=0)
+
+
+def test_pixels_stay_channels_last() -> None:
+    sub_pixels = torch.randn(N, 4 * AFTER, H, W).to(memory_format=torch.channels_last)
+
+    assert shuffled(sub_pixels).is_contiguous(memory_format=torch.channels_last)
 
 
 def up() -> tuple[nn.Module, nn.Module]:
