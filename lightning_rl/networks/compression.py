@@ -8,10 +8,11 @@ from torch.nn import functional
 from lightning_rl.networks.channel_norm import ChannelNorm
 from lightning_rl.networks.dropout import dropped_out
 from lightning_rl.networks.injection import Injection
-from lightning_rl.networks.patch_conv import PatchConv
+from lightning_rl.networks.patch_conv import PatchConv, PatchUpConv
 from lightning_rl.networks.timing_signal import TimingSignal
 
-_FEW = 16  # rows or columns of an image, up to which patches are quicker; measured with the channels of small models
+# rows or columns of an image, up to which patches are quicker; measured with the channels of small models
+_FEW, _FEW_TO_DOUBLE = 16, 4
 
 
 class Down(nn.Module):
@@ -28,8 +29,7 @@ class Down(nn.Module):
         self.padding = (0, size[1] % 2, 0, size[0] % 2)
         self.dropout = dropout
         self.timing = TimingSignal(size[0] + size[0] % 2, size[1] + size[1] % 2, channels[0])
-        few = max(size) <= _FEW
-        self.conv = PatchConv(*channels, stride=2, padding=1) if few else nn.Conv2d(*channels, 4, stride=2, padding=1)
+        self.conv = (PatchConv if max(size) <= _FEW else nn.Conv2d)(*channels, 4, stride=2, padding=1)
         self.norm = ChannelNorm(channels[1])
 
     def forward(self, images: Float[Tensor, "N C H W"], generator: torch.Generator | None) -> Tensor:
@@ -58,7 +58,8 @@ class Up(nn.Module):
         self.dropout = dropout
         self.action = Injection(num_actions, channels[0])
         # as sub-pixels of an ordinary convolution, see `sub_pixel`, these kernels are no quicker on a CPU in bfloat16
-        self.conv = nn.ConvTranspose2d(*channels, 4, stride=2, padding=1)
+        few = max(size) <= 2 * _FEW_TO_DOUBLE
+        self.conv = PatchUpConv(*channels) if few else nn.ConvTranspose2d(*channels, 4, stride=2, padding=1)
         self.norm = ChannelNorm(channels[1])
         self.timing = TimingSignal(*size, channels[1])
 
@@ -88,7 +89,7 @@ class Middle(nn.Module):
     def __init__(self, channels: int, num_layers: int, *, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(num_layers))
+        self.convs = nn.ModuleList(PatchConv(channels, channels, 3, padding=1) for _ in range(num_layers))
         self.norms = nn.ModuleList(ChannelNorm(channels) for _ in range(num_layers - 1))
 
     def forward(self, images: Float[Tensor, "N C H W"], generator: torch.Generator | None) -> Tensor:

@@ -65,7 +65,7 @@ class Posterior(nn.Module):
         self.action = Injection(num_actions, hidden)
         self.first = nn.Conv2d(hidden, config.channels, 8, stride=4)
         self.first_pool = AttentivePool(config.channels)
-        self.second = PatchConv(config.channels, 4 * config.channels, stride=4)
+        self.second = PatchConv(config.channels, 4 * config.channels, 8, stride=4)
         self.second_pool = AttentivePool(4 * config.channels)
         self.bits = OutputLinear(10 * config.channels, config.num_bits)
 
