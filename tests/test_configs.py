@@ -44,6 +44,7 @@ CPU = CONFIGS / "hardware" / "cpu.yaml"
             pytest.param(CONFIGS / f"{method}.yaml", CPU, id=f"{method}-cpu")
             for method in ("ppo_distill", "impala_vae_cpu", "simple_cpu")
         ),
+        pytest.param(CONFIGS / "simple_atari_cpu.yaml", CPU, id="simple_atari-cpu", marks=pytest.mark.slow),
     ],
 )
 def test_it_trains_two_iterations(config: Path, overlay: Path | None, tmp_path: Path) -> None:

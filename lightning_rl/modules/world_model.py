@@ -53,7 +53,7 @@ class WorldModelOptions:
         reward_weight: factor on the reward's loss.
         ramp: updates after which the model is fed its own frames, and the latent's bits are discrete; other
             probabilities grow in proportion, as in the released code.
-        predict_ends: let imagined episodes end where the model says that they do; the paper's never end.
+        predict_ends: learn when episodes end, and let imagined ones end there; the paper's never end.
 
     Raises:
         ValueError: a value outside its range.
@@ -98,7 +98,8 @@ class WorldModelOptions:
     @property
     def loss_weights(self) -> dict[str, float]:
         """Factors on the losses: the paper adds them up."""
-        weights = {"frames": self.frame_weight, "reward": self.reward_weight, "end": 1.0}
+        # ends that nobody looks at would cost: one in thousands of steps moves all that Adam scales by rare gradients
+        weights = {"frames": self.frame_weight, "reward": self.reward_weight, "end": float(self.predict_ends)}
         return weights if self.latent is None else {**weights, "prior": 1.0}
 
     def build(self, obs_shape: Sequence[int], num_actions: int, *, num_rewards: int) -> NextFramePredictor:

@@ -14,7 +14,7 @@ from lightning_rl.modules.simple import SimPLeModule
 from lightning_rl.modules.world_model import WorldModelBatch
 from lightning_rl.types import Source, WorldModel
 from tests.modules.dreams import KINDS, OBS_SHAPE, REWARDS, K, Recorded, module, play, windows
-from tests.modules.worlds import Batches, fit
+from tests.modules.worlds import Batches, fit, learn_once
 
 
 @pytest.fixture
@@ -250,6 +250,16 @@ def test_without_ends_an_imagined_episode_never_ends() -> None:
     step = learner.imagine(obs, torch.tensor([0, 1, 2, 3]), torch.Generator())
 
     assert not step.ended.any()
+
+
+@pytest.mark.parametrize("predicts", [True, False])
+def test_ends_are_learned_where_imagination_asks_for_them(predicts: bool) -> None:
+    learner = module(world_model={"predict_ends": predicts})
+
+    gradients, _ = learn_once(learner, WorldModelBatch(windows=windows(), update=1))
+
+    ends = [gradient for name, gradient in gradients.items() if name.startswith("world_model.end.")]
+    assert any(gradient is not None and gradient.any() for gradient in ends) == predicts
 
 
 def test_a_trainer_that_would_not_ask_for_the_next_slices_length_is_refused() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from lightning_rl.data.collector import Collector
+from lightning_rl.modules.base import Batch, RLModule
 from lightning_rl.modules.ppo import PPOBatch
 from lightning_rl.modules.ppo_distill import Distillation, PPODistillModule
 from lightning_rl.types import Recall, ResumableVectorEnv, Rollout
@@ -115,7 +116,7 @@ class OnGradients(Callback):
 
 
 def learn_once(
-    module: PPODistillModule, batch: PPOBatch, **options: Any
+    module: RLModule, batch: Batch, **options: Any
 ) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
     """One optimiser step through the Trainer; the gradients before clipping by parameter, and what was logged."""
     gradients: dict[str, Tensor | None] = {}
