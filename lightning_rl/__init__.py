@@ -1,12 +1,30 @@
 """Reinforcement learning on Procgen and Atari as LightningModules: true to the papers, resumed to the same bits."""
 
-from lightning_rl.data.atari import AtariDataModule
-from lightning_rl.data.procgen import ProcgenDataModule
-from lightning_rl.modules.impala_vae import Autoencoding, ImpalaVAEModule, SurpriseMinimising
-from lightning_rl.modules.ppo_distill import Distillation, PPODistillModule
-from lightning_rl.modules.simple import SimPLeModule
-from lightning_rl.modules.world_model import WorldModelOptions
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from lightning_rl.version import __version__
+
+if TYPE_CHECKING:
+    from lightning_rl.data.atari import AtariDataModule
+    from lightning_rl.data.procgen import ProcgenDataModule
+    from lightning_rl.modules.impala_vae import Autoencoding, ImpalaVAEModule, SurpriseMinimising
+    from lightning_rl.modules.ppo_distill import Distillation, PPODistillModule
+    from lightning_rl.modules.simple import SimPLeModule
+    from lightning_rl.modules.world_model import WorldModelOptions
+
+# imported when asked for: a process that plays games needs no Lightning, and `doctor` must start where it is missing
+_HOMES = {
+    "AtariDataModule": "data.atari",
+    "Autoencoding": "modules.impala_vae",
+    "Distillation": "modules.ppo_distill",
+    "ImpalaVAEModule": "modules.impala_vae",
+    "PPODistillModule": "modules.ppo_distill",
+    "ProcgenDataModule": "data.procgen",
+    "SimPLeModule": "modules.simple",
+    "SurpriseMinimising": "modules.impala_vae",
+    "WorldModelOptions": "modules.world_model",
+}
 
 __all__ = [
     "AtariDataModule",
@@ -20,3 +38,13 @@ __all__ = [
     "WorldModelOptions",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

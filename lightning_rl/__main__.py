@@ -5,6 +5,10 @@ import sys
 
 def run() -> None:
     """Console entry point."""
+    if sys.argv[1:2] == ["doctor"]:
+        from lightning_rl import doctor  # it must start where what the rest imports is missing
+
+        sys.exit(doctor.main(sys.argv[2:]))
     from lightning_rl.cli import main  # late: actor processes import this file again, and need none of it
 
     sys.exit(main())

@@ -19,6 +19,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
 
+import lightning_rl
 from lightning_rl import allocator, checkpoints
 from lightning_rl.callbacks.iteration import IterationMetrics, RandomStates, StopAtBoundary
 from lightning_rl.callbacks.reconstructions import AutoencoderPictures
@@ -33,6 +34,9 @@ from lightning_rl.progress import EnvStepsProgress
 from lightning_rl.types import ActorError, ReplayError, UsageError
 from lightning_rl.usage import asked_data_class, data_class, essence, module_class, values
 from lightning_rl.version import __version__
+
+for _name in lightning_rl.__all__:  # the parser knows classes that were imported
+    getattr(lightning_rl, _name)
 
 _TRAINER_DEFAULTS = {
     "max_epochs": -1,  # data.total_env_steps is the budget
@@ -74,7 +78,11 @@ class RunCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             parser_class=_Parser,
-            parser_kwargs={"prog": "lightning-rl", "version": __version__},
+            parser_kwargs={
+                "prog": "lightning-rl",
+                "version": __version__,
+                "epilog": "`lightning-rl doctor` tells what a bug report needs, and what will break on this machine.",
+            },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=args,

@@ -115,9 +115,7 @@ class OnGradients(Callback):
         self._function(pl_module)
 
 
-def learn_once(
-    module: RLModule, batch: Batch, **options: Any
-) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
+def learn_once(module: RLModule, batch: Batch, **options: Any) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
     """One optimiser step through the Trainer; the gradients before clipping by parameter, and what was logged."""
     gradients: dict[str, Tensor | None] = {}
 
