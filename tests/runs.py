@@ -68,6 +68,7 @@ TINY_CONFIGS: dict[str, dict[str, object]] = {
     "impala_vae_cpu": {"model.vae.minibatch_size": 8},
     "simple": _TINY_LATENT,
     "simple_atari": _TINY_LATENT | {"data.game": "Breakout", "data.max_episode_steps": 12},
+    "simple_atari_cpu": {"data.game": "Breakout", "data.max_episode_steps": 12},
     "ppo_atari": {"data.game": "Breakout", "data.max_episode_steps": 12, "data.iterations_per_epoch": 1},
 }
 """And what a config's."""

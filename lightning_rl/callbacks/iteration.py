@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.modules.base import RLModule
@@ -108,8 +109,13 @@ def _restore_random_states(states: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
 
 
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
 class StopAtBoundary(Callback):
     """Turns SIGTERM and SIGUSR1 into: finish this epoch, save, and end. A second signal ends at once.
+
+    Where nothing is trained there is nothing to save, and the first one ends the process.
 
     Attributes:
         received: number of the signal, or None.
@@ -120,8 +126,21 @@ class StopAtBoundary(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the signals over from Lightning, which would save inside the handler, in mid-epoch."""
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in _SIGNALS:
             signal.signal(number, self._note)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends at once, but not within `fit`."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            _end_at_signals()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends at once: Lightning's own handler would only make a note."""
+        _end_at_signals()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends at once."""
+        _end_at_signals()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
@@ -132,3 +151,8 @@ class StopAtBoundary(Callback):
         """Stops, if asked to."""
         if self.received is not None:
             trainer.should_stop = True
+
+
+def _end_at_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)

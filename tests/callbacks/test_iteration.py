@@ -4,10 +4,13 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.demos.boring_classes import BoringModel
 
 from lightning_rl.callbacks.iteration import RandomStates, StopAtBoundary
 from lightning_rl.loggers import read_metrics
@@ -53,6 +56,48 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
     process.start()
     process.join(100)
     assert process.exitcode == 128 + signal.SIGTERM
+
+
+class Judged(BoringModel):
+    """Is told to stop in the first step of whatever is done."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.trainer.state.fn != "fit":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().validation_step(batch, batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().test_step(batch, batch_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().predict_step(batch, batch_idx)
+
+
+def stopped_in(command: str) -> None:
+    options: dict[str, Any] = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    stopper = StopAtBoundary()
+    trainer = Trainer(accelerator="cpu", max_epochs=3, enable_checkpointing=False, callbacks=[stopper], **options)
+    getattr(trainer, command)(Judged())
+    os._exit(7 if trainer.current_epoch == 1 and stopper.received == signal.SIGTERM else 8)
+
+
+@pytest.mark.parametrize(
+    ("command", "status"), [("fit", 7), *((name, -signal.SIGTERM) for name in ("validate", "test", "predict"))]
+)
+def test_a_signal_ends_training_at_a_boundary_and_judging_at_once(command: str, status: int) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lightning_rl.cli"])
+    process = context.Process(target=stopped_in, args=(command,))
+    process.start()
+    process.join(100)
+    assert process.exitcode == status
 
 
 def test_the_run_ends_at_the_first_boundary_past_its_budget_and_counts_past_float32(tmp_path: Path) -> None:
