@@ -1,7 +1,9 @@
 """How SimPLe's world model learns from windows of real play."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,7 +21,6 @@ from lightning_rl.modules.micro_batches import MicroBatches
 from lightning_rl.modules.ramps import exponential_ramp, linear_ramp
 from lightning_rl.networks.discrete_latent import DiscreteLatent, LatentMixing
 from lightning_rl.networks.next_frame import NextFrame, NextFramePredictor, Pooling
-from lightning_rl.networks.pixels import most_likely_frames
 from lightning_rl.types import TensorFields, Windows
 
 COLORS = 3
@@ -45,7 +46,8 @@ class WorldModelOptions:
         learning_rate: after warming up.
         warm_up: updates over which the learning rate grows to it in a line.
         max_grad_norm: bound on the gradient's norm.
-        frame_cutoff: error of a sub-pixel that costs nothing, in the loss's units.
+        frame_cutoff: error of a sub-pixel that costs nothing, in the loss's units. With `squared` pixels a change that
+            costs nothing is taken for none where the model goes on from its own frames.
         pooling: what rewards and ends are read off: `mean`, as published, or `mean_max`, which sees events of a few
             pixels, too.
         frame_weight: factor on the frames' loss; squared errors are hundreds at first, where a reward costs about one.
@@ -129,6 +131,7 @@ class WorldModelOptions:
             latent=self.latent,
             recurrent_size=self.recurrent_size,
             pooling=self.pooling,
+            tolerance=math.sqrt(self.frame_cutoff) if self.pixels == "squared" else 0.0,
         )
 
 
@@ -211,12 +214,13 @@ def window_losses(
         state = predicted.state
         rows.append(_step_losses(predicted, windows, step, options, reward_values))
         if not warming_up:
-            stack = [*stack[1:], _fed(predicted.frames, windows.frames[:, step + 1], feeding, generator)]
+            likeliest = partial(model.likeliest, predicted.frames, newest)
+            stack = [*stack[1:], _fed(likeliest, windows.frames[:, step + 1], feeding, generator)]
     return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}
 
 
 def _fed(
-    predictions: Float32[Tensor, "N H W C V"],
+    own_frames: Callable[[], UInt8[Tensor, "N H W C"]],
     real: UInt8[Tensor, "N H W C"],
     probability: float,
     generator: torch.Generator,
@@ -225,7 +229,7 @@ def _fed(
     own = torch.rand(len(real), generator=generator, device=generator.device) < probability
     if not own.any():
         return real
-    return torch.where(own[:, None, None, None], most_likely_frames(predictions), real)
+    return torch.where(own[:, None, None, None], own_frames(), real)
 
 
 def _step_losses(

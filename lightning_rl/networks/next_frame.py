@@ -91,6 +91,7 @@ class NextFramePredictor(nn.Module):
         recurrent_size: S, channels of the memory; 0 for none.
         pooling: what reward and end are read off: means over positions, as published, or maxima beside them. An event
             of a few pixels that changes no score on the screen, as in Procgen, is lost in a mean over thousands.
+        tolerance: with `squared` pixels, the largest predicted change that is taken for none; see `most_likely_frames`.
 
     Raises:
         ValueError: the frame is too small to be halved so often.
@@ -117,6 +118,7 @@ class NextFramePredictor(nn.Module):
         latent: DiscreteLatent | None = DiscreteLatent(),  # noqa: B008  # frozen
         recurrent_size: int = 64,
         pooling: Pooling = "mean",
+        tolerance: float = 0.0,
     ) -> None:
         super().__init__()
         height, width, channels = obs_shape
@@ -125,6 +127,7 @@ class NextFramePredictor(nn.Module):
         seen = channels if recurrent_size else num_frames * channels
         self.num_actions = num_actions
         self.channels = channels
+        self.tolerance = tolerance
         self.memory = Memory(channels, recurrent_size) if recurrent_size else None
         self.embed = nn.Conv2d(seen + recurrent_size, hidden, 1)
         self.timing = TimingSignal(height, width, hidden)
@@ -211,11 +214,17 @@ class NextFramePredictor(nn.Module):
         """The step that is most likely under the code that the generator draws: no sub-pixel or reward is drawn."""
         likely = self.predicted(obs, actions, generator, state=state)
         return Imagined(
-            frames=most_likely_frames(likely.frames),
+            frames=self.likeliest(likely.frames, obs),
             reward_classes=likely.reward_logits.argmax(-1),
             ended=likely.end_logits > 0,
             state=likely.state,
         )
+
+    def likeliest(
+        self, frames: Float32[Tensor, "N H W C V"], obs: UInt8[Tensor, "N H W K"]
+    ) -> UInt8[Tensor, "N H W {self.channels}"]:
+        """The likeliest next frame of a prediction from `obs`."""
+        return most_likely_frames(frames, obs[..., -self.channels :], tolerance=self.tolerance)
 
     def remembered(
         self, obs: UInt8[Tensor, "N H W {self.channels}"], state: Float32[Tensor, "N S H W"] | None = None

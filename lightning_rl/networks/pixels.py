@@ -84,8 +84,19 @@ def standardized(obs: UInt8[Tensor, "N H W K"]) -> Float32[Tensor, "N K H W"]:
     return rearrange(standard, "n (h w) k -> n k h w", h=obs.shape[1])
 
 
-def most_likely_frames(frames: Float32[Tensor, "N H W C V"]) -> UInt8[Tensor, "N H W C"]:
-    """The frame that a prediction holds likeliest: each sub-pixel's best value, or the value itself, rounded."""
+def most_likely_frames(
+    frames: Float32[Tensor, "N H W C V"], newest: UInt8[Tensor, "N H W C"], *, tolerance: float = 0.0
+) -> UInt8[Tensor, "N H W C"]:
+    """The frame that a prediction holds likeliest: each sub-pixel's best value, or the value itself, rounded.
+
+    Args:
+        frames: logits of values, or the values themselves.
+        newest: the frame before.
+        tolerance: a value that is no further from the newest frame's is that one. What a loss with a cutoff forgives at
+            each step would add up in imagined play, where backgrounds drifted by a hundred grey levels in fifty steps.
+    """
     if frames.shape[-1] == NUM_VALUES:
         return frames.argmax(-1).to(torch.uint8)
-    return frames.squeeze(-1).round().clamp(0, NUM_VALUES - 1).to(torch.uint8)
+    values = frames.squeeze(-1)
+    rounded = values.round().clamp(0, NUM_VALUES - 1).to(torch.uint8)
+    return torch.where((values - newest).abs() <= tolerance, newest, rounded)

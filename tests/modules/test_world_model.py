@@ -79,8 +79,25 @@ def test_predictions_go_on_from_real_frames_at_first_and_from_the_models_own_in_
             predicted = learner.world_model(torch.cat(stack, dim=-1), given.actions[:, step])
             target = given.frames[:, step + 1]
             expected.append(clipped_frame_squared_error(predicted.frames.squeeze(-1), target).mean())
-            stack = [*stack[1:], target if fed == "real" else most_likely_frames(predicted.frames)]
+            own = most_likely_frames(predicted.frames, stack[-1], tolerance=10**0.5)
+            stack = [*stack[1:], target if fed == "real" else own]
     assert torch.allclose(actual["frames"], torch.stack(expected).mean(), rtol=1e-4)
+
+
+def test_changes_that_the_loss_forgives_are_none_in_imagination() -> None:
+    learner, obs = module(), torch.cat(list(windows().frames[:, :K].unbind(1)), dim=-1)
+    newest = obs[..., -3:].int()
+    for change, applied in ((3.0, False), (3.3, True), (-3.0, False), (-3.3, True)):
+        torch.nn.init.zeros_(learner.world_model.pixels.dense.weight)
+        torch.nn.init.constant_(learner.world_model.pixels.dense.bias, change / 64)
+
+        seen = learner.imagine(obs, torch.zeros(len(obs), dtype=torch.int64), torch.Generator()).frames.int()
+
+        assert torch.equal(seen, (newest + (round(change) if applied else 0)).clamp(0, 255))
+
+
+def test_distributions_forgive_nothing() -> None:
+    assert module("stochastic").world_model.tolerance == 0
 
 
 def test_a_recurrent_model_predicts_the_frames_that_it_is_warmed_up_on() -> None:

@@ -62,10 +62,19 @@ def test_the_likeliest_frame_has_the_best_value_of_each_sub_pixel() -> None:
     logits = torch.randn(N, H, W, C, 256)
     logits.scatter_(-1, obs.long().unsqueeze(-1), 9.0)
 
-    assert torch.equal(most_likely_frames(logits), obs)
+    assert torch.equal(most_likely_frames(logits, 255 - obs, tolerance=300.0), obs)
 
 
 def test_the_likeliest_frame_of_values_is_rounded_and_keeps_to_bytes() -> None:
     values = torch.tensor([-300.0, -1.0, 0.4, 0.6, 254.4, 255.3, 256.0, 600.0]).view(1, 1, 8, 1, 1)
 
-    assert most_likely_frames(values).flatten().tolist() == [0, 0, 0, 1, 254, 255, 255, 255]
+    newest = torch.full((1, 1, 8, 1), 7, dtype=torch.uint8)
+
+    assert most_likely_frames(values, newest).flatten().tolist() == [0, 0, 0, 1, 254, 255, 255, 255]
+
+
+def test_a_value_within_the_tolerance_of_the_newest_frame_is_that_frames() -> None:
+    values = torch.tensor([3.4, 3.6, 10.4, 10.6, 16.6]).view(1, 1, 5, 1, 1)
+    newest = torch.full((1, 1, 5, 1), 7, dtype=torch.uint8)
+
+    assert most_likely_frames(values, newest, tolerance=3.5).flatten().tolist() == [3, 7, 7, 11, 17]
