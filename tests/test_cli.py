@@ -454,6 +454,7 @@ class TestSimPLe:
         assert {"world_model/frame_error", "world_model/reward_accuracy_50"} <= later[0].keys()
         assert [row["env_steps"] for row in (first, *later)] == ["32"] * 4 + ["64"]
         assert [row["imagined_steps"] for row in (first, *later)] == ["0", "0", "10", "20", "20"]
+        assert ["imagined/reward" in row for row in (first, *later)] == [False, False, True, True, False]
         media = {path.name for path in (simple_run / "media").iterdir()}
         assert media >= {"imagined_32.mp4", "imagined.png", "episodes.mp4"}
         with av.open(str(simple_run / "media" / "imagined_32.mp4")) as video:

@@ -123,6 +123,7 @@ class SimPLeModule(RLModule):
         self.world_model = world_model.build(obs_shape, num_actions, num_rewards=len(reward_values))
         self.loss_weights = {"policy": 1.0, "value": value_weight, "entropy": entropy_weight}
         self.register_buffer("reward_values", torch.tensor(list(reward_values), dtype=torch.float32))
+        self._imagined_rewards: list[float] = []  # of the rollouts of this slice
         for counter in ("pass_index", "slice_index", "world_model_updates", "imagined_steps"):
             self.register_buffer(counter, torch.tensor(0))
 
@@ -231,9 +232,11 @@ class SimPLeModule(RLModule):
             yield WorldModelBatch(windows=windows.to(self.device), update=int(self.world_model_updates))
 
     def _imagined_minibatches(self, replay: Replay, generator: torch.Generator, number: int) -> Iterator[PPOBatch]:
+        self._imagined_rewards = []
         for _ in range(number):
             rollout = self.imagined_rollout(replay, generator)
             self.imagined_steps.add_(rollout.actions.numel())
+            self._imagined_rewards.append(float(rollout.rewards.mean()))
             kept = rollout.first(self.imagined_length - 1)  # V at the last state is known; what follows it is not
             last_values = rollout.behavior_values[-1]
             yield from self._minibatches(kept.to(self.device), last_values.to(self.device), generator)
@@ -334,10 +337,13 @@ class SimPLeModule(RLModule):
         )
 
     def on_train_epoch_end(self) -> None:
-        """Logs how much was imagined, and how often the world model was updated."""
+        """Logs how much was imagined and what it earned, and how often the world model was updated."""
         self.log_dict(
             {"imagined_steps": self.imagined_steps.double(), "world_model/updates": self.world_model_updates.double()}
         )
+        if self._imagined_rewards:
+            self.log("imagined/reward", sum(self._imagined_rewards) / len(self._imagined_rewards), sync_dist=True)
+            self._imagined_rewards = []
 
     def weights(self, batch: WorldModelBatch | PPOBatch) -> dict[str, float]:
         """Those of the network that the batch is for."""

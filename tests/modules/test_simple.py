@@ -9,10 +9,11 @@ from torch import Tensor
 
 from lightning_rl.data.replay import ReplayBuffer
 from lightning_rl.losses.returns import discounts_from, generalized_advantages
+from lightning_rl.modules.outer_loop import OuterLoop
 from lightning_rl.modules.ppo import PPOBatch
 from lightning_rl.modules.simple import SimPLeModule
 from lightning_rl.modules.world_model import WorldModelBatch
-from lightning_rl.types import Source, WorldModel
+from lightning_rl.types import Replay, Rollout, Source, WorldModel
 from tests.modules.dreams import KINDS, OBS_SHAPE, REWARDS, K, Recorded, module, play, windows
 from tests.modules.worlds import Batches, fit, learn_once
 
@@ -250,6 +251,30 @@ def test_without_ends_an_imagined_episode_never_ends() -> None:
     step = learner.imagine(obs, torch.tensor([0, 1, 2, 3]), torch.Generator())
 
     assert not step.ended.any()
+
+
+def test_a_row_says_what_imagined_steps_earned(source: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = {"first_world_model_updates": 1, "world_model_updates": 1, "imagined_steps": 48, "policy_slice": 2}
+    learner = module(outer_loop=OuterLoop(imagined_passes={}, **loop))
+    imagine, means = learner.imagined_rollout, []
+
+    def recorded(replay: Replay, generator: torch.Generator) -> Rollout:
+        rollout = imagine(replay, generator)
+        rollout.rewards[:] = torch.randn(rollout.rewards.shape)
+        means.append(float(rollout.rewards.mean()))
+        return rollout
+
+    monkeypatch.setattr(learner, "imagined_rollout", recorded)
+    monkeypatch.setattr(learner, "log_dict", lambda _: None)
+    logged: list[tuple[str, float]] = []
+    monkeypatch.setattr(learner, "log", lambda key, value, **_: logged.append((key, value)))
+    for _ in range(4):  # of two passes, each a slice of the world model's and one of the policy's
+        list(learner.batches(source))
+        learner.on_train_epoch_end()
+
+    assert len(means) == 4
+    assert [key for key, _ in logged] == ["imagined/reward"] * 2
+    assert [value for _, value in logged] == pytest.approx([sum(means[:2]) / 2, sum(means[2:]) / 2])
 
 
 @pytest.mark.parametrize("predicts", [True, False])
