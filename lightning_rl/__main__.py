@@ -1,5 +1,6 @@
 """`python -m lightning_rl`, the same program as `lightning-rl`."""
 
+import os
 import sys
 
 
@@ -8,7 +9,7 @@ def run() -> None:
     if sys.argv[1:2] == ["doctor"]:
         from lightning_rl import doctor  # it must start where what the rest imports is missing
 
-        sys.exit(doctor.main(sys.argv[2:]))
+        sys.exit(doctor.main(sys.argv[2:], os.environ))
     from lightning_rl.cli import main  # late: actor processes import this file again, and need none of it
 
     sys.exit(main())

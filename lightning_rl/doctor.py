@@ -1,48 +1,53 @@
-"""`lightning-rl doctor`: what a bug report needs, what will break, and what to change."""
+"""`lightning-rl doctor`: looks at this machine and installation, and says what will break and what to change.
+
+It prints a line for each package, for the games, GPUs, cores, memory, the allocator, Weights & Biases, free space, open
+files, and the cluster job that it runs in. Its exit status is 1 where a line begins with BAD.
+"""
 
 import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from packaging.requirements import Requirement
-
+from lightning_rl.allocator import keep_freed_memory
 from lightning_rl.version import __version__
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 _GIB = 2**30
 _ENOUGH_SPACE = _GIB  # a few checkpoints, metrics and videos of a run
-_ENOUGH_SHARED = 64 * 2**20  # Docker's default; each actor's unroll is some 10 MiB
+_ENOUGH_MEMORY = 4 * _GIB  # PPO's rollouts, and what learning from them takes
 _ENOUGH_FILES = 256
 _PATIENCE = 120.0
 
-_PLAY = {
-    "procgen": """
-import numpy as np
-from lightning_rl.envs.procgen import ProcgenVectorEnv
-env = ProcgenVectorEnv("coinrun", num_envs=1, seed=0)
-""",
-    "atari": """
-import numpy as np
-from lightning_rl.envs.atari import AtariVectorEnv
-env = AtariVectorEnv("pong", num_envs=1, seed=0)
-""",
+_GAMES = {
+    "procgen": "from lightning_rl.envs.procgen import ProcgenVectorEnv as Env; game = 'coinrun'",
+    "atari": "from lightning_rl.envs.atari import AtariVectorEnv as Env; game = 'pong'",
 }
 _REPLAY = """
+import numpy as np
+env = Env(game, num_envs=1, seed=0)
 env.reset()
+def play():
+    return [env.step(np.array([step // 4 % 6]))[0].copy() for step in range(24)]
+play()
 state = env.get_state()
-frames = [env.step(np.ones(1, dtype=np.int64))[0].copy() for _ in range(4)]
+frames = play()
+if all(np.array_equal(frame, frames[0]) for frame in frames):
+    raise SystemExit("the game stands still")
 env.set_state(state)
-again = [env.step(np.ones(1, dtype=np.int64))[0].copy() for _ in range(4)]
-assert all(map(np.array_equal, frames, again)), "a restored game went another way"
+if not all(map(np.array_equal, frames, play())):
+    raise SystemExit("a restored game went another way")
 """
-
 _TORCH = """
 import json
 import torch
@@ -66,25 +71,34 @@ class Finding(NamedTuple):
     advice: str = ""
 
     def __str__(self) -> str:
-        line = f"{self.verdict.upper() if self.verdict == 'bad' else self.verdict:<5}{self.subject:<22}{self.found}"
+        verdict = "BAD" if self.verdict == "bad" else self.verdict
+        line = f"{verdict:<5}{self.subject:<26} {self.found}"
         return f"{line}: {self.advice}" if self.advice else line
 
 
-def findings(environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """Everything that is looked at, as it is found.
+def findings(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Everything that is looked at, as it is found; what cannot be looked at is a finding, too.
 
     Args:
         environ: the environment variables.
     """
     yield Finding("ok", "lightning_rl", f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
-    yield from packages()
-    yield from games()
-    yield from computing(environ)
-    yield allocator()
-    yield logging_mode(environ)
-    yield from spaces()
-    yield open_files()
-    yield from cluster(environ)
+    checks: dict[str, Callable[[], Iterable[Finding]]] = {
+        "packages": packages,
+        "games": games,
+        "computing": lambda: computing(environ),
+        "memory": memory,
+        "allocator": lambda: [allocator(environ)],
+        "wandb": lambda: [logging_mode(environ)],
+        "space": lambda: spaces(environ),
+        "open files": lambda: [open_files()],
+        "cluster": lambda: cluster(environ),
+    }
+    for subject, check in checks.items():
+        try:
+            yield from check()
+        except Exception as error:  # a broken machine is what this is for
+            yield Finding("bad", subject, f"{type(error).__name__}: {error}", "this could not be looked at")
 
 
 def packages(name: str = "lightning_rl") -> Iterator[Finding]:
@@ -93,6 +107,8 @@ def packages(name: str = "lightning_rl") -> Iterator[Finding]:
     Args:
         name: of the installed distribution.
     """
+    from packaging.requirements import Requirement  # it may be what is missing
+
     try:
         asked = metadata.requires(name) or []
         python = metadata.metadata(name)["Requires-Python"]
@@ -105,148 +121,197 @@ def packages(name: str = "lightning_rl") -> Iterator[Finding]:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         yield _package(requirement)
+        yield from _extras(requirement)
 
 
-def _package(requirement: Requirement) -> Finding:
-    wanted = f"{requirement.name}{requirement.specifier}"
+def _package(requirement: "Requirement") -> Finding:
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    remedy = f"pip install '{requirement.name}{extras}{requirement.specifier}'"
     try:
         found = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
-        return Finding("bad", requirement.name, "is not installed", f"pip install '{wanted}'")
+        return Finding("bad", requirement.name, "is not installed", remedy)
     if not requirement.specifier.contains(found, prereleases=True):
-        return Finding("bad", requirement.name, f"{found}, wanted {requirement.specifier}", f"pip install '{wanted}'")
+        return Finding("bad", requirement.name, f"{found}, wanted {requirement.specifier}", remedy)
     return Finding("ok", requirement.name, found)
+
+
+def _extras(requirement: "Requirement") -> Iterator[Finding]:
+    """What the extras of a requirement add and is wrong."""
+    from packaging.requirements import Requirement
+
+    try:
+        asked = metadata.requires(requirement.name) or []
+    except metadata.PackageNotFoundError:
+        return
+    for added in map(Requirement, asked):
+        wanted = any(added.marker and added.marker.evaluate({"extra": extra}) for extra in requirement.extras)
+        finding = _package(added) if wanted else None
+        if finding is not None and finding.verdict == "bad":
+            yield finding
 
 
 def games() -> Iterator[Finding]:
     """Whether each binding plays, and goes the same way again from a saved state, in a process of its own."""
+    names = list(_GAMES)
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        names.remove("procgen")
         where = f"{platform.system()} {platform.machine()}"
-        yield Finding("note", "procgen", f"has no wheels for {where}", "Atari alone can be played")
-        names = ["atari"]
-    else:
-        names = ["procgen", "atari"]
+        yield Finding("note", "games of procgen", f"have no wheels for {where}", "Atari's can be played")
     for name in names:
-        _, failure = _run(_PLAY[name] + _REPLAY)
+        _, failure = _run(_GAMES[name] + _REPLAY)
         if failure:
-            yield Finding("bad", f"games of {name}", failure, "reinstall the package above")
+            yield Finding("bad", f"games of {name}", failure, "install their package again")
         else:
             yield Finding("ok", f"games of {name}", "play, and resume to the same frames")
 
 
 def _run(program: str) -> tuple[str, str]:
-    """What a Python program says, and its last words where it fails; a crash of compiled code is one of those."""
+    """What a Python program says, and how it fails, where it does; a crash of compiled code has a signal's name."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, timeout=_PATIENCE, check=False
         )
     except subprocess.TimeoutExpired:
-        return "", f"no answer in {_PATIENCE:.0f} s"
+        return "", f"no answer in {_PATIENCE:g} s"
     if done.returncode == 0:
         return done.stdout, ""
+    if done.returncode < 0:
+        return done.stdout, f"killed by {signal.Signals(-done.returncode).name}"
     words = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
     return done.stdout, words[-1]
 
 
-def computing(environ: Mapping[str, str], device: Path = Path("/dev/nvidia0")) -> Iterator[Finding]:
+def computing(environ: Mapping[str, str]) -> Iterator[Finding]:
     """GPUs that torch can use, and cores.
 
     Args:
         environ: the environment variables.
-        device: what is there on a machine with an NVIDIA GPU.
     """
     said, failure = _run(_TORCH)
     if failure:
-        yield Finding("bad", "torch", failure, "reinstall it")
+        yield Finding("bad", "torch", failure, "install it again")
         return
     known = json.loads(said)
-    yield gpus(known["gpus"], known["built_for"], device)
+    devices = [str(path) for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+    yield gpus(known["gpus"], known["built_for"], devices, environ)
     yield processor(environ, bf16=known["bf16"])
 
 
-def gpus(names: list[str], built_for: str | None, device: Path) -> Finding:
+def gpus(names: list[str], built_for: str | None, devices: list[str], environ: Mapping[str, str]) -> Finding:
     """What torch finds beside what is there.
 
     Args:
         names: of the GPUs that torch can use.
         built_for: the version of CUDA that torch was built for, or None.
-        device: as above.
+        devices: files of GPUs.
+        environ: the environment variables.
     """
     if names:
         return Finding("ok", "GPUs", ", ".join(names))
-    if not device.exists():
+    if not devices:
         return Finding("ok", "GPUs", "none; --config configs/hardware/cpu.yaml is for such a machine")
-    build = f"was built for CUDA {built_for}, which the driver may not know" if built_for else "was built for CPUs"
-    return Finding("bad", "GPUs", f"torch sees none, and there is {device}", f"this torch {build}; install another")
+    if "CUDA_VISIBLE_DEVICES" in environ:
+        return Finding("note", "GPUs", f"CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']} hides them")
+    there = f"there is {devices[0]}, and torch sees no GPU"
+    if built_for is None:
+        return Finding("note", "GPUs", there, "this torch was built for CPUs; another build would use it")
+    return Finding("bad", "GPUs", there, f"this torch was built for CUDA {built_for}, which the driver may not know")
 
 
-def processor(environ: Mapping[str, str], *, bf16: bool, cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
+def processor(environ: Mapping[str, str], *, bf16: bool, root: Path = Path("/")) -> Finding:
     """Cores that this process may use, and the threads that it is told to.
 
     Args:
         environ: the environment variables.
         bf16: whether the processor multiplies such numbers.
-        cpuinfo: what the kernel says of the processor.
+        root: where the kernel's files are.
     """
-    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
-    names = [line.partition(": ")[2] for line in text.splitlines() if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpuinfo = (_text(root / "proc/cpuinfo") or "").splitlines()
+    names = [line.partition(": ")[2] for line in cpuinfo if line.startswith("model name")]
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    quota, _, period = (_text(root / "sys/fs/cgroup/cpu.max") or "").partition(" ")
+    if quota.isdigit():
+        cores = min(cores, int(quota) / int(period))
     numbers = "bf16" if bf16 else "no bf16, so float32 is taken"
-    found = f"{cores} cores for this process, {numbers}; {names[0] if names else platform.processor()}"
+    found = f"{cores:g} cores for this process, {numbers}; {names[0] if names else platform.processor()}"
     told = environ.get("OMP_NUM_THREADS", "")
     if told.isdigit() and int(told) > cores:
         return Finding("note", "processor", found, f"OMP_NUM_THREADS={told} is more than there are cores")
     return Finding("ok", "processor", found)
 
 
-def allocator() -> Finding:
-    """Whether freed memory can be kept, without which training on a CPU takes up to twice the time."""
-    library, version = platform.libc_ver()
-    if library == "glibc":
-        return Finding("ok", "allocator", f"glibc {version}, told to keep freed memory")
-    return Finding("note", "allocator", library or "not glibc", "training on a CPU may take up to twice the time")
+def memory(root: Path = Path("/")) -> Iterator[Finding]:
+    """Memory that is free, within the limit of the container.
+
+    Args:
+        root: where the kernel's files are.
+    """
+    lines = (_text(root / "proc/meminfo") or "").splitlines()
+    free = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+    limit, used = (_text(root / "sys/fs/cgroup" / name) or "" for name in ("memory.max", "memory.current"))
+    if limit.isdigit() and used.isdigit():
+        free.append(int(limit) - int(used))
+    if free:
+        found = f"{min(free) / _GIB:.1f} GiB free"
+        yield Finding("ok" if min(free) >= _ENOUGH_MEMORY else "note", "memory", found)
 
 
-def logging_mode(environ: Mapping[str, str], netrc: Path | None = None) -> Finding:
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8").strip() if path.exists() else None
+
+
+def allocator(environ: Mapping[str, str]) -> Finding:
+    """Whether freed memory can be kept, without which training on a CPU takes up to twice the time.
+
+    Args:
+        environ: the environment variables.
+    """
+    if "malloc" in environ.get("LD_PRELOAD", ""):
+        return Finding("note", "allocator", f"LD_PRELOAD={environ['LD_PRELOAD']}", "it has habits of its own")
+    if keep_freed_memory():
+        return Finding("ok", "allocator", "glibc's, told to keep freed memory")
+    return Finding("note", "allocator", "not glibc's", "training on a CPU may take up to twice the time")
+
+
+def logging_mode(environ: Mapping[str, str]) -> Finding:
     """What Weights & Biases will do.
 
     Args:
         environ: the environment variables.
-        netrc: where `wandb login` keeps its key; `.netrc` at home by default.
     """
     mode = environ.get("WANDB_MODE", "offline")
-    if mode not in ("online", "offline", "disabled", "dryrun"):
-        return Finding("bad", "wandb", f"WANDB_MODE is {mode}", "online, offline and disabled are allowed")
-    place = netrc or Path(environ.get("NETRC", Path.home() / ".netrc"))
-    if mode == "online" and "WANDB_API_KEY" not in environ and not place.exists():
-        return Finding("bad", "wandb", "online without a key", "wandb login, or WANDB_MODE=offline")
+    if mode not in ("online", "offline", "disabled"):
+        return Finding("note", "wandb", "offline", f"that is what WANDB_MODE={mode} is taken for")
+    if mode == "online" and "WANDB_API_KEY" not in environ:
+        netrc = Path(environ["NETRC"]) if "NETRC" in environ else Path.home() / ".netrc"
+        if not netrc.exists():
+            return Finding("bad", "wandb", "online without a key", "wandb login, or WANDB_MODE=offline")
     return Finding("ok", "wandb", mode)
 
 
-def spaces(folders: Mapping[str, Path] | None = None) -> Iterator[Finding]:
-    """Free space where runs, temporary files and actors' unrolls are kept, and whether it can be written.
+def spaces(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Free space where runs and temporary files are kept, and whether it can be written.
 
     Args:
-        folders: what is kept where; by default the working folder, the one for temporary files, and `/dev/shm`.
+        environ: the environment variables.
     """
-    usual = {"run folders": Path.cwd(), "temporary files": Path(tempfile.gettempdir()), "actors": Path("/dev/shm")}
-    for use, folder in (usual if folders is None else folders).items():
-        enough = _ENOUGH_SHARED if use == "actors" else _ENOUGH_SPACE
+    remedies = {"run folders": "work in another folder", "temporary files": "set TMPDIR to another"}
+    for use, remedy in remedies.items():
+        folder = Path.cwd() if use == "run folders" else Path(environ.get("TMPDIR") or tempfile.gettempdir())
         subject = f"space for {use}"
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-            yield Finding("bad", subject, f"{folder} cannot be written", "give --run_dir, TMPDIR or another machine")
+            yield Finding("bad", subject, f"{folder} cannot be written", remedy)
             continue
         free = shutil.disk_usage(folder).free
         found = f"{free / _GIB:.1f} GiB in {folder}"
-        yield Finding("ok", subject, found) if free >= enough else Finding("bad", subject, found, "make room")
+        yield Finding("ok", subject, found) if free >= _ENOUGH_SPACE else Finding("bad", subject, found, "make room")
 
 
 def open_files() -> Finding:
     """How many files a process may have open: actors and W&B take some each."""
-    try:
-        import resource
-    except ImportError:
-        return Finding("note", "open files", "unknown on this system")
+    import resource  # not on every system
+
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= limit < _ENOUGH_FILES:
         return Finding("note", "open files", f"at most {limit}", f"ulimit -n {4 * _ENOUGH_FILES}")
@@ -254,7 +319,11 @@ def open_files() -> Finding:
 
 
 def cluster(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """What a scheduler or launcher says of this process."""
+    """What a scheduler or launcher says of this process.
+
+    Args:
+        environ: the environment variables.
+    """
     launchers = {
         "slurm": ("SLURM_JOB_ID", "SLURM_NNODES", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_RESTART_COUNT"),
         "torchrun": ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK"),
@@ -265,16 +334,19 @@ def cluster(environ: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding("ok", launcher, said)
 
 
-def main(args: list[str], environ: Mapping[str, str] = os.environ) -> int:
+def main(args: list[str], environ: Mapping[str, str]) -> int:
     """Prints every finding.
 
     Args:
-        args: what follows `doctor` on the command line: nothing.
+        args: what follows `doctor` on the command line: nothing, or --help.
         environ: the environment variables.
 
     Returns:
-        Exit status: 1 where something will break, 2 where something was asked for.
+        Exit status: 1 where something will break, 2 where something else was asked for.
     """
+    if args in (["--help"], ["-h"]):
+        sys.stdout.write(__doc__ or "")
+        return 0
     if args:
         sys.stderr.write(f"lightning-rl: doctor takes no options, found {' '.join(args)}\n")
         return 2

@@ -25,7 +25,7 @@ LAYERS = {
     "checkpoints": {"types", "durable"},
     "callbacks": {"callbacks", "checkpoints", "progress", "media", "loggers", "modules", "data", "envs", "types"},
     "usage": {"data", "modules", "types"},
-    "doctor": {"version"},
+    "doctor": {"allocator", "version"},
     "cli": NAMES - {"cli", "__main__"},
 }
 """What the files of each layer may import of the package; a file at the top that is not here, nothing."""

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 import time
 from types import FrameType
 from typing import Any
@@ -115,7 +116,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 class StopAtBoundary(Callback):
     """Turns SIGTERM and SIGUSR1 into: finish this epoch, save, and end. A second signal ends at once.
 
-    Where nothing is trained there is nothing to save, and the first one ends the process.
+    Where nothing is trained there is nothing to save, and the first one ends the process, with the same status.
 
     Attributes:
         received: number of the signal, or None.
@@ -132,15 +133,15 @@ class StopAtBoundary(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends at once, but not within `fit`."""
         if trainer.state.fn != TrainerFn.FITTING:
-            _end_at_signals()
+            _end_at_signals(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends at once: Lightning's own handler would only make a note."""
-        _end_at_signals()
+        _end_at_signals(trainer)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends at once."""
-        _end_at_signals()
+        _end_at_signals(trainer)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
@@ -153,6 +154,12 @@ class StopAtBoundary(Callback):
             trainer.should_stop = True
 
 
-def _end_at_signals() -> None:
+def _end_at_signals(trainer: Trainer) -> None:
+    def end(number: int, _frame: FrameType | None) -> None:
+        launcher = trainer.strategy.launcher
+        if launcher is not None:
+            launcher.kill(number)  # the other ranks
+        sys.exit(143)  # files in the making are removed on the way
+
     for number in _SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, end)

@@ -332,7 +332,7 @@ class SimPLeModule(RLModule):
         return ImaginedStep(
             frames=step.frames,
             rewards=self.reward_values[step.reward_classes],
-            ended=step.ended & self.options.predict_ends,
+            ended=step.ended,
             state=step.state,
         )
 

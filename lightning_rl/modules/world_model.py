@@ -46,8 +46,8 @@ class WorldModelOptions:
         learning_rate: after warming up.
         warm_up: updates over which the learning rate grows to it in a line.
         max_grad_norm: bound on the gradient's norm.
-        frame_cutoff: error of a sub-pixel that costs nothing, in the loss's units. With `squared` pixels a change that
-            costs nothing is taken for none where the model goes on from its own frames.
+        frame_cutoff: error of a sub-pixel that costs nothing, in the loss's units. With `squared` pixels a predicted
+            change of no more is taken for none in the frames that the model shows and goes on from.
         pooling: what rewards and ends are read off: `mean`, as published, or `mean_max`, which sees events of a few
             pixels, too.
         frame_weight: factor on the frames' loss; squared errors are hundreds at first, where a reward costs about one.
@@ -100,9 +100,10 @@ class WorldModelOptions:
     @property
     def loss_weights(self) -> dict[str, float]:
         """Factors on the losses: the paper adds them up."""
+        weights = {"frames": self.frame_weight, "reward": self.reward_weight}
         # ends that nobody looks at would cost: one in thousands of steps moves all that Adam scales by rare gradients
-        weights = {"frames": self.frame_weight, "reward": self.reward_weight, "end": float(self.predict_ends)}
-        return weights if self.latent is None else {**weights, "prior": 1.0}
+        extra = {"end": self.predict_ends, "prior": self.latent is not None}
+        return weights | {name: 1.0 for name, is_there in extra.items() if is_there}
 
     def build(self, obs_shape: Sequence[int], num_actions: int, *, num_rewards: int) -> NextFramePredictor:
         """The network, with its random start.
@@ -131,7 +132,8 @@ class WorldModelOptions:
             latent=self.latent,
             recurrent_size=self.recurrent_size,
             pooling=self.pooling,
-            tolerance=math.sqrt(self.frame_cutoff) if self.pixels == "squared" else 0.0,
+            predict_ends=self.predict_ends,
+            tolerance=math.sqrt(self.frame_cutoff),
         )
 
 
@@ -246,12 +248,14 @@ def _step_losses(
     else:
         frames = clipped_frame_squared_error(predicted.frames.squeeze(-1), target, cutoff=options.frame_cutoff)
     classes = reward_classes(windows.rewards[:, step], reward_values)
-    end = functional.binary_cross_entropy_with_logits(predicted.end_logits, ended.float(), reduction="none")
     losses = {
         "frames": frames * ~ended,
         "reward": clipped_cross_entropy(predicted.reward_logits, classes, cutoff=options.reward_cutoff),
-        "end": end,
     }
+    if predicted.end_logits is not None:
+        losses["end"] = functional.binary_cross_entropy_with_logits(
+            predicted.end_logits, ended.float(), reduction="none"
+        )
     if predicted.prior_loss is not None:
         losses["prior"] = predicted.prior_loss * ~ended
     return {name: (valid * loss).mean() for name, loss in losses.items()}

@@ -81,15 +81,17 @@ class Middle(nn.Module):
     """3×3 convolutions at the bottleneck: the first replaces it, each of the others adds to it and normalises the sum.
 
     Args:
+        size: height and width of the image.
         channels: C.
         num_layers: how many.
         dropout: probability of dropping an input of a convolution while learning.
     """
 
-    def __init__(self, channels: int, num_layers: int, *, dropout: float) -> None:
+    def __init__(self, size: tuple[int, int], channels: int, num_layers: int, *, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
-        self.convs = nn.ModuleList(PatchConv(channels, channels, 3, padding=1) for _ in range(num_layers))
+        kind = PatchConv if max(size) <= _FEW else nn.Conv2d
+        self.convs = nn.ModuleList(kind(channels, channels, 3, padding=1) for _ in range(num_layers))
         self.norms = nn.ModuleList(ChannelNorm(channels) for _ in range(num_layers - 1))
 
     def forward(self, images: Float[Tensor, "N C H W"], generator: torch.Generator | None) -> Tensor:

@@ -31,8 +31,8 @@ class NextFrame(NamedTuple):
     frames: Float32[Tensor, "N H W C V"]
     """Logits of a sub-pixel's 256 values or, with `squared` pixels, the one value itself, 0 to 255 and a bit beyond."""
     reward_logits: Float32[Tensor, "N R"]
-    end_logits: Float32[Tensor, "N"]
-    """Of the episode ending with this step."""
+    end_logits: Float32[Tensor, "N"] | None
+    """Of the episode ending with this step, where the model tells."""
     state: Float32[Tensor, "N S H W"] | None
     """What a recurrent model remembers after this step."""
     prior_loss: Float32[Tensor, "N"] | None
@@ -68,7 +68,7 @@ class NextFramePredictor(nn.Module):
     which sees a frame at a time beside a state. With 0 it is the one of the paper's text, which sees the last
     `num_frames`. The defaults are the paper's `next_frame_basic_stochastic_discrete`.
 
-    Beyond the paper: `end_logits`, from a head like the reward's. With `squared` pixels the network predicts what
+    Beyond the paper: `predict_ends`, with a head like the reward's. With `squared` pixels the network predicts what
     changes, in units of 64 grey levels, from a head that begins near zero: it starts as a copy of the last frame, and
     learns with the rates of the other losses.
 
@@ -91,6 +91,7 @@ class NextFramePredictor(nn.Module):
         recurrent_size: S, channels of the memory; 0 for none.
         pooling: what reward and end are read off: means over positions, as published, or maxima beside them. An event
             of a few pixels that changes no score on the screen, as in Procgen, is lost in a mean over thousands.
+        predict_ends: tell whether the episode ends; otherwise no imagined one does.
         tolerance: with `squared` pixels, the largest predicted change that is taken for none; see `most_likely_frames`.
 
     Raises:
@@ -118,6 +119,7 @@ class NextFramePredictor(nn.Module):
         latent: DiscreteLatent | None = DiscreteLatent(),  # noqa: B008  # frozen
         recurrent_size: int = 64,
         pooling: Pooling = "mean",
+        predict_ends: bool = True,
         tolerance: float = 0.0,
     ) -> None:
         super().__init__()
@@ -139,7 +141,7 @@ class NextFramePredictor(nn.Module):
             self.latent = LatentInjection(
                 (height, width, seen + channels), (*sizes[-1], widths[-1]), num_actions, hidden=hidden, config=latent
             )
-        self.middle = Middle(widths[-1], middle_layers, dropout=residual_dropout)
+        self.middle = Middle(sizes[-1], widths[-1], middle_layers, dropout=residual_dropout)
         self.ups = nn.ModuleList(
             Up(size, (after, before), num_actions, dropout=dropout) for size, (before, after) in reversed(levels)
         )
@@ -147,7 +149,7 @@ class NextFramePredictor(nn.Module):
         self.pool = _mean if pooling == "mean" else _mean_and_max
         num_pooled = (widths[-1] + hidden) * (1 if pooling == "mean" else 2)
         self.reward = PooledHead(num_pooled, num_rewards)
-        self.end = PooledHead(num_pooled, 1)
+        self.end = PooledHead(num_pooled, 1) if predict_ends else None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -216,7 +218,7 @@ class NextFramePredictor(nn.Module):
         return Imagined(
             frames=self.likeliest(likely.frames, obs),
             reward_classes=likely.reward_logits.argmax(-1),
-            ended=likely.end_logits > 0,
+            ended=torch.zeros_like(obs[:, 0, 0, 0]).bool() if likely.end_logits is None else likely.end_logits > 0,
             state=likely.state,
         )
 
@@ -259,7 +261,8 @@ class NextFramePredictor(nn.Module):
             images = up(images, skip, action, generator)
         features = torch.cat([middle, self.pool(images)], dim=1)
         frames = self.pixels(images, obs[..., -self.channels :])
-        return NextFrame(frames, self.reward(features), self.end(features).squeeze(1), next_state, prior_loss)
+        end = None if self.end is None else self.end(features).squeeze(1)
+        return NextFrame(frames, self.reward(features), end, next_state, prior_loss)
 
     def _seen_code(
         self,

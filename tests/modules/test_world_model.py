@@ -96,10 +96,6 @@ def test_changes_that_the_loss_forgives_are_none_in_imagination() -> None:
         assert torch.equal(seen, (newest + (round(change) if applied else 0)).clamp(0, 255))
 
 
-def test_distributions_forgive_nothing() -> None:
-    assert module("stochastic").world_model.tolerance == 0
-
-
 def test_a_recurrent_model_predicts_the_frames_that_it_is_warmed_up_on() -> None:
     given = windows()
     warm = torch.zeros_like(given.valid)

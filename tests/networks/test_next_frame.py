@@ -125,6 +125,7 @@ def test_frames_of_any_size_come_back_in_it(size: tuple[int, int], recurrent_siz
 
     assert found.frames.shape == (N, *size, C, 1)
     assert imagined.frames.shape == (N, *size, C)
+    assert found.end_logits is not None
     assert (found.reward_logits.shape, found.end_logits.shape) == ((N, R), (N,))
 
 
@@ -231,6 +232,7 @@ def test_the_likeliest_frame_reward_and_end_are_imagined() -> None:
 
     assert torch.equal(imagined.frames.long(), predicted.frames.argmax(-1))
     assert torch.equal(imagined.reward_classes, predicted.reward_logits.argmax(-1))
+    assert predicted.end_logits is not None
     assert torch.equal(imagined.ended, predicted.end_logits > 0)
 
 

@@ -24,9 +24,13 @@ def test_sub_pixels_become_pixels() -> None:
 
 
 def test_pixels_stay_channels_last() -> None:
-    sub_pixels = torch.randn(N, 4 * AFTER, H, W).to(memory_format=torch.channels_last)
+    sub_pixels = torch.randn(N, 4 * AFTER, H, W).to(memory_format=torch.channels_last).requires_grad_()
 
-    assert shuffled(sub_pixels).is_contiguous(memory_format=torch.channels_last)
+    pixels = shuffled(sub_pixels)
+    (gradient,) = torch.autograd.grad(pixels, sub_pixels, torch.randn_like(pixels))
+
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
 def up() -> tuple[nn.Module, nn.Module]:
