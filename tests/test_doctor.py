@@ -289,6 +289,9 @@ class TestFrontDoor:
         assert getattr(getattr(lightning_rl, name), "__name__", name) == name
         assert name in dir(lightning_rl)
 
+    def test_its_lists_agree(self) -> None:
+        assert lightning_rl.__all__ == [*lightning_rl._HOMES, "__version__"]
+
     def test_another_name_is_not(self) -> None:
         with pytest.raises(AttributeError, match="module lightning_rl has no attribute PPO"):
             _ = lightning_rl.PPO  # type: ignore[attr-defined]
