@@ -227,10 +227,10 @@ def processor(environ: Mapping[str, str], *, bf16: bool, root: Path = Path("/"))
         bf16: whether the processor multiplies such numbers.
         root: where the kernel's files are.
     """
-    cpuinfo = (_text(root / "proc/cpuinfo") or "").splitlines()
+    cpuinfo = _text(root / "proc/cpuinfo").splitlines()
     names = [line.partition(": ")[2] for line in cpuinfo if line.startswith("model name")]
     cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    quota, _, period = (_text(root / "sys/fs/cgroup/cpu.max") or "").partition(" ")
+    quota, _, period = _text(root / "sys/fs/cgroup/cpu.max").partition(" ")
     if quota.isdigit():
         cores = min(cores, int(quota) / int(period))
     numbers = "bf16" if bf16 else "no bf16, so float32 is taken"
@@ -247,9 +247,9 @@ def memory(root: Path = Path("/")) -> Iterator[Finding]:
     Args:
         root: where the kernel's files are.
     """
-    lines = (_text(root / "proc/meminfo") or "").splitlines()
+    lines = _text(root / "proc/meminfo").splitlines()
     free = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
-    limit, used = (_text(root / "sys/fs/cgroup" / name) or "" for name in ("memory.max", "memory.current"))
+    limit, used = (_text(root / "sys/fs/cgroup" / name) for name in ("memory.max", "memory.current"))
     if limit.isdigit() and used.isdigit():
         free.append(int(limit) - int(used))
     if free:
@@ -257,8 +257,8 @@ def memory(root: Path = Path("/")) -> Iterator[Finding]:
         yield Finding("ok" if min(free) >= _ENOUGH_MEMORY else "note", "memory", found)
 
 
-def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8").strip() if path.exists() else None
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
 def allocator(environ: Mapping[str, str]) -> Finding:

@@ -93,8 +93,8 @@ def most_likely_frames(
         frames: logits of values, or the values themselves.
         newest: the frame before.
         tolerance: a value that is no further from the newest frame's is that one; logits take no notice. What a loss
-            with a cutoff forgives at each step would add up in imagined play, where backgrounds drifted by a hundred
-            grey levels in fifty steps. The price is that slow fades stand still.
+            with a cutoff forgives at each step would add up in imagined play, where backgrounds took other colours in
+            fifty steps. The price is that slow fades stand still.
     """
     if frames.shape[-1] == NUM_VALUES:
         return frames.argmax(-1).to(torch.uint8)
