@@ -6,6 +6,8 @@ import sys
 
 def run() -> None:
     """Console entry point."""
+    # before torch is imported; DDP would advise against a setting that `RLModule.setup` has a reason for
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if sys.argv[1:2] == ["doctor"]:
         from lightning_rl import doctor  # it must start where what the rest imports is missing
 

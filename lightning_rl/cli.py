@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 import lightning_rl
-from lightning_rl import allocator, checkpoints
+from lightning_rl import allocator, checkpoints, ranks
 from lightning_rl.callbacks.iteration import IterationMetrics, RandomStates, StopAtBoundary
 from lightning_rl.callbacks.reconstructions import AutoencoderPictures
 from lightning_rl.callbacks.report import EvaluationReport
@@ -28,6 +31,7 @@ from lightning_rl.callbacks.run_folder import RunFolder
 from lightning_rl.callbacks.saving import RunCheckpoint
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model import WorldModelReport
+from lightning_rl.lifetime import end_with
 from lightning_rl.loggers import MetricsCSV, drop_obsolete_settings
 from lightning_rl.precision import suitable
 from lightning_rl.progress import EnvStepsProgress
@@ -51,6 +55,10 @@ _TRAINER_DEFAULTS = {
         "init_args": {"project": "lightning_rl", "offline": True},
     },
 }
+
+
+_RUN_DIR = "LIGHTNING_RL_RUN_DIR"
+"""Where a process leaves its number and its run folder to the ranks that it starts."""
 
 
 class _Parser(LightningArgumentParser):
@@ -140,6 +148,8 @@ class RunCLI(LightningCLI):
         config.data.init_args.seed = config.seed_everything
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # Lightning's table cuts names off; `EvaluationReport` says it
+        if self.subcommand == "predict" and config.trainer.devices == "auto":
+            config.trainer.devices = 1  # a few episodes, in one video
         self._suit_precision(config.trainer)
         self.saved_config = config.clone()
         module = module_class(config.model.class_path)
@@ -159,8 +169,7 @@ class RunCLI(LightningCLI):
         given = None if config.run_dir is None else Path(config.run_dir)
         self.checkpoint = self._checkpoint(config.ckpt_path, given)
         if self.subcommand == "fit":
-            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-            self.run_dir = given or Path("checkpoints", self.method, self.game, name)
+            self.run_dir = given or _launchers_run_dir() or self._new_run_dir()
             _refuse_to_overwrite(self.run_dir, self.checkpoint)
         elif self.checkpoint is None:
             raise UsageError(f"ckpt_path: {self.subcommand} needs a checkpoint, found none; give --ckpt_path FILE")
@@ -174,6 +183,13 @@ class RunCLI(LightningCLI):
         )
         self.run_id = str(metadata.get("run_id", fresh))
         config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
+
+    def _new_run_dir(self) -> Path:
+        processes = ranks.started_from_outside()
+        if processes > 1:
+            raise UsageError(f"run_dir: {processes} processes that train together need --run_dir DIR, found none")
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        return Path("checkpoints", self.method, self.game, name)
 
     def _checkpoint(self, given: str | None, run_dir: Path | None) -> Path | None:
         """The file that `--ckpt_path` means."""
@@ -217,6 +233,7 @@ class RunCLI(LightningCLI):
         self.complete = False
         with _notices_held_back():
             super().instantiate_classes()
+            _require_known_strategy(self.trainer)
             self.datamodule.check_agent(self.model)
             self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
             if self._saved is not None and self.checkpoint is not None:
@@ -278,17 +295,26 @@ class RunCLI(LightningCLI):
 
     def run(self) -> None:
         """Trains, validates, tests or predicts."""
-        for remark in self._remarks:
+        for remark in self._remarks if self.trainer.is_global_zero else ():
             _say(remark)
         if self.complete and self.checkpoint is not None:
             steps = self.datamodule.total_env_steps
             _say(f"{self.checkpoint} is at data.total_env_steps {steps} already: nothing to do; give more to go on")
             return
-        if self.subcommand == "fit":
+        if self.subcommand == "fit" and self.trainer.is_global_zero:
             _set_damaged_aside(self.checkpoint)
+        os.environ[_RUN_DIR] = f"{os.getpid()}:{self.run_dir}"  # for processes that Lightning starts
         super()._run_subcommand(str(self.subcommand))
-        if self.subcommand == "fit" and self.stopper.received is None:
+        if self.subcommand == "fit" and self.stopper.received is None and self.trainer.is_global_zero:
             self._say_what_is_where()
+
+    @property
+    def stopped_status(self) -> int:
+        """143 after a signal, else 0; 0 also for ranks that Lightning has started, which would kill the others."""
+        if self.stopper.received is None:
+            return 0
+        environment = getattr(self.trainer.strategy, "cluster_environment", None)
+        return 0 if isinstance(environment, LightningEnvironment) and self.trainer.local_rank else 143
 
     def _say_what_is_where(self) -> None:
         last = self.run_dir / checkpoints.LAST
@@ -302,6 +328,20 @@ class RunCLI(LightningCLI):
         lines = [f"{what:<11}{path}" for what, path in found.items() if path.exists()]
         lines += [f"next:      lightning-rl test --ckpt_path {last}"]
         sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _launchers_run_dir() -> Path | None:
+    """The run folder of the process that has started this one, where that is another rank of the run."""
+    launcher, _, run_dir = os.environ.get(_RUN_DIR, "").partition(":")
+    return Path(run_dir) if launcher == str(os.getppid()) else None
+
+
+def _require_known_strategy(trainer: Trainer) -> None:
+    """Refuses what shards parameters, which are clipped and saved whole here, and what forks a process with games."""
+    strategy = trainer.strategy
+    known = type(strategy) in (DDPStrategy, SingleDeviceStrategy)
+    if not known or isinstance(strategy.launcher, _MultiProcessingLauncher):
+        raise UsageError(f"trainer.strategy must be auto or ddp, found {type(strategy).__name__}")
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -375,6 +415,8 @@ def main(args: list[str] | None = None) -> int:
             signal after saving.
     """
     allocator.keep_freed_memory()
+    if _launchers_run_dir() is not None:
+        end_with(os.getppid())
     os.environ.setdefault("WANDB_SILENT", "true")  # it would tell six lines of what the run folder shows
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # between Lightning and torch, no matter for users
     given = sys.argv[1:] if args is None else args
@@ -391,4 +433,4 @@ def main(args: list[str] | None = None) -> int:
     except (ActorError, ReplayError) as error:
         _say(f"{error}; to continue from the last boundary: --run_dir {cli.run_dir} --ckpt_path last")
         return 1
-    return 0 if cli.stopper.received is None else 143
+    return cli.stopped_status

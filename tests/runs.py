@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -101,16 +102,34 @@ def load(run_dir: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def start(args: list[str], output: Path) -> BaseProcess:
+def start(args: list[str], output: Path, environment: dict[str, str] | None = None) -> BaseProcess:
     """Runs the command in a process of its own, forked from one that has imported everything and started no thread."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lightning_rl.cli"])
-    process = context.Process(target=_run, args=(args, str(output)))
+    process = context.Process(target=_run, args=(args, str(output), environment or {}))
     process.start()
     return process
 
 
-def _run(args: list[str], output: str) -> None:
+def start_ranks(args: list[str], output: Path, *, number: int = 2) -> list[BaseProcess]:
+    """Starts the ranks of one run as torchrun does, each with an output of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(number),
+        "LOCAL_WORLD_SIZE": str(number),
+        "GROUP_RANK": "0",
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(number)]
+    return [start(args, output.with_suffix(f".{own['RANK']}"), shared | own) for own in ranks]
+
+
+def _run(args: list[str], output: str, environment: dict[str, str]) -> None:
+    os.environ |= environment
     with open(output, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
+from lightning_rl import ranks
 from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.modules.base import RLModule
 
@@ -58,15 +59,18 @@ class IterationMetrics(Callback):
             means |= pl_module.validation_returns
             pl_module.validation_returns = {}
         self._env_steps, self._time = data.env_steps, now
-        pl_module.log_dict(means, sync_dist=True)
+        # a rank whose first episode goes on has no return yet, and what Lightning averages all must have
+        pl_module.log_dict(ranks.mean(means), sync_dist=True)
         # float32, Lightning's default, cannot count past 16.7 million
-        pl_module.log("env_steps", torch.tensor(data.env_steps, dtype=torch.float64))
+        pl_module.log("env_steps", torch.tensor(data.env_steps, dtype=torch.float64), sync_dist=True)
         if data.env_steps >= data.total_env_steps:
             trainer.should_stop = True
 
 
 class RandomStates(Callback):
-    """Saves and restores the process's own random streams, which no checkpoint of Lightning's holds.
+    """Saves and restores each process's own random streams, which no checkpoint of Lightning's holds.
+
+    In a new run they are the same on all ranks until training starts, so that weights are; then each has its own.
 
     Python's and NumPy's are drawn from by nothing here, but a user's callback may.
     """
@@ -75,8 +79,9 @@ class RandomStates(Callback):
         self._restored: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of torch's CPU and CUDA generators, of Python's and of NumPy's."""
-        return _random_states()
+        """The states of torch's CPU and CUDA generators, of Python's and of NumPy's; a collective call."""
+        first, *others = ranks.gathered(_random_states())
+        return {**first, "others": others} if others else first
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the states until training starts: everything before may still draw from the streams."""
@@ -84,8 +89,12 @@ class RandomStates(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts the streams where they were."""
-        if self._restored:
-            _restore_random_states(self._restored)
+        first = {key: state for key, state in self._restored.items() if key != "others"}
+        saved = [first, *self._restored.get("others", [])] if first else []
+        if len(saved) == trainer.world_size:
+            _restore_random_states(saved[trainer.global_rank])
+        elif trainer.global_rank:
+            torch.manual_seed(hash((torch.initial_seed(), trainer.global_rank)))
 
 
 def _random_states() -> dict[str, Any]:
@@ -119,7 +128,7 @@ class StopAtBoundary(Callback):
     Where nothing is trained there is nothing to save, and the first one ends the process, with the same status.
 
     Attributes:
-        received: number of the signal, or None.
+        received: number of the signal, or None; once all ranks have agreed to stop, of one that any of them received.
     """
 
     def __init__(self) -> None:
@@ -127,8 +136,15 @@ class StopAtBoundary(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the signals over from Lightning, which would save inside the handler, in mid-epoch."""
+
+        def note(number: int, _frame: FrameType | None) -> None:
+            if self.received is not None:
+                _end_launched(trainer, signal.SIGKILL)
+                os._exit(128 + number)
+            self.received = number
+
         for number in _SIGNALS:
-            signal.signal(number, self._note)
+            signal.signal(number, note)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends at once, but not within `fit`."""
@@ -143,22 +159,23 @@ class StopAtBoundary(Callback):
         """Ends at once."""
         _end_at_signals(trainer)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            os._exit(128 + number)
-        self.received = number
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops, if asked to."""
-        if self.received is not None:
+        """Stops, if any rank was asked to."""
+        received = [number for number in ranks.gathered(self.received) if number is not None]
+        if received:
+            self.received = received[0]
             trainer.should_stop = True
+
+
+def _end_launched(trainer: Trainer, number: int) -> None:
+    """Sends a signal to the other ranks, where this process has started them."""
+    if trainer.strategy.launcher is not None:
+        trainer.strategy.launcher.kill(number)
 
 
 def _end_at_signals(trainer: Trainer) -> None:
     def end(number: int, _frame: FrameType | None) -> None:
-        launcher = trainer.strategy.launcher
-        if launcher is not None:
-            launcher.kill(number)  # the other ranks
+        _end_launched(trainer, number)
         sys.exit(143)  # files in the making are removed on the way
 
     for number in _SIGNALS:

@@ -3,15 +3,17 @@
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
 
+from lightning_rl import ranks
 from lightning_rl.callbacks.iteration import data_of
 from lightning_rl.modules.base import RLModule
 from lightning_rl.types import Episodes, UsageError
@@ -52,8 +54,8 @@ class EvaluationReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps the episodes of a level set."""
-        self._episodes[batch.level_set] = batch
+        """Keeps the episodes of a level set, of all ranks."""
+        self._episodes[batch.level_set] = _joined(ranks.gathered(batch))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reports."""
@@ -83,6 +85,16 @@ class EvaluationReport(Callback):
         if not console.is_terminal:
             console.width = 120  # a file has no width; rich would fold the table to 80 columns
         console.print(table(report, budget=data.test_env_steps))
+
+
+def _joined(parts: Sequence[Episodes]) -> Episodes:
+    complete = [part.level_complete for part in parts if part.level_complete is not None]
+    return Episodes(
+        level_set=parts[0].level_set,
+        returns=torch.cat([part.returns for part in parts]),
+        lengths=torch.cat([part.lengths for part in parts]),
+        level_complete=torch.cat(complete) if complete else None,
+    )
 
 
 def summary(

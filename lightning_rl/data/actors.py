@@ -1,7 +1,6 @@
 """Collecting in processes of their own, while the learner learns."""
 
 import atexit
-import ctypes
 import multiprocessing
 import os
 import pickle
@@ -24,6 +23,7 @@ from lightning_rl import allocator
 from lightning_rl.data.collector import Collector
 from lightning_rl.data.shared_memory import Layout, SharedTensors, shared
 from lightning_rl.envs.statistics import EpisodeStatistics, RecentEpisodes
+from lightning_rl.lifetime import end_with
 from lightning_rl.types import ActorError, ActorOutput, Policy, Recall, RemotePolicy, ResumableVectorEnv, Rollout, State
 
 MakeEnv = Callable[[int, int], ResumableVectorEnv]
@@ -31,7 +31,6 @@ MakeEnv = Callable[[int, int], ResumableVectorEnv]
 
 _AHEAD = 2  # rollouts ordered at a time: one is waited for while the next is collected
 _START_SECONDS = 300.0  # imports from a slow disk, and building the games
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class _Slot(NamedTuple):
@@ -315,10 +314,6 @@ class ActorPool:
         self.generator.set_state(state["generator"].cpu())
         self.memory = deepcopy(state["memory"])
 
-    def count_from(self, env_steps: int) -> None:
-        """Counts on from `env_steps`, with the games as they are."""
-        self.env_steps = env_steps
-
     def close(self) -> None:
         """Ends the processes at once: what they hold is saved with the learner, or lost with it."""
         atexit.unregister(self.close)
@@ -358,9 +353,7 @@ def _receive(connection: Connection) -> Any:
 
 def _run(job: _Job, connection: Connection) -> None:
     """An actor process, from its start to its end."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != job.learner:  # it died before
-        return
+    end_with(job.learner)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # sent to all processes of a job; the learner answers them
     torch.set_num_threads(1)

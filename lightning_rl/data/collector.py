@@ -12,7 +12,9 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_rl import ranks
 from lightning_rl.data.replay import ReplayBuffer
+from lightning_rl.envs.wrapper import ResumableVectorWrapper
 from lightning_rl.types import Policy, Recall, ResumableVectorEnv, Rollout, State
 
 _OWN_REFERENCES = 2  # the collector's, and the one that counting takes
@@ -82,6 +84,8 @@ class Collector:
             raw_rewards.append(info.get("raw_rewards", reward))
         self.env_steps += self.num_steps * self.num_envs
         self.mean_raw_reward = float(np.mean(raw_rewards, dtype=np.float64))
+        if ranks.number() > 1 and isinstance(self.env, ResumableVectorWrapper):
+            self.env.agree(ranks.merged)
         self._snapshot = self._env_state()
         return Rollout(
             actions=torch.stack([output.actions for output in outputs]),
@@ -136,11 +140,6 @@ class Collector:
         self.mean_raw_reward = state["mean_raw_reward"]
         self.memory = deepcopy(state["memory"])
         self._recall = Recall(**{name: tensor.clone() for name, tensor in state["recall"].items()})
-        self._snapshot = self._env_state()
-
-    def count_from(self, env_steps: int) -> None:
-        """Counts on from `env_steps`, with the games as they are."""
-        self.env_steps = env_steps
         self._snapshot = self._env_state()
 
     def close(self) -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch.distributed
+import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 
+from lightning_rl import ranks
 from lightning_rl.data.actors import ActorPool, MakeEnv
 from lightning_rl.data.collector import Collector
 from lightning_rl.data.dataset import RolloutDataset
@@ -39,8 +40,8 @@ class RolloutDataModule(LightningDataModule, ABC):
         iterations_per_epoch: iterations between two epoch ends, where Lightning logs, validates and saves.
         num_actors: processes that collect while the learner learns, and share `num_envs` out among them.
         actor_timeout: seconds without a step after which an actor is taken for hung.
-        validation_episodes: episodes per level set in validation.
-        test_episodes: episodes per level set in `test`, rounded up to the same number in each environment.
+        validation_episodes: episodes per level set in validation, of all ranks together.
+        test_episodes: likewise in `test`, rounded up to the same number in each environment.
         test_env_steps: instead, a budget of env steps per level set: whole episodes, which favours short ones.
         predict_episodes: episodes that `predict` plays, each in an environment of its own.
         allow_inexact_resume: take a checkpoint of another number of ranks or environments, with games started anew.
@@ -114,6 +115,7 @@ class RolloutDataModule(LightningDataModule, ABC):
         self._seed = seed
         self._collector: Collector | ActorPool | None = None
         self._restored_env_steps = 0
+        self._other_env_steps = 0  # of a run with other numbers of ranks or environments, which this one continues
 
     @classmethod
     def game_named(cls, name: str) -> str:
@@ -162,7 +164,7 @@ class RolloutDataModule(LightningDataModule, ABC):
         """Decisions taken so far in training, over all environments, ranks and resumes."""
         if self._collector is None:
             return self._restored_env_steps
-        return self._collector.env_steps * self._num_ranks
+        return self._other_env_steps + self._collector.env_steps * self._num_ranks
 
     @property
     def _num_ranks(self) -> int:
@@ -271,14 +273,21 @@ class RolloutDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> list[EvaluationDataset]:
         """Training levels, where they are not all, then all levels."""
-        sizes = _evaluation_sizes(self.validation_episodes)
+        sizes = self._evaluation_sizes(self.validation_episodes)
         return [self.evaluation(name, self._agent, **sizes, greedy=self._agent.greedy) for name in self.level_sets]
 
     def test_dataloader(self) -> list[EvaluationDataset]:
         """Training levels, where they are not all, all levels, and uniform random actions on all levels."""
-        sizes = _evaluation_sizes(self.test_episodes) | {"env_steps": self.test_env_steps}
+        budget = None if self.test_env_steps is None else -(-self.test_env_steps // self._num_ranks)
+        sizes = self._evaluation_sizes(self.test_episodes) | {"env_steps": budget}
         judged = [self.evaluation(name, self._agent, **sizes, greedy=self._agent.greedy) for name in self.level_sets]
         return [*judged, self.evaluation("random_policy", UniformPolicy(self.num_actions), **sizes)]
+
+    def _evaluation_sizes(self, episodes: int) -> dict[str, Any]:
+        """This rank's share."""
+        share = -(-episodes // self._num_ranks)
+        num_envs = min(share, _MAX_EVALUATION_ENVS)
+        return {"num_envs": num_envs, "episodes_per_env": -(-share // num_envs)}
 
     def predict_dataloader(self) -> list[EvaluationDataset]:
         """A few episodes on all levels, shown to `watcher`."""
@@ -294,15 +303,10 @@ class RolloutDataModule(LightningDataModule, ABC):
 
     def state_dict(self) -> State:
         """The collectors of all ranks; a collective call."""
-        collector = self.collector.state_dict()
-        collectors = [collector]
-        if self._num_ranks > 1:
-            collectors = [{} for _ in range(self._num_ranks)]
-            torch.distributed.all_gather_object(collectors, collector)
         return {
             **self._sizes,
             "env_steps": self.env_steps,
-            "collectors": collectors,
+            "collectors": ranks.gathered(self.collector.state_dict()),
         }
 
     def load_state_dict(self, state_dict: State) -> None:
@@ -316,9 +320,10 @@ class RolloutDataModule(LightningDataModule, ABC):
             return
         self.check_state(state_dict)
         if self.allow_inexact_resume and self._sizes != {key: state_dict.get(key) for key in self._sizes}:
-            self._collector.count_from(state_dict["env_steps"] // self._num_ranks)
+            self._other_env_steps = state_dict["env_steps"]
         else:
             self._collector.load_state_dict(state_dict["collectors"][self._rank])
+            self._other_env_steps = state_dict["env_steps"] - self._collector.env_steps * self._num_ranks
 
     @property
     def _sizes(self) -> dict[str, Any]:
@@ -344,11 +349,6 @@ class RolloutDataModule(LightningDataModule, ABC):
         collectors = state_dict["collectors"]
         if self._rank < len(collectors) and "replay" in collectors[self._rank]:
             self._replay().checked(collectors[self._rank]["replay"])
-
-
-def _evaluation_sizes(episodes: int) -> dict[str, Any]:
-    num_envs = min(episodes, _MAX_EVALUATION_ENVS)
-    return {"num_envs": num_envs, "episodes_per_env": -(-episodes // num_envs)}
 
 
 def _require_positive(**values: int) -> None:

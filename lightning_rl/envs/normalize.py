@@ -1,5 +1,6 @@
 """Rewards brought to the same scale in all games: clipped, or divided by the scale of the discounted return."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
 from lightning_rl.moments import Moments
 from lightning_rl.types import ResumableVectorEnv, State
+
+_NOTHING = Moments(0.0, 0.0, 0.0)
 
 
 class RewardClipping(ResumableVectorWrapper):
@@ -54,7 +57,7 @@ class ReturnScaling(ResumableVectorWrapper):
         R ← γ·R + r;    r̂ = clip(r / √(Var[R] + ε), ±max_abs_reward);    R ← 0 where the episode ended
 
     Var[R] runs over all environments and steps so far, this one included; no mean is subtracted. The rewards of the
-    game stay in `info["raw_rewards"]`.
+    game stay in `info["raw_rewards"]`. What other ranks have seen is taken in by `agree`, between rollouts.
 
     Args:
         env: The environment whose rewards to scale.
@@ -74,7 +77,8 @@ class ReturnScaling(ResumableVectorWrapper):
         self.max_abs_reward = max_abs_reward
         self.epsilon = epsilon
         self._returns = np.zeros(env.num_envs)
-        self._moments = Moments()
+        self._moments = self._agreed = Moments()
+        self._new = _NOTHING  # seen since the ranks have agreed
 
     def step(
         self, actions: Int64[NDArray[Any], "B"]
@@ -95,17 +99,26 @@ class ReturnScaling(ResumableVectorWrapper):
     def _scaled(self, rewards: Float32[NDArray[Any], "B"]) -> Float32[NDArray[Any], "B"]:
         self._returns *= self.gamma
         self._returns += rewards
-        self._moments = self._moments.merged(_moments_of(self._returns))
+        seen = _moments_of(self._returns)
+        self._moments = self._moments.merged(seen)
+        self._new = self._new.merged(seen)
         deviation = (self._moments.variance + self.epsilon) ** 0.5
         scaled: NDArray[np.float32] = np.maximum(rewards / deviation, -self.max_abs_reward)
         return np.minimum(scaled, self.max_abs_reward, out=scaled)
+
+    def agree(self, merged: Callable[[Moments], Moments]) -> None:
+        """See `ResumableVectorWrapper`."""
+        super().agree(merged)
+        self._moments = self._agreed = self._agreed.merged(merged(self._new))
+        self._new = _NOTHING
 
     def _own_state(self) -> State:
         return {"returns": torch.from_numpy(self._returns.copy()), "moments": list(self._moments)}
 
     def _set_own_state(self, state: State) -> None:
         self._returns = state["returns"].numpy().copy()
-        self._moments = Moments(*state["moments"])
+        self._moments = self._agreed = Moments(*state["moments"])
+        self._new = _NOTHING
 
 
 def _moments_of(returns: Float64[NDArray[Any], "B"]) -> Moments:

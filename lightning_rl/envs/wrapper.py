@@ -1,12 +1,14 @@
 """What the wrappers of resumable environments share: their state nests the state of what they wrap."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, cast
 
 from gymnasium.vector import VectorWrapper
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
+from lightning_rl.moments import Moments
 from lightning_rl.types import ResumableVectorEnv, State
 
 
@@ -34,6 +36,15 @@ class ResumableVectorWrapper(VectorWrapper[Any, Any, Any, Any, NDArray[Any]], AB
     ) -> tuple[UInt8[NDArray[Any], "B H W C"], dict[str, Any]]:
         """The current observations; counts go on, because `reset` of a resumable environment ends nothing."""
         return self._inner.reset(seed=seed, options=options)
+
+    def agree(self, merged: Callable[[Moments], Moments]) -> None:
+        """Takes into running statistics what other ranks have seen since the last call.
+
+        Args:
+            merged: gives the moments of the samples of all ranks together, from those of this one's.
+        """
+        if isinstance(self._inner, ResumableVectorWrapper):
+            self._inner.agree(merged)
 
     def get_state(self) -> State:
         """What this wrapper remembers, and under `env` the state of the environment inside."""

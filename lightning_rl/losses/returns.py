@@ -1,8 +1,12 @@
 """What a rollout was worth: discounts, advantages, and the discounted sums that scale intrinsic rewards."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from lightning_rl.moments import Moments
 
 
 def discounts_from(terminated: Bool[Tensor, "*shape"], gamma: float) -> Float[Tensor, "*shape"]:
@@ -69,13 +73,14 @@ def generalized_advantages(
 
 
 @torch.no_grad()
-def normalized(advantages: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def normalized(advantages: Float[Tensor, "*shape"], moments: Moments | None = None) -> Float[Tensor, "*shape"]:
     """Advantages with mean zero and standard deviation one over everything passed in.
 
         (A − mean(A)) / (std(A) + 1e-8)
 
     Args:
         advantages: A of a whole rollout or of a minibatch; the caller chooses which.
+        moments: mean and variance of a larger sample, of which these are a part.
 
     Returns:
         Normalised with the population's deviation, so that one number becomes zero and not nan; without gradient.
@@ -83,6 +88,8 @@ def normalized(advantages: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     Reference:
         Rullo 2024, eq. 10; openai/baselines, ppo2/model.py, `Model.train`, for the population's deviation
     """
+    if moments is not None:
+        return (advantages - moments.mean) / (math.sqrt(moments.variance) + 1e-8)
     return (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
 
 

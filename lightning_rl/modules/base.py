@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
@@ -132,9 +133,17 @@ class RLModule(LightningModule, ABC):
         return tuple(torch.cat(column) for column in zip(*spread(outputs, parts), strict=True))
 
     def setup(self, stage: str) -> None:
-        """With micro-batches, operators of this thread use as many cores as its micro-batches do at other times."""
+        """With micro-batches, operators of this thread use as many cores as its micro-batches do at other times.
+
+        With several ranks, a batch may be about a part of the parameters.
+        """
         if self.micro_batches is not None:
             torch.set_num_threads(self.micro_batches.num_threads)
+        strategy = None if self._trainer is None else self._trainer.strategy
+        if isinstance(strategy, DDPStrategy):
+            # this also keeps DDP from rearranging its buckets after the first step: a resumed run would round sums of
+            # three ranks or more otherwise than one that never stopped
+            strategy._ddp_kwargs["find_unused_parameters"] = True
 
     def precision(self) -> AbstractContextManager[Any]:
         """The trainer's autocast; Lightning enters it around `training_step` only, and not in other threads."""

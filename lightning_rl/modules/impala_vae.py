@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_rl import ranks
 from lightning_rl.data.minibatches import num_minibatches, shuffled
 from lightning_rl.losses.policy import entropy, log_probs_of
 from lightning_rl.losses.returns import discounts_from
@@ -376,10 +377,13 @@ class ImpalaVAEModule(RLModule):
         return Traversal(dimensions.cpu(), kl[dimensions].cpu(), images.cpu())
 
     def weights(self, batch: Unrolls | Frames) -> dict[str, float]:
-        """Means times the number of transitions are the source's sums; the autoencoder's loss stays a mean."""
+        """Means times the number of transitions are the source's sums; the autoencoder's loss stays a mean.
+
+        Ranks average their gradients, and the sum is over the transitions of all.
+        """
         if isinstance(batch, Frames):
             return {"vae": 1.0}
-        weights = {name: weight * batch.actions.numel() for name, weight in self.loss_weights.items()}
+        weights = {name: weight * batch.actions.numel() * ranks.number() for name, weight in self.loss_weights.items()}
         together = self.autoencoding is not None and self._minibatch_size is None
         return {**weights, "vae": 1.0} if together else weights
 

@@ -67,14 +67,14 @@ class _KnownGradients(torch.autograd.Function):
     """A loss whose gradients are known already, so that backward, DDP's hooks and clipping go on as ever."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, gradients: Sequence[Tensor | None], *_parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, loss: Tensor, gradients: Sequence[Tensor], *_parameters: Tensor) -> Tensor:
         ctx.gradients = gradients
         return loss.clone()
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = grad_outputs
-        return None, None, *(None if gradient is None else gradient * scale for gradient in ctx.gradients)
+        return None, None, *(gradient * scale for gradient in ctx.gradients)
 
 
 def accumulated(jobs: Sequence[Callable[[], Part]], parameters: Sequence[Tensor], *, num_threads: int) -> Part:
@@ -98,7 +98,10 @@ def accumulated(jobs: Sequence[Callable[[], Part]], parameters: Sequence[Tensor]
     total = torch.stack([part.loss for part in parts]).sum()
     logged = {key: torch.stack([part.logged[key] for part in parts]).sum() for key in parts[0].logged}
     columns = [_total(column) for column in zip(*gradients, strict=True)]
-    loss: Tensor = _KnownGradients.apply(total, columns, *parameters)  # type: ignore[no-untyped-call]  # torch's
+    # the others stay out of the graph: DDP would wait for them, and fill in zeros where there was no gradient
+    reached = [pair for pair in zip(parameters, columns, strict=True) if pair[1] is not None]
+    known, sums = zip(*reached, strict=True)
+    loss: Tensor = _KnownGradients.apply(total, sums, *known)  # type: ignore[no-untyped-call]  # torch's
     return Part(loss, logged)
 
 

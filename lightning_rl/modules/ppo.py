@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
+from lightning_rl import ranks
 from lightning_rl.losses.policy import approx_kl, clip_fraction, clipped_surrogate_loss, entropy, log_probs_of
-from lightning_rl.losses.returns import generalized_advantages
+from lightning_rl.losses.returns import generalized_advantages, normalized
 from lightning_rl.losses.value import clipped_value_loss, squared_value_loss
 from lightning_rl.modules.base import Objective
 from lightning_rl.modules.micro_batches import MicroBatches
@@ -114,6 +115,13 @@ class DistilledTrajectories(TensorFields):
         intrinsic_rewards = self.rewards[..., 1].flatten()[indices]
         next_obs = frames[indices + self.obs.shape[1]]  # one time step later, same environment
         return PPOBatch(obs=frames[indices], next_obs=next_obs, intrinsic_rewards=intrinsic_rewards, **flat)
+
+
+def normalized_over_ranks(advantages: Float32[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    """Advantages as `normalized` gives them, over those of all ranks together; a collective call."""
+    if ranks.number() == 1:
+        return normalized(advantages)
+    return normalized(advantages, ranks.merged(ranks.moments_of(advantages)))
 
 
 def policy_objective(batch: PPOBatch, logits: Float32[Tensor, "N A"], *, epsilon: float) -> Objective:

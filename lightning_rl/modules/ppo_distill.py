@@ -9,12 +9,19 @@ import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
+from lightning_rl import ranks
 from lightning_rl.data.minibatches import num_minibatches, shuffled
 from lightning_rl.losses.distill import absolute_prediction_error, prediction_error
-from lightning_rl.losses.returns import discounts_from, forward_discounted_sums, normalized
+from lightning_rl.losses.returns import discounts_from, forward_discounted_sums
 from lightning_rl.modules.base import Objective, RLModule, require
 from lightning_rl.modules.micro_batches import MicroBatches
-from lightning_rl.modules.ppo import DistilledTrajectories, PPOBatch, policy_objective, value_loss
+from lightning_rl.modules.ppo import (
+    DistilledTrajectories,
+    PPOBatch,
+    normalized_over_ranks,
+    policy_objective,
+    value_loss,
+)
 from lightning_rl.moments import Moments
 from lightning_rl.networks.actor_critic import NETWORKS, DistillationNetwork
 from lightning_rl.networks.pixel_statistics import PixelNormalizer
@@ -86,7 +93,7 @@ class PPODistillModule(RLModule):
         value_epsilon: clip of the values' change, in units of the scaled rewards; null for none.
         epochs: passes over a rollout.
         minibatch_size: samples of one optimiser step on each rank; must divide num_steps × num_envs.
-        normalize_advantages: over each `minibatch` (OpenAI) or over the whole `rollout` (Rullo, eq. 10).
+        normalize_advantages: over each `minibatch` (OpenAI) or over the whole `rollout` (Rullo, eq. 10), of all ranks.
         value_weight: factor on each critic's loss.
         entropy_weight: factor on the entropy bonus.
         learning_rate: Adam's, for policy and critics.
@@ -196,7 +203,7 @@ class PPODistillModule(RLModule):
         for number, indices in enumerate(order, start=1):
             batch = trajectories.minibatch(indices.to(self.device))
             if self.normalize_advantages == "minibatch":
-                batch = replace(batch, advantages=normalized(batch.advantages))
+                batch = replace(batch, advantages=normalized_over_ranks(batch.advantages))
             if number == len(order):
                 del trajectories  # Lightning asks for no more, and would hold the rollout while the next is collected
             yield batch
@@ -208,7 +215,7 @@ class PPODistillModule(RLModule):
         rewards, discounts = [extrinsic], [discounts_from(rollout.terminated, self.gamma)]
         weights, student_outputs = [1.0], None
         if self.distillation is not None:
-            self.normalizer.update(rollout.obs[1:].flatten(0, 1))
+            self.normalizer.update(rollout.obs[1:].flatten(0, 1), ranks.total)
             intrinsic, student_outputs = self.intrinsic_rewards(rollout.obs[1:], memory)
             rewards.append(intrinsic)
             discounts.append(self._intrinsic_discounts(rollout.terminated))
@@ -225,7 +232,7 @@ class PPODistillModule(RLModule):
             student_outputs=student_outputs,
         )
         if self.normalize_advantages == "rollout":
-            return replace(trajectories, advantages=normalized(trajectories.advantages))
+            return replace(trajectories, advantages=normalized_over_ranks(trajectories.advantages))
         return trajectories
 
     def _intrinsic_discounts(self, terminated: Bool[Tensor, "T B"]) -> Float[Tensor, "T B"]:
@@ -263,9 +270,7 @@ class PPODistillModule(RLModule):
         start = memory.get("intrinsic_sums", torch.zeros(errors.shape[1])).to(errors.device)
         sums = forward_discounted_sums(errors, start, self.distillation.gamma)
         memory["intrinsic_sums"] = sums[-1].cpu()
-        wide = sums.double()
-        batch = Moments(float(wide.mean()), float(wide.var(correction=0)), wide.numel())
-        moments = Moments(*self.intrinsic_moments.tolist()).merged(batch)
+        moments = Moments(*self.intrinsic_moments.tolist()).merged(ranks.merged(ranks.moments_of(sums)))
         self.intrinsic_moments.copy_(torch.tensor(moments, dtype=torch.float64))
         return errors / math.sqrt(moments.variance)
 

@@ -1,6 +1,6 @@
 """Running mean and standard deviation of every pixel, exact whatever the order of the frames."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from einops import rearrange
@@ -34,12 +34,20 @@ class PixelNormalizer(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def update(self, obs: UInt8[Tensor, "N H W C"]) -> None:
-        """Takes the frames into the statistics."""
+    def update(self, obs: UInt8[Tensor, "N H W C"], total: Callable[[Tensor], Tensor] = lambda own: own) -> None:
+        """Takes the frames into the statistics.
+
+        Args:
+            obs: frames.
+            total: adds up what ranks have summed each from frames of its own.
+        """
+        sums, squares = torch.zeros_like(self.totals), torch.zeros_like(self.squared_totals)
         for chunk in obs.split(256):  # the squares need four bytes a pixel; 256 frames of them stay small
-            self.totals += chunk.sum(0, dtype=torch.int64)
-            self.squared_totals += chunk.int().square_().sum(0, dtype=torch.int64)
-        self.count += len(obs)
+            sums += chunk.sum(0, dtype=torch.int64)
+            squares += chunk.int().square_().sum(0, dtype=torch.int64)
+        self.totals += total(sums)
+        self.squared_totals += total(squares)
+        self.count += total(torch.full_like(self.count, len(obs)))
 
     def forward(self, obs: UInt8[Tensor, "N H W C"]) -> Float[Tensor, "N C H W"]:
         """Normalised images; before the first `update`, frames only scaled to 0..1."""

@@ -374,14 +374,6 @@ def test_a_state_saved_right_after_restoring_is_the_state_restored(tmp_path: Pat
     assert_same(again.collect(policy()), original.collect(policy()))
 
 
-def test_counting_from_a_number_reaches_the_state() -> None:
-    collector = collector_of(counting())
-
-    collector.count_from(1000)
-
-    assert (collector.env_steps, collector.state_dict()["env_steps"]) == (1000, 1000)
-
-
 def test_a_state_of_other_environments_is_refused() -> None:
     with pytest.raises(ValueError, match="num_envs 3"):
         collector_of(counting()).load_state_dict(collector_of(counting(num_envs=3)).state_dict())

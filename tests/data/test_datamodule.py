@@ -329,9 +329,12 @@ def test_an_inexact_resume_starts_other_games_and_counts_on(fitting: Build) -> N
 
     other.load_state_dict(original.state_dict())
 
-    assert other.env_steps == other.state_dict()["collectors"][0]["env_steps"] == NUM_STEPS * 2
+    assert other.env_steps == other.state_dict()["env_steps"] == NUM_STEPS * 2
     assert_same(collected(other), collected(fresh))
     assert other.env_steps == NUM_STEPS * (2 + 3)
+    again = fitting(num_envs=3)
+    again.load_state_dict(other.state_dict())
+    assert again.env_steps == NUM_STEPS * (2 + 3)
 
 
 def test_an_inexact_resume_is_exact_where_nothing_differs(fitting: Build) -> None:

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_rl.envs.normalize import ReturnScaling, RewardClipping
+from lightning_rl.moments import Moments
 from lightning_rl.types import ResumableVectorEnv
 from tests.toys import CountingVectorEnv, ToyVectorEnv
 
@@ -123,6 +125,37 @@ def test_a_restored_wrapper_scales_as_if_it_had_never_stopped(tmp_path: Path) ->
 
     np.testing.assert_array_equal(obs, env.reset()[0])
     np.testing.assert_array_equal(played(other, 30, seed=1), played(env, 30, seed=1))
+
+
+def _told(seen: list[Moments], own: Moments) -> Moments:
+    seen.append(own)
+    return own
+
+
+def _heard(other: Moments, _own: Moments) -> Moments:
+    return other
+
+
+def test_ranks_that_agree_scale_as_one_process_with_all_environments_would() -> None:
+    """Up to what the others have seen since they last agreed."""
+    halves = [ReturnScaling(counting(3, 5)), ReturnScaling(counting(2, 7))]
+    whole = ReturnScaling(counting(3, 5, 2, 7))
+    actions = np.random.default_rng(0).integers(15, size=(30, 4))
+    for step, chosen in enumerate(actions, start=1):
+        for half, columns in zip(halves, (chosen[:2], chosen[2:]), strict=True):
+            half.step(columns)
+        whole.step(chosen)
+        if step % 10 == 0:
+            seen: list[Moments] = []
+            for half in halves:  # first each tells, then each hears
+                half.agree(partial(_told, seen))
+            halves[0].agree(partial(_heard, seen[1]))
+            halves[1].agree(partial(_heard, seen[0]))
+            first, second = (Moments(*half.get_state()["moments"]) for half in halves)
+            expected = Moments(*whole.get_state()["moments"])
+            assert first == pytest.approx(expected, rel=1e-9)
+            assert second == pytest.approx(expected, rel=1e-9)
+            assert expected.weight == pytest.approx(4 * step, abs=1e-3)
 
 
 def test_a_saved_state_is_left_alone_by_later_steps() -> None:

@@ -1,0 +1,37 @@
+"""A callback that writes down what each rank saw, for tests of runs with several."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+
+class Witness(Callback):
+    """Saves, per rank and step: the weights before it, the batch, and the gradients that the optimiser was given.
+
+    Args:
+        folder: where the files go.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+        self._seen: dict[str, Any] = {}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        weights = {name: tensor.clone() for name, tensor in pl_module.state_dict().items()}
+        self._seen = {"batch": batch, "weights": weights}
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._seen["gradients"] = {
+            name: None if parameter.grad is None else parameter.grad.clone()
+            for name, parameter in pl_module.named_parameters()
+        }
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._folder.mkdir(exist_ok=True)
+        torch.save(self._seen, self._folder / f"{trainer.global_rank}-{trainer.global_step}.pt")
