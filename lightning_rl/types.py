@@ -197,8 +197,9 @@ class ImaginedStep(TensorFields):
     """What a world model says that `B` actions lead to."""
 
     frames: UInt8[Tensor, "B H W C"]
-    rewards: Float32[Tensor, "B"]
-    ended: Bool[Tensor, "B"]
+    rewards: Float32[Tensor, "B"]  # the likeliest
+    expected_rewards: Float32[Tensor, "B"]
+    end_probabilities: Float32[Tensor, "B"]
     state: Float[Tensor, "B S H W"] | None = None  # the model's own, where it has one
 
 

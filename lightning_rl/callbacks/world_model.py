@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
@@ -32,11 +32,10 @@ class Imagination(NamedTuple):
 
     frames: UInt8[Tensor, "N P H W C"]
     rewards: Float32[Tensor, "N P"]
-    ended: Bool[Tensor, "N P"]
 
 
 def imagination(module: SimPLeModule, windows: Windows, generator: torch.Generator) -> Imagination:
-    """Imagined frames, rewards and ends along the actions of windows, whose frames are seen at the start only."""
+    """Imagined frames and likeliest rewards along the actions of windows, whose frames are seen at the start only."""
     stack = rearrange(windows.frames[:, : module.num_frames], "n k h w c -> n h w (k c)")
     state = module.begin(stack)
     steps = []
@@ -48,7 +47,6 @@ def imagination(module: SimPLeModule, windows: Windows, generator: torch.Generat
     return Imagination(
         torch.stack([step.frames for step in steps], 1),
         torch.stack([step.rewards for step in steps], 1),
-        torch.stack([step.ended for step in steps], 1),
     )
 
 

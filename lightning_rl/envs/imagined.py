@@ -1,7 +1,7 @@
 """A world model as a vector environment, so that a policy learns in it as it would in the game."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_rl.types import State, WorldModel
+
+Outcomes = Literal["likeliest", "expected"]
 
 Starts = Callable[[int, torch.Generator], UInt8[Tensor, "N H W D"]]
 """Draws so many stacks of real frames to start from."""
@@ -32,6 +34,8 @@ class ImaginedVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         num_envs: environments stepped together.
         num_actions: actions of the game.
         generator: the stream of starts and of what the model draws.
+        outcomes: give the `likeliest` reward of each step and end the episode where that is likelier than not, or the
+            `expected` reward, and end it by chance.
 
     Reference:
         Kaiser et al. 2020, Model-based reinforcement learning for Atari, section 4 and algorithm 1,
@@ -39,8 +43,16 @@ class ImaginedVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     """
 
     def __init__(
-        self, model: WorldModel, starts: Starts, *, num_envs: int, num_actions: int, generator: torch.Generator
+        self,
+        model: WorldModel,
+        starts: Starts,
+        *,
+        num_envs: int,
+        num_actions: int,
+        generator: torch.Generator,
+        outcomes: Outcomes = "likeliest",
     ) -> None:
+        self._outcomes = outcomes
         self._model = model
         self._starts = starts
         self._generator = generator
@@ -85,12 +97,15 @@ class ImaginedVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         channels = step.frames.shape[-1]
         self._obs = torch.cat([self._obs[..., channels:], step.frames.to(self._obs.device)], dim=-1)
         self._state = step.state
-        ended = step.ended.cpu()
+        if self._outcomes == "likeliest":
+            rewards, ended = step.rewards, step.end_probabilities.cpu() > 0.5
+        else:
+            chances = torch.rand(self.num_envs, generator=self._generator, device=self._generator.device).cpu()
+            rewards, ended = step.expected_rewards, chances < step.end_probabilities.cpu()
         if ended.any():
             self._start_anew(ended)
-        rewards = step.rewards.cpu().numpy()
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
-        return self._obs.cpu().numpy(), rewards, ended.numpy(), truncated, {}
+        return self._obs.cpu().numpy(), rewards.cpu().numpy(), ended.numpy(), truncated, {}
 
     def _start_anew(self, ended: Bool[Tensor, "B"]) -> None:
         fresh = self._starts(int(ended.sum()), self._generator)

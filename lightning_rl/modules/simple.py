@@ -10,13 +10,19 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from lightning_rl.data.collector import Collector
-from lightning_rl.envs.imagined import ImaginedVectorEnv
-from lightning_rl.losses.returns import discounts_from, normalized
+from lightning_rl.envs.imagined import ImaginedVectorEnv, Outcomes
+from lightning_rl.losses.returns import discounts_from
 from lightning_rl.modules.base import Objective, RLModule, require
 from lightning_rl.modules.joint_optimizer import JointOptimizer
 from lightning_rl.modules.micro_batches import MicroBatches, threads
 from lightning_rl.modules.outer_loop import OuterLoop, Slice
-from lightning_rl.modules.ppo import DistilledTrajectories, PPOBatch, policy_objective, value_loss
+from lightning_rl.modules.ppo import (
+    DistilledTrajectories,
+    PPOBatch,
+    normalized_over_ranks,
+    policy_objective,
+    value_loss,
+)
 from lightning_rl.modules.world_model import COLORS, WorldModelBatch, WorldModelOptions, window_losses
 from lightning_rl.networks.actor_critic import NETWORKS
 from lightning_rl.types import ImaginedStep, Replay, Rollout, Source
@@ -39,6 +45,9 @@ class SimPLeModule(RLModule):
         num_imagined_envs: environments imagined together.
         imagined_length: steps of an imagined rollout; the last one's reward is not learned from, its state's value is
             the bootstrap.
+        imagined_outcomes: the policy is given the `likeliest` reward of each imagined step, and the episode ends where
+            that is likelier than not (the paper); or the `expected` reward, and the episode ends by chance, for games
+            whose rewards and ends cannot be foreseen for sure.
         learn_from_real: let the policy learn from each collected rollout, too, as the released code does.
         gamma: γ, discount per env step.
         lambda_: λ of generalised advantage estimation.
@@ -79,6 +88,7 @@ class SimPLeModule(RLModule):
         network: Literal["two_conv", "three_stack"] = "two_conv",
         num_imagined_envs: int = 16,
         imagined_length: int = 50,
+        imagined_outcomes: Outcomes = "likeliest",
         learn_from_real: bool = False,
         gamma: float = 0.99,
         lambda_: float = 0.95,
@@ -111,6 +121,7 @@ class SimPLeModule(RLModule):
         self.num_frames = obs_shape[-1] // COLORS
         self.num_imagined_envs = num_imagined_envs
         self.imagined_length = imagined_length
+        self.imagined_outcomes = imagined_outcomes
         self.learn_from_real = learn_from_real
         self.gamma = gamma
         self.lambda_ = lambda_
@@ -249,6 +260,7 @@ class SimPLeModule(RLModule):
             num_envs=self.num_imagined_envs,
             num_actions=self.num_actions,
             generator=generator,
+            outcomes=self.imagined_outcomes,
         )
         collector = Collector(env, num_steps=self.imagined_length, seed=generator)
         return collector.collect(self)
@@ -276,7 +288,7 @@ class SimPLeModule(RLModule):
             weights=[1.0],
             lambda_=self.lambda_,
         )
-        return replace(trajectories, advantages=normalized(trajectories.advantages))
+        return replace(trajectories, advantages=normalized_over_ranks(trajectories.advantages))
 
     def begin(self, obs: UInt8[Tensor, "B H W D"]) -> Tensor | None:
         """The world model's recurrent state before the newest frame of each stack; None where it has none."""
@@ -316,7 +328,8 @@ class SimPLeModule(RLModule):
         return ImaginedStep(
             frames=torch.cat([step.frames for step in steps]),
             rewards=torch.cat([step.rewards for step in steps]),
-            ended=torch.cat([step.ended for step in steps]),
+            expected_rewards=torch.cat([step.expected_rewards for step in steps]),
+            end_probabilities=torch.cat([step.end_probabilities for step in steps]),
             state=None if state is None else torch.cat([step.state for step in steps if step.state is not None]),
         )
 
@@ -331,8 +344,9 @@ class SimPLeModule(RLModule):
             step = self.world_model.imagined(seen, actions, generator, state=state)
         return ImaginedStep(
             frames=step.frames,
-            rewards=self.reward_values[step.reward_classes],
-            ended=step.ended,
+            rewards=self.reward_values[step.reward_probabilities.argmax(-1)],
+            expected_rewards=step.reward_probabilities @ self.reward_values,
+            end_probabilities=step.end_probabilities,
             state=step.state,
         )
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -43,8 +43,8 @@ class Imagined(NamedTuple):
     """A step in the model instead of the game."""
 
     frames: UInt8[Tensor, "N H W C"]
-    reward_classes: Int64[Tensor, "N"]
-    ended: Bool[Tensor, "N"]
+    reward_probabilities: Float32[Tensor, "N R"]
+    end_probabilities: Float32[Tensor, "N"]
     state: Float32[Tensor, "N S H W"] | None
 
 
@@ -213,12 +213,13 @@ class NextFramePredictor(nn.Module):
         *,
         state: Float32[Tensor, "N S H W"] | None = None,
     ) -> Imagined:
-        """The step that is most likely under the code that the generator draws: no sub-pixel or reward is drawn."""
+        """The frame that is most likely under the code that the generator draws, and what may come with it."""
         likely = self.predicted(obs, actions, generator, state=state)
+        ends = obs.new_zeros(len(obs)).float() if likely.end_logits is None else likely.end_logits.sigmoid()
         return Imagined(
             frames=self.likeliest(likely.frames, obs),
-            reward_classes=likely.reward_logits.argmax(-1),
-            ended=torch.zeros_like(obs[:, 0, 0, 0]).bool() if likely.end_logits is None else likely.end_logits > 0,
+            reward_probabilities=likely.reward_logits.softmax(-1),
+            end_probabilities=ends,
             state=likely.state,
         )
 

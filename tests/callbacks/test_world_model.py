@@ -30,7 +30,9 @@ class Known(SimPLeModule):
     ) -> ImaginedStep:
         newest = obs[..., -3:]
         rewards = torch.full((len(obs),), 1.0)
-        return ImaginedStep(frames=newest // 2, rewards=rewards, ended=torch.zeros(len(obs), dtype=torch.bool))
+        return ImaginedStep(
+            frames=newest // 2, rewards=rewards, expected_rewards=rewards / 2, end_probabilities=rewards * 0
+        )
 
 
 def known() -> SimPLeModule:
@@ -76,7 +78,7 @@ def test_summed_rewards_are_right_where_they_are_right_while_the_episode_lasts()
     valid[3, K:] = False  # the last episode ends with its first step
     given = replace(windows(4, num_targets=3), rewards=rewards, valid=valid)
     said = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]])
-    dreamt = Imagination(torch.zeros(4, 3, H, W, 3, dtype=torch.uint8), said, torch.zeros(4, 3, dtype=torch.bool))
+    dreamt = Imagination(torch.zeros(4, 3, H, W, 3, dtype=torch.uint8), said)
 
     shares = [summed_reward_accuracy(given, dreamt, module(), steps) for steps in (1, 2, 3)]
 
@@ -115,7 +117,7 @@ def test_measuring_twice_gives_the_same_figures_and_draws_nothing_from_the_proce
 def test_the_video_shows_the_game_beside_the_model() -> None:
     given = windows(2, num_targets=3)
     real = given.frames[:, K:]
-    same = Imagination(real, given.rewards[:, K - 1 :], given.ended[:, K - 1 :])
+    same = Imagination(real, given.rewards[:, K - 1 :])
 
     video = pairs(given, same, K)
 

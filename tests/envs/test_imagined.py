@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_rl.envs.imagined import ImaginedVectorEnv
+from lightning_rl.envs.imagined import ImaginedVectorEnv, Outcomes
 from lightning_rl.types import ImaginedStep, ResumableVectorEnv, WorldModel
 
 B, H, W, K, A = 5, 2, 3, 4, 7
@@ -24,7 +24,8 @@ class Counting:
         return ImaginedStep(
             frames=obs[..., -3:] + 1,
             rewards=actions.float(),
-            ended=actions == 6,
+            expected_rewards=actions / 2,
+            end_probabilities=torch.where(actions == 6, 0.9, 0.3),
             state=None if state is None else state + 1,
         )
 
@@ -36,9 +37,11 @@ def starts(number: int, generator: torch.Generator) -> Tensor:
     return (newest + ages).expand(number, H, W, 3 * K).to(torch.uint8).contiguous()
 
 
-def env(seed: int = 0) -> ImaginedVectorEnv:
+def env(seed: int = 0, *, num_envs: int = B, outcomes: Outcomes = "likeliest") -> ImaginedVectorEnv:
     generator = torch.Generator().manual_seed(seed)
-    return ImaginedVectorEnv(Counting(), starts, num_envs=B, num_actions=A, generator=generator)
+    return ImaginedVectorEnv(
+        Counting(), starts, num_envs=num_envs, num_actions=A, generator=generator, outcomes=outcomes
+    )
 
 
 def newest(obs: NDArray[np.uint8]) -> list[int]:
@@ -73,6 +76,18 @@ def test_an_episode_that_ends_starts_anew_from_real_frames_and_the_others_go_on(
     assert terminated.tolist() == [False, True, False, True, False]
     assert all(newest(obs)[row] == before[row] + 1 for row in (0, 2, 4))
     assert all(newest(obs)[row] % 10 == 0 for row in (1, 3))
+
+
+def test_expected_outcomes_are_the_mean_reward_and_ends_by_chance() -> None:
+    world = env(num_envs=4000, outcomes="expected")
+    world.reset()
+    actions = np.repeat([3, 6], 2000)
+
+    _, rewards, terminated, _, _ = world.step(actions)
+
+    assert rewards.tolist() == (actions / 2).tolist()
+    assert terminated[:2000].mean() == pytest.approx(0.3, abs=0.04)
+    assert terminated[2000:].mean() == pytest.approx(0.9, abs=0.03)
 
 
 def test_the_models_state_follows_its_environment() -> None:

@@ -248,7 +248,7 @@ def test_without_ends_an_imagined_episode_never_ends() -> None:
 
     step = learner.imagine(obs, torch.tensor([0, 1, 2, 3]), torch.Generator())
 
-    assert not step.ended.any()
+    assert not step.end_probabilities.any()
 
 
 def test_a_row_says_what_imagined_steps_earned(source: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,15 +225,15 @@ def test_nothing_is_dropped_out_of_what_is_imagined() -> None:
     assert not equal(model(obs, actions, generator=seeded()), model(obs, actions))
 
 
-def test_the_likeliest_frame_reward_and_end_are_imagined() -> None:
+def test_the_likeliest_frame_is_imagined_with_what_may_come_with_it() -> None:
     model, (obs, actions, _) = make(pixels="softmax"), inputs(count=17)
 
     imagined, predicted = model.imagined(obs, actions, seeded()), model.predicted(obs, actions, seeded())
 
     assert torch.equal(imagined.frames.long(), predicted.frames.argmax(-1))
-    assert torch.equal(imagined.reward_classes, predicted.reward_logits.argmax(-1))
+    assert torch.equal(imagined.reward_probabilities, predicted.reward_logits.softmax(-1))
     assert predicted.end_logits is not None
-    assert torch.equal(imagined.ended, predicted.end_logits > 0)
+    assert torch.equal(imagined.end_probabilities, predicted.end_logits.sigmoid())
 
 
 def test_predicted_values_start_as_a_copy_of_the_newest_frame() -> None:
