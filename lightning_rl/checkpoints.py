@@ -1,8 +1,10 @@
 """Checkpoint files: written so that a kill leaves the old one or the new one, read without executing anything."""
 
+import errno
 import os
 import pickle
 import re
+import shutil
 import struct
 import zipfile
 import zlib
@@ -40,6 +42,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Replaces `path` in one step."""
         target = Path(path)
         try:
+            _require_space_beside(target)
             with replacing(target) as file:
                 torch.save(checkpoint, file)
                 flush(file)
@@ -57,6 +60,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Loads tensors and plain containers; what a checkpoint carries beyond that is refused, never executed."""
         checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
         return checkpoint
+
+
+def _require_space_beside(target: Path) -> None:
+    """Raises where the disk cannot take another file of the target's size, before it is filled to the brim."""
+    needed = target.stat().st_size if target.exists() else 0
+    free = shutil.disk_usage(target.parent).free if target.parent.exists() else needed
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed} bytes are needed, {free} are free")
 
 
 def _keep_as_previous(target: Path) -> None:

@@ -4,7 +4,9 @@ import logging
 import os
 import re
 import secrets
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -31,7 +33,7 @@ from lightning_rl.callbacks.run_folder import RunFolder
 from lightning_rl.callbacks.saving import RunCheckpoint
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model import WorldModelReport
-from lightning_rl.lifetime import end_with
+from lightning_rl.lifetime import SIGNALS, STOPPED, end_at_signals, end_with
 from lightning_rl.loggers import MetricsCSV, drop_obsolete_settings
 from lightning_rl.precision import suitable
 from lightning_rl.progress import EnvStepsProgress
@@ -314,7 +316,7 @@ class RunCLI(LightningCLI):
         if self.stopper.received is None:
             return 0
         environment = getattr(self.trainer.strategy, "cluster_environment", None)
-        return 0 if isinstance(environment, LightningEnvironment) and self.trainer.local_rank else 143
+        return 0 if isinstance(environment, LightningEnvironment) and self.trainer.local_rank else STOPPED
 
     def _say_what_is_where(self) -> None:
         last = self.run_dir / checkpoints.LAST
@@ -400,6 +402,21 @@ def _notices_held_back() -> Iterator[None]:
         warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
 
 
+@contextmanager
+def _signals_answered() -> Iterator[None]:
+    """Ends the process at signals that come before there is anything to save; afterwards all is as it was."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    end_at_signals()
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def _say(message: str) -> None:
     sys.stderr.write(f"lightning-rl: {message}\n")
 
@@ -420,6 +437,11 @@ def main(args: list[str] | None = None) -> int:
     os.environ.setdefault("WANDB_SILENT", "true")  # it would tell six lines of what the run folder shows
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # between Lightning and torch, no matter for users
     given = sys.argv[1:] if args is None else args
+    with _signals_answered():
+        return _answered(given)
+
+
+def _answered(given: list[str]) -> int:
     try:
         cli = RunCLI(_with_run_config(given))
     except (UsageError, ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:

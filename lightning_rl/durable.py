@@ -30,6 +30,12 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
             partial.unlink(missing_ok=True)
 
 
+def remove_partial(folder: Path) -> None:
+    """Removes what a kill has left half-written in a folder; nobody else may be writing there."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink(missing_ok=True)
+
+
 def flush(file: IO[bytes]) -> None:
     """Returns once what was written is on disk."""
     file.flush()

@@ -38,8 +38,8 @@ class MetricsCSV(Logger):
 
     The first column is `env_steps`, the others stand in order of first appearance. A key that appears later adds a
     column, and the file is replaced by its widened self in one step, so a kill never leaves less than was there.
-    Metrics without `env_steps` belong to no point of the curve and are not written. Only rank zero writes. A file that
-    is already there is continued.
+    Metrics without `env_steps` belong to no point of the curve and are not written. A row that is given again is not
+    written twice. Only rank zero writes. A file that is already there is continued.
 
     Args:
         path: The file; its folder is made with the first row.
@@ -50,6 +50,7 @@ class MetricsCSV(Logger):
         self.path = path
         self._columns: list[str] = []  # of the file as it is known to be; empty: unknown, the next write is a rewrite
         self._unwritten: list[Row] = []
+        self._given: Row = {}
 
     @property
     @override
@@ -84,7 +85,11 @@ class MetricsCSV(Logger):
         """
         if "env_steps" not in metrics:
             return
-        self._unwritten.append({key: _cell(key, value) for key, value in metrics.items()})
+        row = {key: _cell(key, value) for key, value in metrics.items()}
+        if row == self._given:
+            return
+        self._given = row
+        self._unwritten.append(row)
         try:
             self._write()
         except OSError as error:
@@ -106,6 +111,7 @@ class MetricsCSV(Logger):
             kept = [row for row in rows if int(row["env_steps"]) <= env_steps and int(row.get("epoch", -1)) < epochs]
             _replace(self.path, _lines(columns, kept))
             self._columns = columns
+        self._given = {}
 
     def _write(self) -> None:
         keys = {key: None for row in self._unwritten for key in row}

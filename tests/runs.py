@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_rl import checkpoints
 from lightning_rl.cli import main
 from lightning_rl.loggers import read_metrics
 
@@ -158,6 +159,16 @@ def differences(first: Any, second: Any) -> list[str]:
     one, other = flat(first), flat(second)
     pairs = {path: (one.get(path, "missing"), other.get(path, "missing")) for path in {**one, **other}}
     return [f"{path}: {_shown(a)} and {_shown(b)}" for path, (a, b) in pairs.items() if not _same(a, b)]
+
+
+def unlike(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Differences of two checkpoints beside the run's own name.
+
+    In this process also beside the position in Python's random stream: the shape checks of tests draw from it.
+    """
+    ids: dict[str, Any] = {checkpoints.METADATA: {}}
+    found = differences(first | ids, second | ids)
+    return [difference for difference in found if not difference.startswith("/callbacks/RandomStates/python/")]
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:

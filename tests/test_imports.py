@@ -34,6 +34,8 @@ LAYERS = {
         "data",
         "types",
         "ranks",
+        "durable",
+        "lifetime",
     },
     "usage": {"data", "modules", "types"},
     "doctor": {"allocator", "version"},

@@ -4,7 +4,6 @@ import contextlib
 import os
 import random
 import signal
-import statistics
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,8 +15,7 @@ from torch import Tensor
 
 from lightning_rl import checkpoints
 from lightning_rl.cli import RunCLI, main
-from lightning_rl.loggers import read_metrics
-from tests.runs import ENV_STEPS, differences, fit, fit_args, flat, load, rows, start, wait_until
+from tests.runs import ENV_STEPS, differences, fit, fit_args, flat, load, rows, start, unlike, wait_until
 from tests.wandb_reader import read_history, read_run_id
 
 CPU = {"trainer__precision": "bf16-mixed", "model__micro_batches__size": 8}
@@ -27,16 +25,6 @@ MINIBATCHES = {"model__vae__minibatch_size": 8}
 GAMES, RANDOM_STATES = "ProcgenDataModule", "RandomStates"
 
 LAST = ("--ckpt_path", "last")
-
-
-def unlike(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
-    """Differences of two checkpoints beside the run's own name.
-
-    In this process also beside the position in Python's random stream: the shape checks of tests draw from it.
-    """
-    ids: dict[str, Any] = {checkpoints.METADATA: {}}
-    found = differences(first | ids, second | ids)
-    return [difference for difference in found if not difference.startswith(f"/callbacks/{RANDOM_STATES}/python/")]
 
 
 def pictures(run_dir: Path) -> dict[str, bytes]:
@@ -147,32 +135,6 @@ def test_validation_and_video_change_no_bit_of_training(tmp_path: Path) -> None:
         states = (checkpoint["callbacks"][RANDOM_STATES][stream] for checkpoint in (without, judged))
         assert differences(*states) == []
     assert all("validation/return" in row for row in rows(tmp_path / "with"))
-
-
-def test_killed_at_three_random_moments_a_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    iterations, moments = 9, random.Random()
-    uninterrupted = start(fit_args(tmp_path / "uninterrupted", iterations=iterations), tmp_path / "uninterrupted.txt")
-    uninterrupted.join()
-    assert uninterrupted.exitcode == 0
-    speeds = [float(row["time/env_steps_per_second"]) for row in read_metrics(tmp_path / "uninterrupted/metrics.csv")]
-    iteration_seconds = ENV_STEPS / statistics.median(speeds)
-
-    run_dir = tmp_path / "run"
-    args = fit_args(run_dir, *LAST, iterations=iterations)
-    for kill in range(1, 4):
-        process = start(args, tmp_path / "run.txt")
-        wait_until(lambda reached=2 * kill: len(rows(run_dir)) >= reached, process)  # type: ignore[misc]
-        time.sleep(moments.uniform(0, 1.5 * iteration_seconds))
-        process.kill()
-        process.join()
-        assert process.exitcode == -9
-    final = start(args, tmp_path / "run.txt")
-    final.join()
-    assert final.exitcode == 0
-
-    ids: dict[str, Any] = {checkpoints.METADATA: {}}
-    assert differences(load(tmp_path / "uninterrupted") | ids, load(run_dir) | ids) == []
-    assert rows(run_dir) == rows(tmp_path / "uninterrupted")
 
 
 def actors_of(learner: BaseProcess) -> list[int]:

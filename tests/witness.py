@@ -1,5 +1,6 @@
-"""A callback that writes down what each rank saw, for tests of runs with several."""
+"""Callbacks that write down what a test wants to know of a run."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,23 @@ class Witness(Callback):
     ) -> None:
         self._folder.mkdir(exist_ok=True)
         torch.save(self._seen, self._folder / f"{trainer.global_rank}-{trainer.global_step}.pt")
+
+
+class Usage(Callback):
+    """Writes a line after each hundredth epoch: kilobytes of resident memory, threads, open files of the process.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks, once in a hundred times."""
+        if (trainer.current_epoch + 1) % 100:
+            return
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        numbers = (int(status["VmRSS"].split()[0]), int(status["Threads"]), len(os.listdir("/proc/self/fd")))
+        with self._path.open("a") as file:
+            file.write(",".join(str(number) for number in numbers) + "\n")

@@ -3,8 +3,8 @@
 import os
 import random
 import signal
-import sys
 import time
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -15,6 +15,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_rl import ranks
 from lightning_rl.data.datamodule import RolloutDataModule
+from lightning_rl.lifetime import SIGNALS, end_at_signals
 from lightning_rl.modules.base import RLModule
 
 
@@ -119,9 +120,6 @@ def _restore_random_states(states: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
 
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-
-
 class StopAtBoundary(Callback):
     """Turns SIGTERM and SIGUSR1 into: finish this epoch, save, and end. A second signal ends at once.
 
@@ -143,21 +141,21 @@ class StopAtBoundary(Callback):
                 os._exit(128 + number)
             self.received = number
 
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, note)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends at once, but not within `fit`."""
         if trainer.state.fn != TrainerFn.FITTING:
-            _end_at_signals(trainer)
+            end_at_signals(partial(_end_launched, trainer))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends at once: Lightning's own handler would only make a note."""
-        _end_at_signals(trainer)
+        end_at_signals(partial(_end_launched, trainer))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends at once."""
-        _end_at_signals(trainer)
+        end_at_signals(partial(_end_launched, trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops, if any rank was asked to."""
@@ -171,12 +169,3 @@ def _end_launched(trainer: Trainer, number: int) -> None:
     """Sends a signal to the other ranks, where this process has started them."""
     if trainer.strategy.launcher is not None:
         trainer.strategy.launcher.kill(number)
-
-
-def _end_at_signals(trainer: Trainer) -> None:
-    def end(number: int, _frame: FrameType | None) -> None:
-        _end_launched(trainer, number)
-        sys.exit(143)  # files in the making are removed on the way
-
-    for number in _SIGNALS:
-        signal.signal(number, end)

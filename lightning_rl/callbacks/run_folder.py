@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_rl.callbacks.iteration import data_of
+from lightning_rl.durable import remove_partial
 from lightning_rl.loggers import MetricsCSV, use_env_steps_axis
 
 
@@ -30,6 +31,16 @@ class RunFolder(Callback):
             if key in self._config:
                 self._config[key] = None
         self._parser = parser
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Removes what an earlier process of this run was writing when it was killed."""
+        if stage != "fit":
+            return
+        run_dir = self._path.parent
+        remove_partial(run_dir / "replay" / f"rank{trainer.global_rank}")
+        if trainer.is_global_zero:
+            remove_partial(run_dir)
+            remove_partial(run_dir / "media")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the config, says what differs from the run that is continued, gives it to W&B."""

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.utilities.apply_func import convert_tensors_to_scalars
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from lightning_rl.checkpoints import BEST, LAST, METADATA
+from lightning_rl.loggers import MetricsCSV
 
 
 class RunCheckpoint(Checkpoint):
@@ -40,14 +42,23 @@ class RunCheckpoint(Checkpoint):
         self._best_return = state_dict["best_return"]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves; Lightning calls this after every other callback's and after the module's."""
+        """Saves, once metrics.csv has what led there; Lightning calls this last of all callbacks."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        _log_row(trainer)
         validated = trainer.callback_metrics.get("validation/return") if _just_validated(trainer) else None
         if validated is not None and (self._best_return is None or float(validated) > self._best_return):
             self._best_return = float(validated)
             trainer.save_checkpoint(self._run_dir / BEST, weights_only=False)
         trainer.save_checkpoint(self._run_dir / LAST, weights_only=False)
+
+
+def _log_row(trainer: Trainer) -> None:
+    """Puts the epoch's row on disk; Lightning would only after this callback, and a kill between would leave a gap."""
+    row = convert_tensors_to_scalars(trainer._logger_connector.metrics["log"])
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCSV):
+            logger.log_metrics({**row, "epoch": trainer.current_epoch})
 
 
 def _just_validated(trainer: Trainer) -> bool:
