@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_rl.cli import RunCLI
 from lightning_rl.modules.impala_vae import Unrolls
 from lightning_rl.types import Recall
-from tests.benchmarks import collecting, curves, impala, measure, memory, throughput
+from tests.benchmarks import collecting, curves, impala, measure, memory, scaling, throughput
 from tests.benchmarks.impala_peer import PlainLearner
 from tests.modules.worlds import NUM_ENVS, NUM_STEPS, OBS_SHAPE, Batches, draw_rollout, fit, generator
 
@@ -136,3 +137,12 @@ def test_impala_measures_each_side(side: str) -> None:
 def test_impala_by_default_is_the_published_batch() -> None:
     options = impala.parser().parse_args([])
     assert (options.num_envs, options.num_steps, options.rounds, options.game) == (32, [80, 20], 3, "starpilot")
+
+
+@pytest.mark.parametrize("method", scaling.METHODS)
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_scaling_compares_runs_that_the_command_takes(method: str, num_ranks: int, tmp_path: Path) -> None:
+    _, _, _, *args = scaling.command(method, tmp_path / "run", num_ranks=num_ranks, game="maze", epochs=1)
+    cli = RunCLI(args)
+    assert (cli.trainer.world_size, cli.method, cli.game) == (num_ranks, method, "maze")
+    assert cli.model.micro_batches.num_threads == 1
