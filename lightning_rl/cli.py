@@ -309,7 +309,10 @@ class RunCLI(LightningCLI):
         if self.subcommand == "fit" and self.trainer.is_global_zero:
             _set_damaged_aside(self.checkpoint)
         os.environ[_RUN_DIR] = f"{os.getpid()}:{self.run_dir}"  # for processes that Lightning starts
-        super()._run_subcommand(str(self.subcommand))
+        try:
+            super()._run_subcommand(str(self.subcommand))
+        finally:
+            del os.environ[_RUN_DIR]
         if self.subcommand == "fit" and self.stopper.received is None and self.trainer.is_global_zero:
             self._say_what_is_where()
 
