@@ -21,7 +21,7 @@ WANDB: Any = import_module("wandb.sdk.launch.sweeps.utils")  # what the agent ma
 
 
 def run(
-    command: list[str], folder: Path, *stand_ins: str, status: int = 0, **environment: str
+    command: list[str], folder: Path, *stand_ins: str, environment: dict[str, str], status: int = 0
 ) -> tuple[int, list[str]]:
     """Runs a command with programs that note how they were called; its status, and the calls in order.
 
@@ -61,7 +61,7 @@ def slurm(folder: Path, *, status: int, state: str = "RUNNING", **environment: s
         "STATE": state,
     }
     command = ["bash", str(CLUSTER / "slurm.sbatch"), "--data.game", "heist"]
-    return run(command, folder, "srun", "squeue", "scontrol", status=status, **given | environment)
+    return run(command, folder, "srun", "squeue", "scontrol", environment=given | environment, status=status)
 
 
 @pytest.mark.parametrize("path", [CLUSTER / "slurm.sbatch", CLUSTER / "torchrun.sh"], ids=lambda path: path.name)
@@ -73,7 +73,7 @@ def test_bash_reads_it(path: Path) -> None:
 def test_a_script_without_a_run_folder_says_so_and_starts_nothing(
     script: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    status, calls = run(["bash", str(CLUSTER / script)], tmp_path, "srun", "torchrun", CONFIG="configs/ppo.yaml")
+    status, calls = run(["bash", str(CLUSTER / script)], tmp_path, "srun", "torchrun", environment={"CONFIG": "x"})
     assert status != 0
     assert "RUN_DIR: give a folder that all nodes share" in capfd.readouterr().err
     assert calls == []
@@ -120,7 +120,7 @@ class TestSlurm:
 def test_torchrun_starts_the_run_on_two_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"CONFIG": "configs/impala_vae.yaml", "RUN_DIR": str(tmp_path / "run"), "HEAD": "node0:29500"}
     command = ["bash", str(CLUSTER / "torchrun.sh"), "--data.game", "coinrun"]
-    status, [call] = run(command, tmp_path, "torchrun", **given)
+    status, [call] = run(command, tmp_path, "torchrun", environment=given)
     assert status == 0
     launch = get_args_parser().parse_args(options(call, "torchrun"))
     assert (launch.nnodes, launch.nproc_per_node, launch.max_restarts) == ("2", "4", 0)
@@ -198,7 +198,7 @@ class TestSweeps:
             for word in (filled[part[2:-1]] if part.startswith("${") and part.endswith("}") else [part])
         ]
         ids = {"WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "run1"}
-        status, [call] = run(command, tmp_path, "lightning-rl", RUNS=str(tmp_path / "runs"), **ids)
+        status, [call] = run(command, tmp_path, "lightning-rl", environment=ids | {"RUNS": str(tmp_path / "runs")})
         assert status == 0
 
         for key, value in ids.items():
