@@ -1,7 +1,11 @@
 """What configs/cluster/ gives to schedulers: it is read without error, and its commands are ones that start a run."""
 
 import os
+import signal
+import socket
 import subprocess
+import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ from torch.distributed.run import get_args_parser
 
 from lightning_rl.cli import RunCLI
 from lightning_rl.envs.procgen import GAMES
-from tests.runs import CONFIGS
+from tests.runs import CONFIGS, ENV_STEPS, fit_args, load, rows
 
 CLUSTER = CONFIGS / "cluster"
 ON_CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
@@ -211,3 +215,81 @@ class TestSweeps:
         assert (cli.datamodule.game, cli.config.fit.seed_everything) == (GAMES[-1], 5)
         logger = cli.config.fit.trainer.logger.init_args
         assert (logger.offline, logger.id) == (False, "run1")
+
+
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+for task in 0 1; do SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & tasks+=($!); done
+worst=0
+for task in "${tasks[@]}"; do wait "$task"; status=$?; ((status > worst)) && worst=$status; done
+exit "$worst"
+"""
+
+
+@pytest.mark.slow
+def test_a_job_of_two_tasks_is_stopped_queued_again_and_continued(tmp_path: Path) -> None:
+    """Slurm's signal goes to all processes of the step; `srun` ends with the highest status."""
+    run_dir, folder = tmp_path / "run", tmp_path / "bin"
+    folder.mkdir()
+    python = f'exec {sys.executable} -m lightning_rl "$@"'
+    says = f"(IFS=$'\\t'; echo \"$0\t$*\") >> {folder}/calls"
+    for name, text in {
+        "srun": SRUN,
+        "lightning-rl": f"#!/bin/bash\n{python}\n",
+        "squeue": "#!/bin/bash\necho RUNNING\n",
+        "scontrol": f"#!/bin/bash\n{says}\n",
+    }.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    numbers = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0"}
+    environment = numbers | {
+        "CONFIG": "configs/ppo.yaml",
+        "RUN_DIR": str(run_dir),
+        "SLURM_JOB_ID": "17",
+        "SLURM_JOB_NAME": "lightning-rl",
+        "SLURM_CPUS_PER_TASK": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(CONFIGS.parent),
+        "WANDB_MODE": "offline",
+    }
+    tiny = fit_args(run_dir, iterations=10**6, trainer__logger=None)
+    options = tiny[tiny.index("--run_dir") + 2 :]
+
+    def job(*args: str) -> subprocess.Popen[bytes]:
+        command = ["bash", str(CLUSTER / "slurm.sbatch"), *options, *args]
+        return subprocess.Popen(command, cwd=CONFIGS.parent, env=os.environ | environment)
+
+    stopped = job()
+    try:
+        while len(rows(run_dir)) < 2:
+            assert stopped.poll() is None
+            time.sleep(0.1)
+        for pid in _step(stopped.pid):
+            os.kill(pid, signal.SIGTERM)
+        assert stopped.wait(120) == 143
+    finally:
+        stopped.kill()
+    assert (folder / "calls").read_text().endswith("requeue\t17\n")
+    env_steps = int(rows(run_dir)[-1]["env_steps"])
+    assert load(run_dir)["ProcgenDataModule"]["env_steps"] == env_steps
+
+    assert job("--data.total_env_steps", str(env_steps + 2 * ENV_STEPS)).wait(240) == 0
+    assert int(rows(run_dir)[-1]["env_steps"]) == env_steps + 2 * ENV_STEPS
+
+
+def _step(shell: int) -> list[int]:
+    """The processes below `srun`, which is all that the shell has started."""
+    [srun] = _children(shell)
+    found = _children(srun)
+    for pid in found:
+        found += _children(pid)
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    return [int(text) for path in Path(f"/proc/{pid}/task").glob("*/children") for text in path.read_text().split()]

@@ -73,6 +73,7 @@ def test_the_first_signal_of_a_rank_that_was_told_to_stop_is_no_second_one() -> 
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    assert stopper.received == signal.SIGTERM  # and this process lives
 
 
 class Judged(BoringModel):
