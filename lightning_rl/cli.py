@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ProgressBar
@@ -34,7 +37,7 @@ from lightning_rl.callbacks.saving import RunCheckpoint
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model import WorldModelReport
 from lightning_rl.lifetime import SIGNALS, STOPPED, end_at_signals, end_with
-from lightning_rl.loggers import MetricsCSV, drop_obsolete_settings
+from lightning_rl.loggers import MetricsCSV, drop_obsolete_settings, outlive
 from lightning_rl.precision import suitable
 from lightning_rl.progress import EnvStepsProgress
 from lightning_rl.types import ActorError, ReplayError, UsageError
@@ -183,7 +186,7 @@ class RunCLI(LightningCLI):
         fresh = re.sub(r"[^A-Za-z0-9_-]", "-", self.run_dir.name) + (
             "" if given is None else f"-{secrets.token_hex(2)}"
         )
-        self.run_id = str(metadata.get("run_id", fresh))
+        self.run_id = _sweeps_run_id() or str(metadata.get("run_id", fresh))
         config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
 
     def _new_run_dir(self) -> Path:
@@ -263,16 +266,18 @@ class RunCLI(LightningCLI):
         callbacks = [*_as_list(config["callbacks"]), *self._callbacks()]
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(EnvStepsProgress())
+        plugins = _as_list(config["plugins"])
         loggers = _as_list(config["logger"])
         for logger in loggers:
             if isinstance(logger, WandbLogger):  # Lightning starts its run before any callback is heard
                 drop_obsolete_settings(logger)
+                outlive(logger)
         if self.subcommand == "fit" and not config["fast_dev_run"]:
             loggers = [*loggers, MetricsCSV(self.run_dir / "metrics.csv")]
         trainer: Trainer = super().instantiate_trainer(
             callbacks=callbacks,
             logger=loggers or False,
-            plugins=[*_as_list(config["plugins"]), checkpoints.AtomicCheckpointIO()],
+            plugins=[*plugins, *_cluster_environment(plugins), checkpoints.AtomicCheckpointIO()],
             default_root_dir=str(self.run_dir),
             **kwargs,
         )
@@ -306,7 +311,10 @@ class RunCLI(LightningCLI):
         if self.subcommand == "fit" and self.trainer.is_global_zero:
             _set_damaged_aside(self.checkpoint)
         os.environ[_RUN_DIR] = f"{os.getpid()}:{self.run_dir}"  # for processes that Lightning starts
-        super()._run_subcommand(str(self.subcommand))
+        try:
+            super()._run_subcommand(str(self.subcommand))
+        finally:
+            del os.environ[_RUN_DIR]
         if self.subcommand == "fit" and self.stopper.received is None and self.trainer.is_global_zero:
             self._say_what_is_where()
 
@@ -336,6 +344,18 @@ def _launchers_run_dir() -> Path | None:
     """The run folder of the process that has started this one, where that is another rank of the run."""
     launcher, _, run_dir = os.environ.get(_RUN_DIR, "").partition(":")
     return Path(run_dir) if launcher == str(os.getppid()) else None
+
+
+def _sweeps_run_id() -> str | None:
+    """The id that a W&B sweep has given this run; W&B would log under no other."""
+    return os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+
+
+def _cluster_environment(given: list[Any]) -> list[ClusterEnvironment]:
+    """Slurm's, but without Lightning's requeueing: that is for whoever reads the exit status."""
+    if TorchElasticEnvironment.detect() or any(isinstance(plugin, ClusterEnvironment) for plugin in given):
+        return []
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _require_known_strategy(trainer: Trainer) -> None:

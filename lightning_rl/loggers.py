@@ -4,7 +4,8 @@ import csv
 import io
 import os
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,45 @@ def drop_obsolete_settings(logger: WandbLogger) -> None:
     logger._wandb_init.pop("anonymous", None)
 
 
+def outlive(logger: WandbLogger) -> None:
+    """Lets training go on without W&B once W&B's own process is gone.
+
+    Schedulers send SIGTERM to all processes of a job; that one ends at once, before the last epoch is logged.
+
+    Args:
+        logger: Lightning's own.
+    """
+    log_metrics = logger.log_metrics
+
+    def log_metrics_if_there(metrics: Mapping[str, float], step: int | None = None) -> None:
+        with _if_there():
+            log_metrics(metrics, step)
+
+    logger.log_metrics = log_metrics_if_there  # type: ignore[method-assign]  # of whatever class the config names
+
+
+@rank_zero_only
+def end_run(logger: WandbLogger, *, preempted: bool) -> None:
+    """Ends the W&B run; the next run of this process has its own.
+
+    Args:
+        logger: Lightning's own.
+        preempted: it was stopped by a signal; a sweep puts such a run back into its queue.
+    """
+    with _if_there():
+        if preempted:
+            logger.experiment.mark_preempting()
+        logger.experiment.finish(exit_code=143 if preempted else 0)
+
+
+@contextmanager
+def _if_there() -> Iterator[None]:
+    try:
+        yield
+    except ConnectionError:
+        rank_zero_warn("W&B's process is gone: the W&B run ends here, metrics.csv goes on")
+
+
 @rank_zero_only
 def use_env_steps_axis(logger: WandbLogger) -> None:
     """Plots everything that `logger` receives against `env_steps` instead of Lightning's `trainer/global_step`.
@@ -158,7 +198,8 @@ def log_media(logger: WandbLogger, *, env_steps: int, videos: Iterable[Path], pi
 
     media: dict[str, Any] = {f"media/{path.stem}": wandb.Video(str(path), format="mp4") for path in videos}
     media |= {f"media/{path.stem}": wandb.Image(str(path)) for path in pictures}
-    logger.experiment.log({**media, "env_steps": env_steps})
+    with _if_there():
+        logger.experiment.log({**media, "env_steps": env_steps})
 
 
 def _cell(key: str, value: float | int) -> str:

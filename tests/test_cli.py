@@ -14,13 +14,14 @@ import av
 import pytest
 import torch
 import yaml
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 from lightning_rl import __version__, checkpoints
 from lightning_rl.cli import RunCLI, main
 from lightning_rl.envs.procgen import GAMES
 from lightning_rl.loggers import read_metrics
 from tests.runs import CONFIGS, ENV_STEPS, fit, fit_args, load, rows, start, wait_until
-from tests.wandb_reader import read_history, read_step_metrics
+from tests.wandb_reader import read_end, read_history, read_run_id, read_step_metrics
 
 ROOT = Path(__file__).parents[1]
 PPO = ["fit", "--config", str(CONFIGS / "ppo.yaml"), "--run_dir", "run"]
@@ -435,6 +436,49 @@ def test_sigterm_ends_at_the_boundary_with_status_143_and_a_resumable_run(tmp_pa
     fit(run_dir, "--ckpt_path", "last", iterations=stopped // ENV_STEPS + 1)
     assert [int(row["env_steps"]) for row in rows(run_dir)] == list(range(32, stopped + 33, 32))
     assert checkpoints.read(run_dir / "last.ckpt")["ProcgenDataModule"]["env_steps"] == stopped + 32
+
+
+@pytest.mark.parametrize("everyone", [False, True])
+def test_sigterm_to_the_run_or_to_all_of_its_processes_leaves_nothing_undone(everyone: bool, tmp_path: Path) -> None:
+    """Slurm signals W&B's process, too, which then logs nothing more."""
+    run_dir = tmp_path / "run"
+    args = fit_args(run_dir, iterations=10**6, trainer__logger=None)
+    process = start(args, tmp_path / "output.txt", {"WANDB_MODE": "offline"})
+    wait_until(lambda: (run_dir / "last.ckpt").exists(), process)
+    for pid in [*(_descendants(process.pid or 0) if everyone else []), process.pid or 0]:
+        os.kill(pid, signal.SIGTERM)
+    process.join()
+
+    assert process.exitcode == 143
+    assert rows(run_dir)[-1]["env_steps"] == str(load(run_dir)["ProcgenDataModule"]["env_steps"])
+    assert read_end(run_dir) == (True, 143) or everyone
+
+
+def _descendants(pid: int) -> list[int]:
+    found = [int(text) for path in Path(f"/proc/{pid}/task").glob("*/children") for text in path.read_text().split()]
+    return [*(inner for child in found for inner in _descendants(child)), *found]
+
+
+def test_in_a_sweep_the_run_has_the_sweeps_id_and_resumes_under_it(tmp_path: Path) -> None:
+    sweep = {"WANDB_MODE": "offline", "WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "given1"}
+    for iterations in (1, 2):
+        args = fit_args(tmp_path, "--ckpt_path", "last", iterations=iterations, trainer__logger=None)
+        process = start(args, tmp_path.with_suffix(".txt"), sweep)
+        process.join()
+        assert process.exitcode == 0
+        assert load(tmp_path)[checkpoints.METADATA]["run_id"] == "given1"
+    assert read_run_id(tmp_path) == "given1"
+    assert read_end(tmp_path) == (False, 0)
+
+
+def test_under_slurm_lightning_does_not_requeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0")
+    numbers = dict.fromkeys(("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES"), "1")
+    for key, value in {**ids, **numbers, "SLURM_JOB_ID": "1234", "SLURM_JOB_NAME": "ppo"}.items():
+        monkeypatch.setenv(key, value)
+    environment = RunCLI(fit_args(tmp_path / "run")).trainer._accelerator_connector.cluster_environment
+    assert isinstance(environment, SLURMEnvironment)
+    assert not environment.auto_requeue
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,13 @@ def read_step_metrics(run_dir: Path) -> dict[str, str]:
     return {metric.name or metric.glob_name: metric.step_metric for metric in definitions}
 
 
+def read_end(run_dir: Path) -> tuple[bool, int | None]:
+    """Whether the run was said to be preempted, and the exit status it was ended with; None if it was not."""
+    records = list(_records(run_dir))
+    statuses = [record.exit.exit_code for record in records if record.HasField("exit")]
+    return any(record.HasField("preempting") for record in records), statuses[-1] if statuses else None
+
+
 def _records(run_dir: Path) -> Iterator[Record]:
     for path in sorted(run_dir.rglob("*.wandb"), key=lambda path: path.stat().st_mtime):
         if not any(parent.is_symlink() for parent in path.parents):  # `latest-run` names one of the others again

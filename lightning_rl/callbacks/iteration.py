@@ -120,8 +120,12 @@ def _restore_random_states(states: dict[str, Any]) -> None:
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
 
 
+_ECHO_SECONDS = 1.0
+"""A launcher passes on the signal that a scheduler has sent to all processes: it comes twice and is meant once."""
+
+
 class StopAtBoundary(Callback):
-    """Turns SIGTERM and SIGUSR1 into: finish this epoch, save, and end. A second signal ends at once.
+    """Turns SIGTERM and SIGUSR1 into: finish this epoch, save, and end. One that comes seconds later ends at once.
 
     Where nothing is trained there is nothing to save, and the first one ends the process, with the same status.
 
@@ -131,31 +135,36 @@ class StopAtBoundary(Callback):
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._received_at: float | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the signals over from Lightning, which would save inside the handler, in mid-epoch."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Takes the signals over from Lightning, as soon as it has set handlers of its own.
 
+        Its handlers would save, broadcast or requeue in mid-epoch, and end the process with status 0.
+        """
+        connector = trainer._signal_connector
+        set_lightnings = connector.register_signal_handlers
+
+        def set_handlers() -> None:
+            set_lightnings()
+            if stage == TrainerFn.FITTING:
+                self._note_signals(trainer)
+            else:
+                end_at_signals(partial(_end_launched, trainer))
+
+        connector.register_signal_handlers = set_handlers  # type: ignore[method-assign]  # no hook is called right after it
+
+    def _note_signals(self, trainer: Trainer) -> None:
         def note(number: int, _frame: FrameType | None) -> None:
-            if self.received is not None:
+            now = time.monotonic()
+            if self._received_at is None:
+                self.received, self._received_at = number, now
+            elif now - self._received_at > _ECHO_SECONDS:
                 _end_launched(trainer, signal.SIGKILL)
                 os._exit(128 + number)
-            self.received = number
 
         for number in SIGNALS:
             signal.signal(number, note)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends at once, but not within `fit`."""
-        if trainer.state.fn != TrainerFn.FITTING:
-            end_at_signals(partial(_end_launched, trainer))
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends at once: Lightning's own handler would only make a note."""
-        end_at_signals(partial(_end_launched, trainer))
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends at once."""
-        end_at_signals(partial(_end_launched, trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops, if any rank was asked to."""

@@ -10,9 +10,9 @@ from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from lightning_rl.callbacks.iteration import data_of
+from lightning_rl.callbacks.iteration import data_of, is_stopped_by_signal
 from lightning_rl.durable import remove_partial
-from lightning_rl.loggers import MetricsCSV, use_env_steps_axis
+from lightning_rl.loggers import MetricsCSV, end_run, use_env_steps_axis
 
 
 class RunFolder(Callback):
@@ -63,10 +63,10 @@ class RunFolder(Callback):
                 logger.truncate_after(data_of(trainer).env_steps, epochs=trainer.current_epoch)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Ends the W&B run: the next run of this process has its own."""
+        """Ends the W&B run."""
         for logger in trainer.loggers:
             if stage == "fit" and isinstance(logger, WandbLogger):
-                logger.experiment.finish()
+                end_run(logger, preempted=is_stopped_by_signal(trainer))
 
     def _say_differences(self, before: str, after: str) -> None:
         old, new = _flat(yaml.safe_load(before)), _flat(yaml.safe_load(after))

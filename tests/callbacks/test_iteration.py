@@ -2,7 +2,6 @@ import multiprocessing
 import os
 import random
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.demos.boring_classes import BoringModel
 
+from lightning_rl.callbacks import iteration
 from lightning_rl.callbacks.iteration import RandomStates, StopAtBoundary
 from lightning_rl.loggers import read_metrics
 from tests.runs import fit, load
@@ -40,22 +40,40 @@ def test_random_states_go_on_where_they_were_saved(tmp_path: Path) -> None:
     assert draws() == expected
 
 
-def signalled_twice() -> None:
+def signalled_twice(echo_seconds: float) -> None:
+    iteration._ECHO_SECONDS = echo_seconds
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     stopper = StopAtBoundary()
-    stopper.on_train_start(Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), LightningModule())
+    stopper.setup(trainer, LightningModule(), "fit")
+    trainer._signal_connector.register_signal_handlers()  # as `fit` does
     os.kill(os.getpid(), signal.SIGUSR1)
     if stopper.received == signal.SIGUSR1:
         os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(60)
+    os._exit(7 if stopper.received == signal.SIGUSR1 else 8)
 
 
-def test_a_second_signal_ends_the_process_at_once() -> None:
+@pytest.mark.parametrize(("echo_seconds", "status"), [(0.0, 128 + signal.SIGTERM), (60.0, 7)])
+def test_a_second_signal_ends_the_process_at_once_unless_it_is_an_echo(echo_seconds: float, status: int) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lightning_rl.cli"])
-    process = context.Process(target=signalled_twice)
+    process = context.Process(target=signalled_twice, args=(echo_seconds,))
     process.start()
     process.join(100)
-    assert process.exitcode == 128 + signal.SIGTERM
+    assert process.exitcode == status
+
+
+def test_the_first_signal_of_a_rank_that_was_told_to_stop_is_no_second_one() -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    stopper = StopAtBoundary()
+    stopper.received = signal.SIGTERM  # as another rank has told
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        stopper._note_signals(trainer)
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert stopper.received == signal.SIGTERM  # and this process lives
 
 
 class Judged(BoringModel):
@@ -80,21 +98,32 @@ class Judged(BoringModel):
         return super().predict_step(batch, batch_idx)
 
 
-def stopped_in(command: str) -> None:
+class Early(BoringModel):
+    """Is told to stop when Lightning has set its handlers and no batch was seen."""
+
+    def train_dataloader(self) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().train_dataloader()
+
+
+def stopped_in(command: str, model: type[BoringModel] = Judged) -> None:
     options: dict[str, Any] = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
     stopper = StopAtBoundary()
     trainer = Trainer(accelerator="cpu", max_epochs=3, enable_checkpointing=False, callbacks=[stopper], **options)
-    getattr(trainer, command)(Judged())
+    getattr(trainer, command)(model())
     os._exit(7 if trainer.current_epoch == 1 and stopper.received == signal.SIGTERM else 8)
 
 
 @pytest.mark.parametrize(
-    ("command", "status"), [("fit", 7), *((name, 143) for name in ("validate", "test", "predict"))]
+    ("command", "model", "status"),
+    [("fit", Judged, 7), ("fit", Early, 7), *((name, Judged, 143) for name in ("validate", "test", "predict"))],
 )
-def test_a_signal_ends_training_at_a_boundary_and_judging_at_once(command: str, status: int) -> None:
+def test_a_signal_ends_training_at_a_boundary_and_judging_at_once(
+    command: str, model: type[BoringModel], status: int
+) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lightning_rl.cli"])
-    process = context.Process(target=stopped_in, args=(command,))
+    process = context.Process(target=stopped_in, args=(command, model))
     process.start()
     process.join(100)
     assert process.exitcode == status
