@@ -5,11 +5,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lightning_rl.cli import main
 from tests.runs import ENV_STEPS, fit, fit_args, load, rows, unlike
 
 ROOT = Path(__file__).parents[1]
@@ -92,18 +90,3 @@ def test_a_write_protected_disk_is_told_in_one_line(tmp_path: Path) -> None:
     assert done.stderr == (
         f"lightning-rl: run_dir: {tmp_path}/run cannot be written; give a folder that you may write to\n"
     )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("config", ["ppo_distill", "impala_vae", "simple_cpu"])
-def test_over_two_thousand_iterations_memory_threads_and_files_stay_flat(config: str, tmp_path: Path) -> None:
-    usage = tmp_path / "usage.csv"
-    options = ("--trainer.callbacks+", "tests.witness.Usage", "--trainer.callbacks.path", str(usage))
-    epochs: dict[str, Any] = {"trainer__max_epochs": 2000, "iterations": 2000}
-    assert main(fit_args(tmp_path / "run", *options, config=config, **epochs)) == 0
-    table = [[int(cell) for cell in line.split(",")] for line in usage.read_text().splitlines()]
-    memory, threads, files = zip(*table, strict=True)
-    assert len(table) == 20
-    assert max(memory[10:]) < 1.02 * max(memory[2:10]), memory
-    assert max(threads[1:]) == threads[1]
-    assert max(files[1:]) <= files[1]
