@@ -57,6 +57,7 @@ def campaign(
     Raises:
         AssertionError: something that must hold does not.
     """
+    folder.mkdir(exist_ok=True)
     stream, seen = random.Random(seed), Seen()
     iterations = _ITERATIONS_PER_KILL * (kills + stops) + 4
     undisturbed = start(fit_args(folder / "undisturbed", config=config, iterations=iterations, **options), _log(folder))
