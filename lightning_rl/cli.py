@@ -245,9 +245,12 @@ class RunCLI(LightningCLI):
     def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:
         """Refuses a checkpoint that does not fit; a run that has spent its env steps is complete."""
         checkpoints.check_fits(saved, checkpoint, module=self.model, method=self.method, game=self.game)
-        if self.subcommand != "fit":
-            return
+        checkpoints.check_progress(saved, checkpoint, module=self.model, trainer=self.trainer)
         games = saved.get(type(self.datamodule).__qualname__)
+        if self.subcommand != "fit":
+            if games is not None:
+                self.datamodule.check_contents(games)
+            return
         if games is None:
             raise UsageError(f"ckpt_path: {checkpoint} holds no games to continue; a last.ckpt does")
         self.datamodule.trainer = self.trainer  # which knows the number of ranks
