@@ -36,7 +36,7 @@ from lightning_rl.loggers import MetricsCSV, drop_obsolete_settings
 from lightning_rl.precision import suitable
 from lightning_rl.progress import EnvStepsProgress
 from lightning_rl.types import ActorError, ReplayError, UsageError
-from lightning_rl.usage import asked_data_class, data_class, essence, module_class, values
+from lightning_rl.usage import asked_data_class, check_configs, data_class, essence, module_class, values
 from lightning_rl.version import __version__
 
 for _name in lightning_rl.__all__:  # the parser knows classes that were imported
@@ -56,6 +56,8 @@ _TRAINER_DEFAULTS = {
     },
 }
 
+
+_MAX_LINE = 2000
 
 _RUN_DIR = "LIGHTNING_RL_RUN_DIR"
 """Where a process leaves its number and its run folder to the ranks that it starts."""
@@ -77,6 +79,7 @@ class RunCLI(LightningCLI):
         self.stopper = StopAtBoundary()
         self._remarks: list[str] = []  # said once nothing was found wrong
         self._asked = args[0] if args else ""
+        check_configs(args)
         self._data_class = asked_data_class(args)
         super().__init__(
             LightningModule,
@@ -166,7 +169,7 @@ class RunCLI(LightningCLI):
 
     def _locate(self, config: Namespace) -> None:
         """Decides on the run folder and the checkpoint; nothing is written yet."""
-        given = None if config.run_dir is None else Path(config.run_dir)
+        given = None if config.run_dir is None else _folder(config.run_dir)
         self.checkpoint = self._checkpoint(config.ckpt_path, given)
         if self.subcommand == "fit":
             self.run_dir = given or _launchers_run_dir() or self._new_run_dir()
@@ -369,6 +372,16 @@ def _refuse_to_overwrite(run_dir: Path, checkpoint: Path | None) -> None:
         )
 
 
+def _folder(given: str) -> Path:
+    try:
+        os.stat(given)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it is made, or `_require_writable` says why not
+    except (OSError, ValueError) as error:
+        raise UsageError(f"run_dir: {given} cannot be a folder ({error}); give another one") from error
+    return Path(given)
+
+
 def _require_writable(run_dir: Path) -> None:
     existing = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -404,7 +417,11 @@ def _notices_held_back() -> Iterator[None]:
 
 
 def _say(message: str) -> None:
-    sys.stderr.write(f"lightning-rl: {message}\n")
+    """One line, whatever names and values of others it holds."""
+    line = "".join(char if char.isprintable() else "�" for char in " ".join(message.split()))
+    if len(line) > _MAX_LINE:
+        line = f"{line[: _MAX_LINE // 2]} … {line[-_MAX_LINE // 2 :]}"
+    sys.stderr.write(f"lightning-rl: {line}\n")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -426,7 +443,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         cli = RunCLI(_with_run_config(given))
     except (UsageError, ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
-        _say(" ".join(essence(str(error), given).split()))
+        _say(essence(str(error), given))
         return 2
     try:
         cli.run()

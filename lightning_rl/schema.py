@@ -1,6 +1,6 @@
 """What saved data must look like before anything is made of it: nested containers, compared with types by key."""
 
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, get_args
 
 from torch import Tensor
@@ -14,6 +14,7 @@ only such keys. A list of one: a list of any length. A tuple: a list or a tuple 
 """
 
 _INT64 = 2**63
+_ARTICLES = {int: "an int from 0 on", NoneType: "None"}
 
 
 def like(example: Any) -> Schema:
@@ -98,7 +99,7 @@ def _named(schema: Schema) -> str:
         case Tensor():
             return f"a {schema.dtype} tensor of shape {tuple(schema.shape)}"
     types = get_args(schema) if isinstance(schema, UnionType) else (schema,)
-    return " or ".join("an int from 0 on" if one is int else one.__name__ for one in types).replace("NoneType", "None")
+    return " or ".join(_ARTICLES.get(one, f"a {one.__name__}") for one in types)
 
 
 def _shown(value: Any) -> str:
