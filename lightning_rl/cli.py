@@ -419,9 +419,8 @@ def _notices_held_back() -> Iterator[None]:
 def _say(message: str) -> None:
     """One line, whatever names and values of others it holds."""
     line = "".join(char if char.isprintable() else "�" for char in " ".join(message.split()))
-    if len(line) > _MAX_LINE:
-        line = f"{line[: _MAX_LINE // 2]} … {line[-_MAX_LINE // 2 :]}"
-    sys.stderr.write(f"lightning-rl: {line}\n")
+    line = re.sub(r"(\S{80})\S{200,}(\S{80})", r"\1…\2", line)
+    sys.stderr.write(f"lightning-rl: {line[:_MAX_LINE]}\n")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -459,7 +459,7 @@ class TestHostileConfigs:
         self, key: str, called: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         path = tmp_path / "alone.yaml"
-        path.write_text(f"{key}: {{class_path: {called}, init_args: {{path: executed}}}}")
+        path.write_text(f"{key}: {{class_path: {called}}}")
         message = refusal(["fit", "--config", str(path), "--run_dir", str(tmp_path / "run")], capsys)
         assert f"{key} must be one of " in message
         assert os.listdir(tmp_path) == ["alone.yaml"]
