@@ -36,7 +36,7 @@ from lightning_rl.loggers import MetricsCSV, drop_obsolete_settings
 from lightning_rl.precision import suitable
 from lightning_rl.progress import EnvStepsProgress
 from lightning_rl.types import ActorError, ReplayError, UsageError
-from lightning_rl.usage import asked_data_class, check_configs, data_class, essence, module_class, values
+from lightning_rl.usage import asked_data_class, check_configs, check_numbers, data_class, essence, module_class, values
 from lightning_rl.version import __version__
 
 for _name in lightning_rl.__all__:  # the parser knows classes that were imported
@@ -145,6 +145,10 @@ class RunCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Finds the run folder and the checkpoint, and refuses what would overwrite or mislead."""
         config = self.config[self.subcommand]
+        for key in ("model", "data", "trainer"):
+            if not isinstance(config.get(key), Namespace):
+                raise UsageError(f"{key} must be a group of options, found {config.get(key)}")
+            check_numbers(config[key].as_dict(), key)
         if config.trainer.gradient_clip_val is not None:
             found = config.trainer.gradient_clip_val
             raise UsageError(f"trainer.gradient_clip_val must be null, found {found}; model.max_grad_norm is the bound")
@@ -238,6 +242,8 @@ class RunCLI(LightningCLI):
             super().instantiate_classes()
             _require_known_strategy(self.trainer)
             self.datamodule.check_agent(self.model)
+            if self.subcommand == "fit":
+                self.model.check_trainer(self.trainer)
             self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
             if self._saved is not None and self.checkpoint is not None:
                 self._check(self._saved, self.checkpoint)
@@ -443,6 +449,11 @@ def main(args: list[str] | None = None) -> int:
         cli = RunCLI(_with_run_config(given))
     except (UsageError, ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
         _say(essence(str(error), given))
+        return 2
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and re.search("alloc|overflow|dimension", str(error)) is None:
+            raise
+        _say(f"model and data must be of a size that this machine can hold, found more: {error}")
         return 2
     try:
         cli.run()

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -40,6 +41,22 @@ def data_class(class_path: str) -> type[RolloutDataModule]:
     return found
 
 
+def check_numbers(value: Any, key: str = "") -> None:
+    """Refuses numbers in a config that no option means: NaN, and infinity where it is not for a bound left out.
+
+    Raises:
+        UsageError: names the key.
+    """
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for name, item in inner:
+        check_numbers(item, f"{key}.{name}".lstrip(".").removesuffix(".init_args"))
+    if isinstance(value, float) and not math.isfinite(value):
+        if math.isnan(value) or not key.rpartition(".")[2].startswith("max_"):
+            raise UsageError(f"{key} must be finite, found {value}")
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise UsageError(f"{key} must be below 2⁶³ in size, found a number of {len(hex(value)) - 2} hexadecimal digits")
+
+
 def check_configs(args: list[str]) -> None:
     """Refuses config files that would take the parser more than moments: pipes, heaps of text, aliases of aliases.
 
@@ -65,7 +82,8 @@ def _check_config(path: Path) -> None:
 def _check_nesting(text: str) -> None:
     """Counts values as they are once every alias is replaced by what it stands for."""
     sizes: dict[str | None, int] = {}
-    counts, anchors = [0], [None]
+    counts: list[int] = [0]
+    anchors: list[str | None] = [None]
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         match event:
             case yaml.CollectionStartEvent():

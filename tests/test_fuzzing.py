@@ -25,7 +25,24 @@ METHODS = ("ppo", "ppo_distill", "impala_vae", "simple_cpu")
 Path_ = tuple[str, ...]
 
 ODD_NUMBERS = [-1, 0, 1, 3, 7, 10**9, 10**12, 10**30, -0.5, 0.0, 0.3, 1.5, 1e300, math.nan, math.inf, -math.inf]
-ODD_VALUES = [None, True, False, "", "x", "κόσμε", "-3", "1e3", "null", "a: b", [], [1], ["x"], {}, {"x": 1}, {"1": {}}]
+ODD_VALUES: list[Any] = [
+    None,
+    True,
+    False,
+    "",
+    "x",
+    "κόσμε",
+    "-3",
+    "1e3",
+    "null",
+    "a: b",
+    [],
+    [1],
+    ["x"],
+    {},
+    {"x": 1},
+    {"1": {}},
+]
 
 
 class BuiltError(Exception):

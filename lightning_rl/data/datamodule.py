@@ -25,6 +25,7 @@ MAX_SEED = 2**31 - 1
 """Seeds of games are 32-bit signed integers."""
 
 _MAX_EVALUATION_ENVS = 64
+_MAX_FRAMES = 10**9  # of a rollout: terabytes
 _STEPS_BEFORE_EXAMPLES = 40  # first frames of many games are alike
 # what a random stream is for; numbers of their own keep the streams apart
 _GAMES, _ACTIONS, _EVALUATION_GAMES, _EVALUATION_ACTIONS, _EXAMPLES = range(5)
@@ -97,6 +98,8 @@ class RolloutDataModule(LightningDataModule, ABC):
             predict_episodes=predict_episodes,
             test_env_steps=1 if test_env_steps is None else test_env_steps,
         )
+        frames, factors = num_envs * num_steps * frame_stack, f"{num_envs} × {num_steps} × {frame_stack}"
+        require("num_envs × num_steps × frame_stack", factors, frames <= _MAX_FRAMES, f"at most {_MAX_FRAMES} frames")
         require("num_actors", num_actors, 0 <= num_actors <= num_envs, f"from 0 to data.num_envs, {num_envs}")
         require("actor_timeout", actor_timeout, actor_timeout > 0, "positive")
         require("seed", seed, seed >= 0, "at least 0")
