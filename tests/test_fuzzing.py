@@ -108,11 +108,11 @@ CHANGES = st.one_of(
 
 
 @st.composite
-def changed(draw: st.DrawFn, config: str) -> dict[str, Any]:
-    """A tiny run's config with one to three changes."""
-    result = deepcopy(resolved(config))
+def changed(draw: st.DrawFn, config: dict[str, Any]) -> dict[str, Any]:
+    """A config with one to three changes."""
+    result = deepcopy(config)
     for _ in range(draw(st.integers(1, 3))):
-        change, path = draw(CHANGES), draw(st.sampled_from(paths(resolved(config))))
+        change, path = draw(CHANGES), draw(st.sampled_from(paths(config)))
         change(result, path)
     return result
 
@@ -154,7 +154,7 @@ def check(config: str, folder: pytest.TempPathFactory, *, examples: int) -> None
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(changed(config))
+    @given(changed(resolved(config)))
     def trains_or_is_refused(changed: dict[str, Any]) -> None:
         outcome(changed, folder.mktemp("changed"))
 
