@@ -41,7 +41,7 @@ from lightning_rl.loggers import MetricsCSV, drop_obsolete_settings, outlive
 from lightning_rl.precision import suitable
 from lightning_rl.progress import EnvStepsProgress
 from lightning_rl.types import ActorError, ReplayError, UsageError
-from lightning_rl.usage import asked_data_class, data_class, essence, module_class, values
+from lightning_rl.usage import asked_data_class, check_configs, check_numbers, data_class, essence, module_class, values
 from lightning_rl.version import __version__
 
 for _name in lightning_rl.__all__:  # the parser knows classes that were imported
@@ -61,6 +61,8 @@ _TRAINER_DEFAULTS = {
     },
 }
 
+
+_MAX_LINE = 2000
 
 _RUN_DIR = "LIGHTNING_RL_RUN_DIR"
 """Where a process leaves its number and its run folder to the ranks that it starts."""
@@ -82,6 +84,7 @@ class RunCLI(LightningCLI):
         self.stopper = StopAtBoundary()
         self._remarks: list[str] = []  # said once nothing was found wrong
         self._asked = args[0] if args else ""
+        check_configs(args)
         self._data_class = asked_data_class(args)
         super().__init__(
             LightningModule,
@@ -147,6 +150,10 @@ class RunCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Finds the run folder and the checkpoint, and refuses what would overwrite or mislead."""
         config = self.config[self.subcommand]
+        for key in ("model", "data", "trainer"):
+            if not isinstance(config.get(key), Namespace):
+                raise UsageError(f"{key} must be a group of options, found {config.get(key)}")
+            check_numbers(config[key].as_dict(), key)
         if config.trainer.gradient_clip_val is not None:
             found = config.trainer.gradient_clip_val
             raise UsageError(f"trainer.gradient_clip_val must be null, found {found}; model.max_grad_norm is the bound")
@@ -171,7 +178,7 @@ class RunCLI(LightningCLI):
 
     def _locate(self, config: Namespace) -> None:
         """Decides on the run folder and the checkpoint; nothing is written yet."""
-        given = None if config.run_dir is None else Path(config.run_dir)
+        given = None if config.run_dir is None else _folder(config.run_dir)
         self.checkpoint = self._checkpoint(config.ckpt_path, given)
         if self.subcommand == "fit":
             self.run_dir = given or _launchers_run_dir() or self._new_run_dir()
@@ -240,6 +247,8 @@ class RunCLI(LightningCLI):
             super().instantiate_classes()
             _require_known_strategy(self.trainer)
             self.datamodule.check_agent(self.model)
+            if self.subcommand == "fit":
+                self.model.check_trainer(self.trainer)
             self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
             if self._saved is not None and self.checkpoint is not None:
                 self._check(self._saved, self.checkpoint)
@@ -250,9 +259,12 @@ class RunCLI(LightningCLI):
     def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:
         """Refuses a checkpoint that does not fit; a run that has spent its env steps is complete."""
         checkpoints.check_fits(saved, checkpoint, module=self.model, method=self.method, game=self.game)
-        if self.subcommand != "fit":
-            return
+        checkpoints.check_progress(saved, checkpoint, module=self.model, trainer=self.trainer)
         games = saved.get(type(self.datamodule).__qualname__)
+        if self.subcommand != "fit":
+            if games is not None:
+                self.datamodule.check_contents(games)
+            return
         if games is None:
             raise UsageError(f"ckpt_path: {checkpoint} holds no games to continue; a last.ckpt does")
         self.datamodule.trainer = self.trainer  # which knows the number of ranks
@@ -388,6 +400,16 @@ def _refuse_to_overwrite(run_dir: Path, checkpoint: Path | None) -> None:
         )
 
 
+def _folder(given: str) -> Path:
+    try:
+        os.stat(given)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it is made, or `_require_writable` says why not
+    except (OSError, ValueError) as error:
+        raise UsageError(f"run_dir: {given} cannot be a folder ({error}); give another one") from error
+    return Path(given)
+
+
 def _require_writable(run_dir: Path) -> None:
     existing = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -438,7 +460,10 @@ def _signals_answered() -> Iterator[None]:
 
 
 def _say(message: str) -> None:
-    sys.stderr.write(f"lightning-rl: {message}\n")
+    """One line, whatever names and values of others it holds."""
+    line = "".join(char if char.isprintable() else "�" for char in " ".join(message.split()))
+    line = re.sub(r"(\S{80})\S{200,}(\S{80})", r"\1…\2", line)
+    sys.stderr.write(f"lightning-rl: {line[:_MAX_LINE]}\n")
 
 
 def main(args: list[str] | None = None) -> int:
@@ -465,7 +490,12 @@ def _answered(given: list[str]) -> int:
     try:
         cli = RunCLI(_with_run_config(given))
     except (UsageError, ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
-        _say(" ".join(essence(str(error), given).split()))
+        _say(essence(str(error), given))
+        return 2
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and re.search("alloc|overflow|dimension", str(error)) is None:
+            raise
+        _say(f"model and data must be of a size that this machine can hold, found more: {error}")
         return 2
     try:
         cli.run()

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,8 @@ from pytorch_lightning import Trainer
 from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.modules.base import RLModule
 from lightning_rl.types import UsageError
+
+_MAX_CONFIG_BYTES, _MAX_CONFIG_VALUES, _MAX_CONFIG_DEPTH = 1_000_000, 20_000, 50
 
 
 def module_class(class_path: str) -> type[RLModule]:
@@ -36,6 +39,65 @@ def data_class(class_path: str) -> type[RolloutDataModule]:
     """
     found: type[RolloutDataModule] = _named("data", class_path)
     return found
+
+
+def check_numbers(value: Any, key: str = "") -> None:
+    """Refuses numbers in a config that no option means: NaN, and infinity where it is not for a bound left out.
+
+    Raises:
+        UsageError: names the key.
+    """
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for name, item in inner:
+        check_numbers(item, f"{key}.{name}".lstrip(".").removesuffix(".init_args"))
+    if isinstance(value, float) and not math.isfinite(value):
+        if math.isnan(value) or not key.rpartition(".")[2].startswith("max_"):
+            raise UsageError(f"{key} must be finite, found {value}")
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise UsageError(f"{key} must be below 2⁶³ in size, found a number of {len(hex(value)) - 2} hexadecimal digits")
+
+
+def check_configs(args: list[str]) -> None:
+    """Refuses config files that would take the parser more than moments: pipes, heaps of text, aliases of aliases.
+
+    Raises:
+        UsageError: names the file and what is wrong.
+    """
+    for path in (Path(name) for name in values(args, "--config", "-c")):
+        try:
+            if path.exists() and not path.is_dir():
+                _check_config(path)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"config: {path} is not a config: {error}") from error
+
+
+def _check_config(path: Path) -> None:
+    if not path.is_file() or path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ValueError(f"it must be a file of at most {_MAX_CONFIG_BYTES} bytes")
+    text = path.read_text(encoding="utf-8")
+    with suppress(yaml.YAMLError):  # what is wrong the parser will tell
+        _check_nesting(text)
+
+
+def _check_nesting(text: str) -> None:
+    """Counts values as they are once every alias is replaced by what it stands for."""
+    sizes: dict[str | None, int] = {}
+    counts: list[int] = [0]
+    anchors: list[str | None] = [None]
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        match event:
+            case yaml.CollectionStartEvent():
+                counts.append(1)
+                anchors.append(event.anchor)
+            case yaml.CollectionEndEvent():
+                sizes[anchors.pop()] = size = counts.pop()
+                counts[-1] += size
+            case yaml.AliasEvent():
+                counts[-1] += _MAX_CONFIG_VALUES if event.anchor in anchors else sizes.get(event.anchor, 1)
+            case yaml.ScalarEvent():
+                counts[-1] += 1
+        if len(counts) > _MAX_CONFIG_DEPTH or counts[-1] > _MAX_CONFIG_VALUES:
+            raise ValueError(f"more than {_MAX_CONFIG_VALUES} values, or more than {_MAX_CONFIG_DEPTH} in one another")
 
 
 def asked_data_class(args: list[str]) -> str:
@@ -95,15 +157,22 @@ def _key(message: str) -> str:
     return ".".join(keys)
 
 
+_NO_REASON = "Expected|Does|Import path|Not a valid|Problem with|a class path|a dict with"
+"""What the parser says of every kind of value that would have been allowed."""
+
+
 def _wrong_value(key: str, message: str) -> str:
     value = re.search(r"(?:Given|Got) value: (.*)", message)
     if key in _CLASSES and re.search("import path|class_path '|Import path", message):
         found = re.search(r"class_path'(?::|, val=) ?'([^']+)'", value[1]) if value else None
         names = ", ".join(c.__name__ for c in _CLASSES[key]())
         return f"{key} must be one of {names}, found {found[1] if found else value and value[1]}"
-    reasons = [line for line in re.findall(r"^ *- (.*)", message, re.MULTILINE) if not re.match("Expected|Does", line)]
+    reasons = [line for line in re.findall(r"^ *- (.*)", message, re.MULTILINE) if not re.match(_NO_REASON, line)]
     if reasons and "Parser key" not in reasons[-1]:
         return str(reasons[-1])
+    if value and (wanted := dict.fromkeys(re.findall("Problem with given (class_path)|subclass of (\\w+)", message))):
+        kinds = ["class_path and init_args" if problem else name for problem, name in wanted]
+        return f"{key} must be {' or '.join(kinds)}, found {value[1]}"
     expected = re.findall(r"Expected an? (<class '[^']+'>|typing\.Literal\[[^]]*])", message)
     if not expected or not value:
         return re.sub(r'Parser key "([^"]+)":', r"\1:", message)

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
 
 from lightning_rl import ranks
 from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.lifetime import SIGNALS, end_at_signals
 from lightning_rl.modules.base import RLModule
+from lightning_rl.schema import Schema, require
 
 
 def data_of(trainer: Trainer) -> RolloutDataModule:
@@ -84,6 +86,23 @@ class RandomStates(Callback):
         first, *others = ranks.gathered(_random_states())
         return {**first, "others": others} if others else first
 
+    def check_state(self, state_dict: dict[str, Any]) -> None:
+        """Refuses what generators would not take.
+
+        Raises:
+            ValueError: names the key.
+        """
+        key = f"callbacks.{self.state_key}"
+        for states in [state_dict, *state_dict.get("others", [])]:
+            require(states, _STATES, key)
+            if not 0 <= states["numpy"][2] <= len(states["numpy"][1]):  # NumPy would read beyond its end
+                raise ValueError(f"{key}.numpy.2 must be a position in the stream, found {states['numpy'][2]}")
+            try:
+                _restore_python(states["python"], random.Random())
+                torch.Generator().set_state(states["torch"])
+            except (ValueError, OverflowError, RuntimeError) as error:
+                raise ValueError(f"{key} must be the states of generators: {error}") from error
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the states until training starts: everything before may still draw from the streams."""
         self._restored = state_dict
@@ -114,10 +133,23 @@ def _restore_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"].cpu())
     if len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
+    _restore_python(states["python"], random)
     name, keys, *rest = states["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+
+
+def _restore_python(state: list[Any], generator: Any) -> None:
+    version, internal, gauss = state
+    generator.setstate((version, tuple(internal), gauss))
+
+
+_STATES: Schema = {
+    "torch": torch.get_rng_state(),
+    "cuda": [Tensor],
+    "python": (int, (int,) * len(random.getstate()[1]), float | None),
+    "numpy": (str, torch.empty(624, dtype=torch.int64), int, int, float),
+}
+"""Of one process."""
 
 
 _ECHO_SECONDS = 1.0

@@ -15,6 +15,7 @@ from lightning_rl.callbacks.iteration import data_of, is_stopped_by_signal
 from lightning_rl.loggers import log_media
 from lightning_rl.media import draw_image_rows
 from lightning_rl.modules.impala_vae import ImpalaVAEModule
+from lightning_rl.schema import require
 
 _NUM_FRAMES, _NUM_DIMENSIONS, _NUM_PARTS = 8, 8, 10
 _VALUES = (-3, -2, -1, 0, 1, 2, 3)
@@ -59,6 +60,16 @@ class AutoencoderPictures(Callback):
             "env_steps": [row.env_steps for row in self._rows],
             "reconstructions": [row.images for row in self._rows],
         }
+
+    def check_state(self, state_dict: dict[str, Any]) -> None:
+        """Refuses what is no row of pictures.
+
+        Raises:
+            ValueError: names the key.
+        """
+        key = f"callbacks.{self.state_key}"
+        require(state_dict, {"frames": Tensor, "env_steps": [int], "reconstructions": [Tensor]}, key)
+        require(state_dict["reconstructions"], (None,) * len(state_dict["env_steps"]), f"{key}.reconstructions")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues the picture."""

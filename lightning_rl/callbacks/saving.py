@@ -9,6 +9,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from lightning_rl.checkpoints import BEST, LAST, METADATA
 from lightning_rl.loggers import MetricsCSV
+from lightning_rl.schema import require
 
 
 class RunCheckpoint(Checkpoint):
@@ -36,6 +37,14 @@ class RunCheckpoint(Checkpoint):
     def state_dict(self) -> dict[str, Any]:
         """The best validation return so far."""
         return {"best_return": self._best_return}
+
+    def check_state(self, state_dict: dict[str, Any]) -> None:
+        """Refuses what is no return.
+
+        Raises:
+            ValueError: says what it must be.
+        """
+        require(state_dict, {"best_return": float | None}, f"callbacks.{self.state_key}")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues the search for the best."""

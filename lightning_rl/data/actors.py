@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_rl import allocator
-from lightning_rl.data.collector import Collector
+from lightning_rl.data.collector import Collector, check_collector, require_generator
 from lightning_rl.data.shared_memory import Layout, SharedTensors, shared
 from lightning_rl.envs.statistics import EpisodeStatistics, RecentEpisodes
 from lightning_rl.lifetime import end_with
+from lightning_rl.schema import require
 from lightning_rl.types import ActorError, ActorOutput, Policy, Recall, RemotePolicy, ResumableVectorEnv, Rollout, State
 
 MakeEnv = Callable[[int, int], ResumableVectorEnv]
@@ -326,6 +327,28 @@ class ActorPool:
         self._processes, self._connections, self._slots = [], [], []
         self._ordered.clear()
         self._arrived.clear()
+
+
+def check_pool(state: State, key: str, *, num_envs: int, num_actors: int) -> None:
+    """Refuses what no pool of so many actors saves, before one is built; `key` is the state's own.
+
+    Raises:
+        ValueError: names the key.
+    """
+    schema = {
+        "env_steps": int,
+        "updates": int,
+        "mean_raw_reward": float,
+        "episodes": {"recent_returns": Tensor, "recent_lengths": Tensor},
+        "generator": torch.Generator().get_state(),
+        "memory": {str: Tensor},
+        "actors": None if state.get("actors") is None else (dict,) * num_actors,
+        "ahead": None if state.get("ahead") is None else {"policy": {str: Tensor}, "version": int},
+    }
+    require(state, schema, key)
+    require_generator(state["generator"], key)
+    for index, (share, actor) in enumerate(zip(_shares(num_envs, num_actors), state["actors"] or [], strict=False)):
+        check_collector(actor, f"{key}.actors.{index}", num_envs=share.stop - share.start)
 
 
 def _shares(num_envs: int, num_actors: int) -> list[slice]:

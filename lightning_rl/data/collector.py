@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_rl import ranks
 from lightning_rl.data.replay import ReplayBuffer
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
+from lightning_rl.schema import require
 from lightning_rl.types import Policy, Recall, ResumableVectorEnv, Rollout, State
 
 _OWN_REFERENCES = 2  # the collector's, and the one that counting takes
@@ -145,6 +146,40 @@ class Collector:
     def close(self) -> None:
         """Ends the games."""
         self.env.close()
+
+
+def check_collector(state: State, key: str, *, num_envs: int) -> None:
+    """Refuses what no collector of so many environments saves, before one is built; `key` is the state's own.
+
+    Raises:
+        ValueError: names the key.
+    """
+    recall = {field.name: getattr(Recall.nothing(num_envs), field.name) for field in fields(Recall)}
+    schema = {
+        "env": dict,
+        "env_steps": int,
+        "mean_raw_reward": float,
+        "recall": recall | {"state": Tensor},
+        "generator": torch.Generator().get_state(),
+        "memory": {str: Tensor},
+    }
+    require(state, schema, key)
+    require_generator(state["generator"], key)
+    for name, rows in {"recall.state": state["recall"]["state"], **state["memory"]}.items():
+        if rows.shape[:1] != (num_envs,):
+            raise ValueError(f"{key}.{name} must have {num_envs} rows, found {tuple(rows.shape)}")
+
+
+def require_generator(state: Tensor, key: str) -> None:
+    """Refuses what is no state of torch's generator.
+
+    Raises:
+        ValueError: names the key.
+    """
+    try:
+        torch.Generator().set_state(state)
+    except RuntimeError as error:
+        raise ValueError(f"{key}.generator must be the state of a generator, found another") from error
 
 
 def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:

@@ -11,18 +11,21 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 
 from lightning_rl import ranks
-from lightning_rl.data.actors import ActorPool, MakeEnv
-from lightning_rl.data.collector import Collector
+from lightning_rl.data.actors import ActorPool, MakeEnv, check_pool
+from lightning_rl.data.collector import Collector, check_collector
 from lightning_rl.data.dataset import RolloutDataset
 from lightning_rl.data.evaluation import EvaluationDataset, UniformPolicy, Watcher
 from lightning_rl.data.replay import ReplayBuffer
 from lightning_rl.envs.statistics import EpisodeStatistics
-from lightning_rl.types import Agent, Policy, ResumableVectorEnv, State
+from lightning_rl.schema import mismatch
+from lightning_rl.schema import require as require_like
+from lightning_rl.types import Agent, Policy, ResumableVectorEnv, State, UsageError
 
 MAX_SEED = 2**31 - 1
 """Seeds of games are 32-bit signed integers."""
 
 _MAX_EVALUATION_ENVS = 64
+_MAX_FRAMES = 10**9  # of a rollout: terabytes
 _STEPS_BEFORE_EXAMPLES = 40  # first frames of many games are alike
 # what a random stream is for; numbers of their own keep the streams apart
 _GAMES, _ACTIONS, _EVALUATION_GAMES, _EVALUATION_ACTIONS, _EXAMPLES = range(5)
@@ -95,6 +98,8 @@ class RolloutDataModule(LightningDataModule, ABC):
             predict_episodes=predict_episodes,
             test_env_steps=1 if test_env_steps is None else test_env_steps,
         )
+        frames, factors = num_envs * num_steps * frame_stack, f"{num_envs} × {num_steps} × {frame_stack}"
+        require("num_envs × num_steps × frame_stack", factors, frames <= _MAX_FRAMES, f"at most {_MAX_FRAMES} frames")
         require("num_actors", num_actors, 0 <= num_actors <= num_envs, f"from 0 to data.num_envs, {num_envs}")
         require("actor_timeout", actor_timeout, actor_timeout > 0, "positive")
         require("seed", seed, seed >= 0, "at least 0")
@@ -322,8 +327,15 @@ class RolloutDataModule(LightningDataModule, ABC):
         if self.allow_inexact_resume and self._sizes != {key: state_dict.get(key) for key in self._sizes}:
             self._other_env_steps = state_dict["env_steps"]
         else:
-            self._collector.load_state_dict(state_dict["collectors"][self._rank])
+            self._continue(self._collector, state_dict["collectors"][self._rank])
             self._other_env_steps = state_dict["env_steps"] - self._collector.env_steps * self._num_ranks
+
+    def _continue(self, collector: Collector | ActorPool, state: State) -> None:
+        try:
+            collector.load_state_dict(state)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            # what they have saved, and what others have, only the games and their wrappers can tell
+            raise UsageError(f"ckpt_path: the games of the checkpoint cannot go on here: {error}") from error
 
     @property
     def _sizes(self) -> dict[str, Any]:
@@ -337,6 +349,7 @@ class RolloutDataModule(LightningDataModule, ABC):
         Raises:
             ValueError: names what differs.
         """
+        self.check_contents(state_dict)
         for key, expected in self._sizes.items():
             scalable = key in ("num_envs", "num_actors", "num_ranks")
             if state_dict.get(key) != expected and not (scalable and self.allow_inexact_resume):
@@ -347,8 +360,35 @@ class RolloutDataModule(LightningDataModule, ABC):
                     f"ckpt_path: the checkpoint has {key} {state_dict.get(key)}, this run {expected}; {remedy}"
                 )
         collectors = state_dict["collectors"]
+        if all(state_dict.get(key) == expected for key, expected in self._sizes.items()):
+            self._check_collectors(collectors)
         if self._rank < len(collectors) and "replay" in collectors[self._rank]:
             self._replay().checked(collectors[self._rank]["replay"])
+
+    @staticmethod
+    def check_contents(state_dict: State) -> None:
+        """Refuses what no data module saves.
+
+        Raises:
+            ValueError: names the key.
+        """
+        schema = {"env_steps": int, "collectors": [dict]}
+        if (wrong := mismatch(state_dict, schema)) is not None:
+            raise ValueError(f"ckpt_path: the checkpoint's {wrong}")
+
+    def _check_collectors(self, collectors: list[State]) -> None:
+        replay = {"game": str, "digests": [str]}
+        try:
+            require_like(collectors, ({},) * self._num_ranks, "collectors")
+            for index, state in enumerate(collectors):
+                key = f"collectors.{index}"
+                if self.num_actors:
+                    check_pool(state, key, num_envs=self.num_envs, num_actors=self.num_actors)
+                else:
+                    check_collector(state, key, num_envs=self.num_envs)
+                require_like(state.get("replay", {}), replay if "replay" in state else {}, f"{key}.replay")
+        except ValueError as error:
+            raise ValueError(f"ckpt_path: the checkpoint's {error}") from error
 
 
 def _require_positive(**values: int) -> None:

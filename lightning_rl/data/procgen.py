@@ -129,6 +129,12 @@ class ProcgenDataModule(RolloutDataModule):
             "num_threads": num_threads,
         }
 
+    @classmethod
+    def game_named(cls, name: str) -> str:
+        """See `RolloutDataModule`; Procgen's games have one name each."""
+        check_options(name)
+        return name
+
     @property
     def level_sets(self) -> dict[str, tuple[int, int]]:
         """`num_levels` and `start_level` of the levels that a policy is judged on."""

@@ -19,6 +19,7 @@ from lightning_rl.envs import saved_games
 from lightning_rl.types import State
 
 NUM_ACTIONS = 15
+_MAX_THREADS = 1024
 MAX_SEED = 2**31 - 1
 """Procgen's seeds are 32-bit signed integers."""
 
@@ -141,7 +142,7 @@ def check_options(
     _check_integer("num_levels", num_levels)
     _check_integer("start_level", start_level)
     _check_integer("seed", seed)
-    _check_integer("num_threads", num_threads)
+    _check_integer("num_threads", num_threads, high=_MAX_THREADS)
     if start_level + num_levels > MAX_SEED:
         raise ValueError(
             f"start_level + num_levels must be at most {MAX_SEED}, not {start_level} + {num_levels}"
@@ -154,9 +155,9 @@ def check_options(
         )
 
 
-def _check_integer(key: str, value: int, low: int = 0) -> None:
-    if type(value) is not int or not low <= value <= MAX_SEED:
-        raise ValueError(f"{key} must be an integer from {low} to {MAX_SEED}, not {value!r}")
+def _check_integer(key: str, value: int, low: int = 0, high: int = MAX_SEED) -> None:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{key} must be an integer from {low} to {high}, not {value!r}")
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from numpy.typing import NDArray
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -144,6 +144,9 @@ class RLModule(LightningModule, ABC):
             # this also keeps DDP from rearranging its buckets after the first step: a resumed run would round sums of
             # three ranks or more otherwise than one that never stopped
             strategy._ddp_kwargs["find_unused_parameters"] = True
+
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Refuses, with a ValueError, a Trainer that the method cannot learn with; by default none."""
 
     def precision(self) -> AbstractContextManager[Any]:
         """The trainer's autocast; Lightning enters it around `training_step` only, and not in other threads."""

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+MAX_THREADS = 1024
+
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatches:
@@ -24,7 +26,7 @@ class MicroBatches:
         num_threads: parts worked on at a time, each by one thread on one core.
 
     Raises:
-        ValueError: one of them is not positive.
+        ValueError: one of them is not positive, or there are more threads than any machine has cores.
     """
 
     size: int = 256
@@ -34,6 +36,8 @@ class MicroBatches:
         for name in ("size", "num_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.micro_batches.{name} must be at least 1, found {getattr(self, name)}")
+        if self.num_threads > MAX_THREADS:
+            raise ValueError(f"model.micro_batches.num_threads must be at most {MAX_THREADS}, found {self.num_threads}")
 
     def even_parts(self, count: int, *, samples_each: int = 1) -> list[slice]:
         """Which of `count` items go together: even parts of at most `size` samples, but of one item at least.

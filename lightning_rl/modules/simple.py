@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
+from pytorch_lightning import Trainer
 from torch import Tensor
 
 from lightning_rl.data.collector import Collector
@@ -150,8 +151,17 @@ class SimPLeModule(RLModule):
             ValueError: the Trainer would not ask for the next slice's length.
         """
         super().setup(stage)
-        if stage == "fit" and self.trainer.reload_dataloaders_every_n_epochs != 1:  # type: ignore[attr-defined]  # Trainer's
-            found = self.trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+        if stage == "fit":
+            self.check_trainer(self.trainer)
+
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Refuses a Trainer that would not ask for the next slice's length.
+
+        Raises:
+            ValueError: names its option.
+        """
+        found = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]  # set by a connector
+        if found != 1:
             raise ValueError(
                 f"trainer.reload_dataloaders_every_n_epochs must be 1 for SimPLeModule, whose iterations differ in"
                 f" length, found {found}"
