@@ -2,10 +2,14 @@
 
 import os
 import sys
+from io import TextIOWrapper
 
 
 def run() -> None:
     """Console entry point."""
+    for stream in (sys.stdout, sys.stderr):  # a locale without dashes is no reason to end
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     # before torch is imported; DDP would advise against a setting that `RLModule.setup` has a reason for
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if sys.argv[1:2] == ["doctor"]:

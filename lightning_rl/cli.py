@@ -26,6 +26,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from pytorch_lightning.utilities import rank_zero_only
 
 import lightning_rl
 from lightning_rl import allocator, checkpoints, ranks
@@ -37,7 +38,7 @@ from lightning_rl.callbacks.saving import RunCheckpoint
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model import WorldModelReport
 from lightning_rl.lifetime import SIGNALS, STOPPED, end_at_signals, end_with
-from lightning_rl.loggers import MetricsCSV, drop_obsolete_settings, outlive
+from lightning_rl.loggers import MetricsCSV, drop_obsolete_settings, outlive, silent_server
 from lightning_rl.precision import suitable
 from lightning_rl.progress import EnvStepsProgress
 from lightning_rl.types import ActorError, ReplayError, UsageError
@@ -237,6 +238,10 @@ class RunCLI(LightningCLI):
             place: dict[str, Any] = {"save_dir": str(self.run_dir), "id": self.run_id, "name": self.run_id}
             if mode is not None:
                 place["offline"] = mode != "online"
+            online = not place.get("offline", trainer.logger.init_args.get("offline", False))
+            if online and getattr(rank_zero_only, "rank", 0) == 0 and (server := silent_server()) is not None:
+                place["offline"] = True
+                self._remarks.append(f"W&B's {server} does not answer: the run is logged offline, for `wandb sync`")
             for key, value in place.items():
                 trainer.logger.init_args[key] = value
 

@@ -3,6 +3,8 @@
 import csv
 import io
 import os
+import urllib.error
+import urllib.request
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -129,6 +131,27 @@ class MetricsCSV(Logger):
 def drop_obsolete_settings(logger: WandbLogger) -> None:
     """Spares the user W&B's warning of a setting that Lightning always passes; call it before the run is started."""
     logger._wandb_init.pop("anonymous", None)
+
+
+def silent_server(*, seconds: float = 10.0) -> str | None:
+    """The address of W&B's server if it does not answer, directly or by the proxy of the environment.
+
+    W&B itself would try for a minute and a half, and then end the run.
+
+    Args:
+        seconds: to wait for an answer.
+    """
+    import wandb
+
+    server: str = wandb.setup().settings.base_url
+    try:
+        with urllib.request.urlopen(server, timeout=seconds):
+            return None
+    except urllib.error.HTTPError:  # an answer, too
+        return None
+    except (OSError, ValueError):
+        wandb.teardown()  # it would remember that it was to go online
+        return server
 
 
 def outlive(logger: WandbLogger) -> None:

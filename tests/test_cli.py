@@ -471,6 +471,18 @@ def test_in_a_sweep_the_run_has_the_sweeps_id_and_resumes_under_it(tmp_path: Pat
     assert read_end(tmp_path) == (False, 0)
 
 
+def test_a_wandb_server_that_does_not_answer_neither_ends_nor_delays_a_run(tmp_path: Path) -> None:
+    key = "0123456789" * 4
+    silent = {"WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": key}
+    process = start(fit_args(tmp_path / "run", trainer__logger=None), tmp_path / "output.txt", silent)
+    process.join(60)
+    assert process.exitcode == 0
+    told = (tmp_path / "output.txt").read_text()
+    assert "W&B's http://127.0.0.1:9 does not answer: the run is logged offline, for `wandb sync`" in told
+    logged = [row["env_steps"] for row in read_history(tmp_path / "run") if "loss/policy" in row]
+    assert logged == [32, 64]
+
+
 def test_under_slurm_lightning_does_not_requeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"), "0")
     numbers = dict.fromkeys(("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES"), "1")
