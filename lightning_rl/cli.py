@@ -272,6 +272,9 @@ class RunCLI(LightningCLI):
             return
         if games is None:
             raise UsageError(f"ckpt_path: {checkpoint} holds no games to continue; a last.ckpt does")
+        done, most = saved["epoch"] + 1, self.trainer.max_epochs
+        if most is not None and 0 <= most < done:
+            raise UsageError(f"trainer.max_epochs must be at least {done}, which {checkpoint} has done, found {most}")
         self.datamodule.trainer = self.trainer  # which knows the number of ranks
         self.datamodule.continues_in = checkpoint.parent
         self.datamodule.check_state(games)

@@ -253,6 +253,15 @@ class TestOfOneRun:
         assert resumed[GAMES]["env_steps"] == 4 * ENV_STEPS
         assert resumed[GAMES]["num_envs"] == 4
 
+    def test_fewer_epochs_than_are_done_are_refused(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(fit_args(run_dir, *LAST, iterations=3, trainer__max_epochs=1)) == 2
+        told = capsys.readouterr().err
+        assert (
+            told
+            == f"lightning-rl: trainer.max_epochs must be at least 2, which {run_dir}/last.ckpt has done, found 1\n"
+        )
+        assert main(fit_args(run_dir, *LAST, iterations=3, trainer__max_epochs=2)) == 0
+
     def test_the_number_of_ranks_is_the_trainers(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
         two = fit_args(run_dir, *LAST, iterations=3, trainer__devices=2, trainer__strategy="ddp")
         assert main(two) == 2
@@ -260,6 +269,7 @@ class TestOfOneRun:
 
         checkpoint = load(run_dir)
         checkpoint[GAMES]["num_ranks"] = 2
+        checkpoint[GAMES]["collectors"] *= 2
         torch.save(checkpoint, run_dir / "last.ckpt")
         assert RunCLI(two).checkpoint == run_dir / "last.ckpt"  # not refused
 
