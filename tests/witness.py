@@ -39,18 +39,20 @@ class Witness(Callback):
 
 
 class Usage(Callback):
-    """Writes a line after each hundredth epoch: kilobytes of resident memory, threads, open files of the process.
+    """Writes a line now and then: kilobytes of resident memory, threads, open files of the process.
 
     Args:
         path: of the file.
+        epochs: from one line to the next.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, epochs: int) -> None:
         self._path = Path(path)
+        self._epochs = epochs
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks, once in a hundred times."""
-        if (trainer.current_epoch + 1) % 100:
+        """Looks, when it is time."""
+        if (trainer.current_epoch + 1) % self._epochs:
             return
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         numbers = (int(status["VmRSS"].split()[0]), int(status["Threads"]), len(os.listdir("/proc/self/fd")))
