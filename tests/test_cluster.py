@@ -207,6 +207,7 @@ class TestSweeps:
 
         for key, value in ids.items():
             monkeypatch.setenv(key, value)
+        monkeypatch.setattr("lightning_rl.cli.silent_server", lambda: None)  # there is a network on a cluster
         args = options(call, "lightning-rl")
         assert args[args.index("--ckpt_path") + 1] == "last"
         cli = started(args, monkeypatch)
