@@ -29,7 +29,8 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """Configs and options of the runs; actors are processes that must not survive."""
 
-_ITERATIONS_PER_KILL = 4
+_ITERATIONS = {"simple_cpu": 1}
+"""Env steps for each disturbance, in tiny iterations; SimPLe has several epochs in one. Four where nothing is said."""
 _STARTING_SECONDS, _RUNNING_SECONDS = 6.0, 1.5  # a kill comes within, counted from the start or from the first new row
 
 
@@ -59,7 +60,7 @@ def campaign(
     """
     folder.mkdir(exist_ok=True)
     stream, seen = random.Random(seed), Seen()
-    iterations = _ITERATIONS_PER_KILL * (kills + stops) + 4
+    iterations = _ITERATIONS.get(config, 4) * (kills + stops) + 4
     undisturbed = start(fit_args(folder / "undisturbed", config=config, iterations=iterations, **options), _log(folder))
     undisturbed.join()
     assert undisturbed.exitcode == 0, _log(folder).read_text()
