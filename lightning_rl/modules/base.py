@@ -141,7 +141,7 @@ class RLModule(LightningModule, ABC):
             torch.set_num_threads(self.micro_batches.num_threads)
         strategy = None if self._trainer is None else self._trainer.strategy
         if isinstance(strategy, DDPStrategy):
-            # this also keeps DDP from rearranging its buckets after the first step: a resumed run would round sums of
+            # this also keeps DDP from rearranging its buckets after the first step: a resumed run could round sums of
             # three ranks or more otherwise than one that never stopped
             strategy._ddp_kwargs["find_unused_parameters"] = True
 
