@@ -17,6 +17,7 @@ from lightning_rl.losses.surprise import Visited, surprise_minimising_rewards
 from lightning_rl.losses.vae import gaussian_image_nll, gaussian_kl, image_nll, sampled_kl
 from lightning_rl.losses.value import squared_value_loss
 from lightning_rl.losses.vtrace import vtrace
+from lightning_rl.modules.adam import adam
 from lightning_rl.modules.base import Objective, RLModule, chosen, require
 from lightning_rl.modules.micro_batches import MicroBatches
 from lightning_rl.networks.recurrent import RecurrentActorCritic
@@ -247,7 +248,7 @@ class ImpalaVAEModule(RLModule):
         if self.autoencoding is not None:
             own = {"lr": self.autoencoding.learning_rate, "max_grad_norm": self.autoencoding.max_grad_norm}
             groups.append({"params": self.vae.parameters(), **own})
-        return torch.optim.Adam(groups)
+        return adam(groups)
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         """One, an unroll of each environment; and the autoencoder's own minibatches."""

@@ -13,6 +13,7 @@ from lightning_rl import ranks
 from lightning_rl.data.minibatches import num_minibatches, shuffled
 from lightning_rl.losses.distill import absolute_prediction_error, prediction_error
 from lightning_rl.losses.returns import discounts_from, forward_discounted_sums
+from lightning_rl.modules.adam import adam
 from lightning_rl.modules.base import Objective, RLModule, require
 from lightning_rl.modules.micro_batches import MicroBatches
 from lightning_rl.modules.ppo import (
@@ -183,7 +184,7 @@ class PPODistillModule(RLModule):
         groups: list[dict[str, Any]] = [{"params": self.network.parameters(), "lr": self.learning_rate}]
         if self.distillation is not None:
             groups.append({"params": self.teacher.parameters(), "lr": self.distillation.learning_rate})
-        return torch.optim.Adam(groups, eps=self.adam_epsilon)
+        return adam(groups, eps=self.adam_epsilon)
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         """Epochs times minibatches of a rollout."""

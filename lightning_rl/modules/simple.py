@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_rl.data.collector import Collector
 from lightning_rl.envs.imagined import ImaginedVectorEnv, Outcomes
 from lightning_rl.losses.returns import discounts_from
+from lightning_rl.modules.adam import adam
 from lightning_rl.modules.base import Objective, RLModule, require
 from lightning_rl.modules.joint_optimizer import JointOptimizer
 from lightning_rl.modules.micro_batches import MicroBatches, threads
@@ -174,11 +175,11 @@ class SimPLeModule(RLModule):
             {"params": list(self.world_model.parameters()), "max_grad_norm": options.max_grad_norm}
         ]
         policy: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
-        kind = torch.optim.Adafactor if options.optimizer == "adafactor" else torch.optim.Adam
+        kind = torch.optim.Adafactor if options.optimizer == "adafactor" else adam
         return JointOptimizer(
             [
                 kind(model, lr=options.learning_rate),
-                torch.optim.Adam(policy, lr=self.learning_rate, betas=(0.85, 0.997), eps=1e-6),
+                adam(policy, lr=self.learning_rate, betas=(0.85, 0.997), eps=1e-6),
             ]
         )
 

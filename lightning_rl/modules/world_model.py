@@ -7,7 +7,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -196,58 +196,110 @@ def window_losses(
     predicts the frames that it is warmed up on. Steps that were not played in the window's episode add nothing to the
     sums, nor does the frame after an episode's end, which nobody could predict.
     """
-    windows = batch.windows
-    num_frames = windows.frames.shape[1] - options.num_targets
-    stack = list(windows.frames[:, :num_frames].unbind(1))
-    steps = range(0 if options.recurrent_size else num_frames - 1, windows.actions.shape[1])
-    feeding = own_frame_probability(batch.update, options.ramp)
-    rows, state = [], None
-    for step in steps:
-        warming_up = step < num_frames - 1
-        newest = stack[step] if warming_up else stack[-1]
-        predicted = model(
-            newest if options.recurrent_size else torch.cat(stack, dim=-1),
-            windows.actions[:, step],
-            state=state,
-            target=windows.frames[:, step + 1],
-            mixing=mixing(batch.update, options.ramp),
-            generator=generator,
-        )
-        state = predicted.state
-        rows.append(_step_losses(predicted, windows, step, options, reward_values))
-        if not warming_up:
-            likeliest = partial(model.likeliest, predicted.frames, newest)
-            stack = [*stack[1:], _fed(likeliest, windows.frames[:, step + 1], feeding, generator)]
+    along = _remembered_losses if options.recurrent_size else _independent_losses
+    mixed = mixing(batch.update, options.ramp)
+    predict = partial(model, mixing=mixed, generator=generator)
+    feed = partial(_fed, probability=own_frame_probability(batch.update, options.ramp), generator=generator)
+    losses = partial(_losses, batch.windows, options, reward_values)
+    return along(model, batch.windows, options.num_targets, predict, feed, losses)
+
+
+Predict = Callable[..., NextFrame]
+OwnFrames = Callable[[Bool[Tensor, "N"]], UInt8[Tensor, "n H W C"]]
+"""The model's own frames of some windows."""
+Feed = Callable[[OwnFrames, UInt8[Tensor, "N H W C"]], UInt8[Tensor, "N H W C"]]
+Losses = Callable[[NextFrame, slice], dict[str, Tensor]]
+
+
+def _remembered_losses(
+    model: NextFramePredictor, windows: Windows, num_targets: int, predict: Predict, feed: Feed, losses: Losses
+) -> dict[str, Tensor]:
+    """Step after step, each with the state that the one before left, through which its gradient goes back."""
+    warm_up = windows.frames.shape[1] - num_targets - 1
+    newest, state, rows = windows.frames[:, 0], None, []
+    steps = zip(windows.actions.unbind(1), windows.frames[:, 1:].unbind(1), strict=True)
+    for step, (action, target) in enumerate(steps):
+        predicted = predict(newest, action, state=state, target=target)
+        rows.append(losses(predicted, slice(step, step + 1)))
+        own = partial(_likeliest, model, predicted.frames, newest)
+        newest, state = target if step < warm_up else feed(own, target), predicted.state
     return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}
 
 
+def _likeliest(
+    model: NextFramePredictor, predictions: Tensor, newest: Tensor, which: Bool[Tensor, "N"]
+) -> UInt8[Tensor, "n H W C"]:
+    return model.likeliest(predictions[which], newest[which])
+
+
+def _independent_losses(
+    model: NextFramePredictor, windows: Windows, num_targets: int, predict: Predict, feed: Feed, losses: Losses
+) -> dict[str, Tensor]:
+    """All steps in one batch, which keeps a processor busier than one after the other.
+
+    No gradient goes back through a frame. So those that the model is to be fed are predicted first, without gradient,
+    and only in windows that are fed them; dropout and codes are drawn anew then, which leaves the gradient's
+    expectation as it was.
+    """
+    num_frames = windows.frames.shape[1] - num_targets
+    seen = list(windows.frames[:, :num_frames].unbind(1))
+    for step in range(num_frames - 1, windows.actions.shape[1] - 1):
+        stack, target = torch.cat(seen[-num_frames:], dim=-1), windows.frames[:, step + 1]
+        own = partial(_own_frames, model, predict, stack, windows.actions[:, step], target)
+        seen.append(feed(own, target))
+    stacks = torch.cat([torch.cat(seen[first : first + num_frames], dim=-1) for first in range(num_targets)])
+    steps = slice(num_frames - 1, None)
+    predicted = predict(stacks, _columns(windows.actions[:, steps]), target=_columns(windows.frames[:, num_frames:]))
+    return losses(predicted, steps)
+
+
+def _own_frames(
+    model: NextFramePredictor, predict: Predict, stack: Tensor, actions: Tensor, target: Tensor, which: Tensor
+) -> UInt8[Tensor, "n H W C"]:
+    kind = stack.device.type
+    mixed_precision = torch.autocast(
+        kind,
+        dtype=torch.get_autocast_dtype(kind),
+        enabled=torch.is_autocast_enabled(kind),
+        cache_enabled=False,  # weights that are cast without gradient would be used again where they need one
+    )
+    with torch.no_grad(), mixed_precision:
+        predicted = predict(stack[which], actions[which], target=target[which])
+    return model.likeliest(predicted.frames, stack[which])
+
+
 def _fed(
-    own_frames: Callable[[], UInt8[Tensor, "N H W C"]],
-    real: UInt8[Tensor, "N H W C"],
-    probability: float,
-    generator: torch.Generator,
+    own_frames: OwnFrames, real: UInt8[Tensor, "N H W C"], *, probability: float, generator: torch.Generator
 ) -> UInt8[Tensor, "N H W C"]:
     """The real frames, some of them replaced by the model's own."""
     own = torch.rand(len(real), generator=generator, device=generator.device) < probability
     if not own.any():
         return real
-    return torch.where(own[:, None, None, None], own_frames(), real)
+    fed = real.clone()
+    fed[own] = own_frames(own)
+    return fed
 
 
-def _step_losses(
-    predicted: NextFrame,
+def _columns(steps: Shaped[Tensor, "N P *rest"]) -> Shaped[Tensor, "P*N *rest"]:
+    """Steps of windows one after the other, all windows of a step together."""
+    return steps.transpose(0, 1).flatten(0, 1)
+
+
+def _losses(
     windows: Windows,
-    step: int,
     options: WorldModelOptions,
     reward_values: Float32[Tensor, "R"],
+    predicted: NextFrame,
+    steps: slice,
 ) -> dict[str, Tensor]:
-    valid, ended = windows.valid[:, step].float(), windows.ended[:, step]
-    target = windows.frames[:, step + 1]
+    """Of predictions of some steps, those of one step after those of the one before."""
+    valid, ended = _columns(windows.valid[:, steps]).float(), _columns(windows.ended[:, steps])
+    target = _columns(windows.frames[:, 1:][:, steps])
     if options.pixels == "softmax":
         frames = clipped_frame_cross_entropy(predicted.frames, target, cutoff=options.frame_cutoff)
     else:
         frames = clipped_frame_squared_error(predicted.frames.squeeze(-1), target, cutoff=options.frame_cutoff)
-    classes = reward_classes(windows.rewards[:, step], reward_values)
+    classes = reward_classes(_columns(windows.rewards[:, steps]), reward_values)
     losses = {
         "frames": frames * ~ended,
         "reward": clipped_cross_entropy(predicted.reward_logits, classes, cutoff=options.reward_cutoff),

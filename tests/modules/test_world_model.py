@@ -1,12 +1,14 @@
 """What the world model is asked to predict along a window."""
 
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
-from lightning_rl.losses.frames import clipped_frame_squared_error
+from lightning_rl.losses.frames import clipped_cross_entropy, clipped_frame_squared_error
 from lightning_rl.modules.micro_batches import MicroBatches
 from lightning_rl.modules.world_model import (
     WorldModelBatch,
@@ -122,3 +124,69 @@ def test_micro_batches_hold_every_window_once() -> None:
     assert torch.equal(torch.cat([part.windows.frames for part in parts]), batch.windows.frames)
     assert {part.update for part in parts} == {3}
     assert len(parts) > 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_learn_from_steps_that_own_frames_were_fed_to_under_mixed_precision_too(kind: str) -> None:
+    learner, gradients = module(kind, world_model={"dropout": 0.0, "residual_dropout": 0.0}), []
+    for mixed in (False, True):
+        batch = WorldModelBatch(windows=windows(num_targets=2), update=END)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            found = window_losses(
+                learner.world_model,
+                batch,
+                learner.options,
+                reward_values=VALUES,
+                generator=torch.Generator().manual_seed(0),
+            )
+        learner.zero_grad()
+        (found["frames"] + found["reward"]).backward()
+        gradients.append({name: p.grad for name, p in learner.world_model.named_parameters() if p.grad is not None})
+
+    assert gradients[0].keys() == gradients[1].keys()
+    assert len(gradients[0]) > 10
+
+
+def test_losses_of_windows_of_which_some_are_fed_own_frames_are_those_of_each_step_alone() -> None:
+    given = windows(5, num_targets=3, valid=False)
+    learner = module(world_model={"dropout": 0.0, "residual_dropout": 0.0, "num_targets": 3})
+    model = learner.world_model
+
+    with mock.patch("lightning_rl.modules.world_model.own_frame_probability", return_value=0.5):
+        actual = window_losses(
+            model,
+            WorldModelBatch(windows=given, update=0),
+            learner.options,
+            reward_values=VALUES,
+            generator=torch.Generator().manual_seed(4),
+        )
+
+    draws = torch.Generator().manual_seed(4)
+    own = torch.stack([torch.rand(5, generator=draws) < 0.5 for _ in range(2)])
+    assert 0 < int(own.sum()) < own.numel()
+    expected = {"frames": 0.0, "reward": 0.0, "end": 0.0}
+    for window in range(5):
+        frames = list(given.frames[window : window + 1].unbind(1))
+        for index, step in enumerate(range(K - 1, K + 2)):
+            stack, target = (
+                torch.cat(frames[step - K + 1 : step + 1], dim=-1),
+                given.frames[window : window + 1, step + 1],
+            )
+            with torch.no_grad():
+                predicted = model(stack, given.actions[window : window + 1, step])
+            if given.valid[window, step]:
+                ended = given.ended[window, step].float()
+                error = clipped_frame_squared_error(predicted.frames.squeeze(-1), target)
+                expected["frames"] += float(error * (1 - ended))
+                of_reward = clipped_cross_entropy(
+                    predicted.reward_logits,
+                    reward_classes(given.rewards[window : window + 1, step], VALUES),
+                    cutoff=learner.options.reward_cutoff,
+                )
+                expected["reward"] += float(of_reward)
+                assert predicted.end_logits is not None
+                expected["end"] += float(binary_cross_entropy_with_logits(predicted.end_logits[0], ended))
+            if index < 2 and own[index, window]:
+                frames[step + 1] = most_likely_frames(predicted.frames, frames[step], tolerance=10**0.5)
+    for name, total in expected.items():
+        assert actual[name].item() == pytest.approx(total / 15, rel=1e-4)
