@@ -11,8 +11,8 @@ from lightning_rl.networks.injection import Injection
 from lightning_rl.networks.patch_conv import PatchConv, PatchUpConv
 from lightning_rl.networks.timing_signal import TimingSignal
 
-# rows or columns of an image, up to which patches are quicker; measured with the channels of small models
-_FEW, _FEW_TO_DOUBLE = 16, 4
+_FEW = 16
+"""Rows or columns of an image, up to which patches are quicker; measured with the channels of small models."""
 
 
 class Down(nn.Module):
@@ -58,7 +58,7 @@ class Up(nn.Module):
         self.dropout = dropout
         self.action = Injection(num_actions, channels[0])
         # as sub-pixels of an ordinary convolution, see `sub_pixel`, these kernels are no quicker on a CPU in bfloat16
-        few = max(size) <= 2 * _FEW_TO_DOUBLE
+        few = max(size) <= _FEW
         self.conv = PatchUpConv(*channels) if few else nn.ConvTranspose2d(*channels, 4, stride=2, padding=1)
         self.norm = ChannelNorm(channels[1])
         self.timing = TimingSignal(*size, channels[1])

@@ -7,11 +7,14 @@ from lightning_rl.networks.patch_conv import PatchConv, PatchUpConv
 
 
 @pytest.mark.parametrize(("kernel_size", "stride", "padding"), [(8, 4, 0), (4, 2, 1), (3, 1, 1)])
-def test_outputs_and_gradients_are_those_of_torchs_convolution(kernel_size: int, stride: int, padding: int) -> None:
+@pytest.mark.parametrize("size", [(12, 20), (13, 22), (11, 19)])
+def test_outputs_and_gradients_are_those_of_torchs_convolution(
+    kernel_size: int, stride: int, padding: int, size: tuple[int, int]
+) -> None:
     ours = PatchConv(3, 5, kernel_size, stride=stride, padding=padding)
     torchs = nn.Conv2d(3, 5, kernel_size, stride=stride, padding=padding)
 
-    assert_same(ours, torchs, size=(12, 20))
+    assert_same(ours, torchs, size=size)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4)])
