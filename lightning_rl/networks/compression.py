@@ -37,7 +37,7 @@ class Down(nn.Module):
         images = dropped_out(images, self.dropout, generator)
         if any(self.padding):
             images = functional.pad(images, self.padding)
-        halved: Tensor = self.norm(self.conv(self.timing(images)).relu())
+        halved: Tensor = self.norm(self.conv(self.timing(images)))
         return halved
 
 
@@ -72,8 +72,8 @@ class Up(nn.Module):
     ) -> Tensor:
         """The image of twice the size."""
         images = self.action(dropped_out(images, self.dropout, generator), actions)
-        doubled = self.conv(images).relu()[:, :, : skipped.shape[2], : skipped.shape[3]]
-        located: Tensor = self.timing(self.norm(doubled + skipped))
+        doubled = self.conv(images)[:, :, : skipped.shape[2], : skipped.shape[3]]
+        located: Tensor = self.norm(doubled, skipped, self.timing.signal)
         return located
 
 
@@ -97,6 +97,6 @@ class Middle(nn.Module):
     def forward(self, images: Float[Tensor, "N C H W"], generator: torch.Generator | None) -> Tensor:
         """The image, of the same size."""
         for index, conv in enumerate(self.convs):
-            change = conv(dropped_out(images, self.dropout, generator)).relu()
-            images = self.norms[index - 1](images + change) if index else change
+            change = conv(dropped_out(images, self.dropout, generator))
+            images = self.norms[index - 1](change, images) if index else change.relu()
         return images

@@ -1,7 +1,6 @@
 """The IMPALA CNN's max-pool; on a CPU in bfloat16, with kernels of its own."""
 
-from collections.abc import Callable
-from typing import Any, cast, no_type_check
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
@@ -10,6 +9,8 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+
+from lightning_rl.networks.compiled import compiled, to_bits, to_float
 
 
 class MaxPool(nn.Module):
@@ -56,16 +57,8 @@ def _rows(images: Tensor) -> NDArray[np.int16]:
     return bits
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as machine code that runs without the interpreter's lock; kept on disk where that can be written."""
-    try:
-        return cast(Callable[..., Any], njit(function, nogil=True, error_model="numpy", cache=True))
-    except RuntimeError:  # no folder to write to: a read-only image without a home
-        return cast(Callable[..., Any], njit(function, nogil=True, error_model="numpy"))
-
-
-# What follows is compiled. Integers stay int16 and loops are over whole rows, so that they become vector instructions;
-# numba widens where it is not told. The types of the arguments are the compiler's business, not the test run's.
+# What follows is compiled. Loops are over whole rows, so that they become vector instructions. The types of the
+# arguments are the compiler's business, not the test run's.
 _SIGN, _MAGNITUDE, _INFINITY = np.int16(-0x8000), np.int16(0x7FFF), np.int16(0x7F80)
 _FIRST, _MIDDLE, _LAST = np.int16(0), np.int16(1), np.int16(2)
 _ZERO = np.float32(0)
@@ -86,22 +79,7 @@ def _bits(key: Any) -> Any:
     return key if key >= 0 else np.int16(np.int16(-key) | _SIGN)
 
 
-@njit(inline="always")
-@no_type_check
-def _float(bits: Any) -> Any:
-    return np.int32(np.int32(bits) << np.int32(16)).view(np.float32)
-
-
-@njit(inline="always")
-@no_type_check
-def _rounded(number: Any) -> Any:
-    """The bits of the nearest bfloat16, of two the even one."""
-    wide = np.float32(number).view(np.int32)
-    odd = np.int32(np.int32(wide >> np.int32(16)) & np.int32(1))
-    return np.int16(np.int32(wide + np.int32(0x7FFF) + odd) >> np.int32(16))
-
-
-@_compiled
+@compiled()
 @no_type_check
 def _best_of_rows(above: Any, middle: Any, below: Any, best_keys: Any, winners: Any) -> None:
     for k in range(len(winners)):
@@ -111,7 +89,7 @@ def _best_of_rows(above: Any, middle: Any, below: Any, best_keys: Any, winners: 
         best_keys[k] = max(best, c)
 
 
-@_compiled
+@compiled()
 @no_type_check
 def _best_of_columns(keys: Any, best_keys: Any, winners: Any, channels: Any) -> None:
     for j in range(len(winners) // channels):
@@ -124,7 +102,7 @@ def _best_of_columns(keys: Any, best_keys: Any, winners: Any, channels: Any) -> 
             best_keys[j * channels + c] = max(best, right)
 
 
-@_compiled
+@compiled()
 @no_type_check
 def _pool(images: Any, pooled: Any, row_winners: Any, column_winners: Any, channels: Any) -> None:
     count, height, length = images.shape
@@ -144,14 +122,14 @@ def _pool(images: Any, pooled: Any, row_winners: Any, column_winners: Any, chann
                 outputs[k] = _bits(best_keys[k])
 
 
-@_compiled
+@compiled()
 @no_type_check
 def _won(gradients: Any, winners: Any, place: Any, shares: Any) -> None:
     for k in range(len(winners)):
-        shares[k] = _float(gradients[k]) if winners[k] == place else _ZERO
+        shares[k] = to_float(gradients[k]) if winners[k] == place else _ZERO
 
 
-@_compiled
+@compiled()
 @no_type_check
 def _interleaved(evens: Any, odds: Any, row: Any, channels: Any) -> None:
     for j in range(len(evens) // channels):
@@ -161,14 +139,14 @@ def _interleaved(evens: Any, odds: Any, row: Any, channels: Any) -> None:
             row[(2 * j + 1) * channels + c] = odds[j * channels + c]
 
 
-@_compiled
+@compiled()
 @no_type_check
 def _written(numbers: Any, outputs: Any) -> None:
     for k in range(len(outputs)):
-        outputs[k] = _rounded(numbers[k])
+        outputs[k] = to_bits(numbers[k])
 
 
-@_compiled
+@compiled()
 @no_type_check
 def _spread(gradients: Any, row_winners: Any, column_winners: Any, spread: Any, channels: Any) -> None:
     count, height, half = gradients.shape
