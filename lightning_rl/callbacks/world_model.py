@@ -37,10 +37,11 @@ class Imagination(NamedTuple):
 def imagination(module: SimPLeModule, windows: Windows, generator: torch.Generator) -> Imagination:
     """Imagined frames and likeliest rewards along the actions of windows, whose frames are seen at the start only."""
     stack = rearrange(windows.frames[:, : module.num_frames], "n k h w c -> n h w (k c)")
-    state = module.begin(stack)
+    simulator = module.simulator()
+    state = simulator.begin(stack)
     steps = []
     for actions in windows.actions[:, module.num_frames - 1 :].unbind(1):
-        step = module.imagine(stack, actions, generator, state).to(torch.device("cpu"))
+        step = simulator.imagine(stack, actions, generator, state).to(torch.device("cpu"))
         stack = torch.cat([stack[..., step.frames.shape[-1] :], step.frames], dim=-1)
         state = step.state
         steps.append(step)

@@ -1,12 +1,11 @@
 """SimPLe: a world model learned from real play, and a policy that learns in it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32
 from pytorch_lightning import Trainer
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from lightning_rl.losses.returns import discounts_from
 from lightning_rl.modules.adam import adam
 from lightning_rl.modules.base import Objective, RLModule, require
 from lightning_rl.modules.joint_optimizer import JointOptimizer
-from lightning_rl.modules.micro_batches import MicroBatches, threads
+from lightning_rl.modules.micro_batches import MicroBatches
 from lightning_rl.modules.outer_loop import OuterLoop, Slice
 from lightning_rl.modules.ppo import (
     DistilledTrajectories,
@@ -25,9 +24,10 @@ from lightning_rl.modules.ppo import (
     policy_objective,
     value_loss,
 )
+from lightning_rl.modules.simulator import Simulator
 from lightning_rl.modules.world_model import COLORS, WorldModelBatch, WorldModelOptions, window_losses
 from lightning_rl.networks.actor_critic import NETWORKS
-from lightning_rl.types import ImaginedStep, Replay, Rollout, Source
+from lightning_rl.types import Replay, Rollout, Source
 
 
 class SimPLeModule(RLModule):
@@ -263,10 +263,16 @@ class SimPLeModule(RLModule):
             last_values = rollout.behavior_values[-1]
             yield from self._minibatches(kept.to(self.device), last_values.to(self.device), generator)
 
+    def simulator(self) -> Simulator:
+        """The world model as it is now, to be stepped."""
+        return Simulator(
+            self.world_model, self.reward_values, micro_batches=self.micro_batches, precision=self.precision
+        )
+
     def imagined_rollout(self, replay: Replay, generator: torch.Generator) -> Rollout:
         """The policy's play in the world model, from real frames of the newest rollout."""
         env = ImaginedVectorEnv(
-            self,
+            self.simulator(),
             lambda number, stream: replay.starts(number, generator=stream),
             num_envs=self.num_imagined_envs,
             num_actions=self.num_actions,
@@ -301,66 +307,6 @@ class SimPLeModule(RLModule):
         )
         return replace(trajectories, advantages=normalized_over_ranks(trajectories.advantages))
 
-    def begin(self, obs: UInt8[Tensor, "B H W D"]) -> Tensor | None:
-        """The world model's recurrent state before the newest frame of each stack; None where it has none."""
-        if not self.options.recurrent_size:
-            return None
-        state = None
-        for frames in obs.to(self.device).split(COLORS, dim=-1)[:-1]:
-            with torch.no_grad(), self.precision():
-                state = self.world_model.remembered(frames, state)
-        return state
-
-    def imagine(
-        self,
-        obs: UInt8[Tensor, "B H W D"],
-        actions: Int64[Tensor, "B"],
-        generator: torch.Generator,
-        state: Tensor | None = None,
-    ) -> ImaginedStep:
-        """What the world model says that the actions lead to."""
-        seen = (obs[..., -COLORS:] if self.options.recurrent_size else obs).to(self.device)
-        actions = actions.to(self.device)
-        if self.micro_batches is None:
-            return self._imagined(seen, actions, state, generator)
-        parts = self.micro_batches.even_parts(len(obs))
-        seeds = torch.randint(2**62, (len(parts),), generator=generator).tolist()
-        jobs = [
-            partial(
-                self._imagined,
-                seen[part],
-                actions[part],
-                None if state is None else state[part],
-                torch.Generator().manual_seed(seed),
-            )
-            for part, seed in zip(parts, seeds, strict=True)
-        ]
-        steps = list(threads(self.micro_batches.num_threads).map(_called, jobs))
-        return ImaginedStep(
-            frames=torch.cat([step.frames for step in steps]),
-            rewards=torch.cat([step.rewards for step in steps]),
-            expected_rewards=torch.cat([step.expected_rewards for step in steps]),
-            end_probabilities=torch.cat([step.end_probabilities for step in steps]),
-            state=None if state is None else torch.cat([step.state for step in steps if step.state is not None]),
-        )
-
-    def _imagined(
-        self,
-        seen: UInt8[Tensor, "B H W D"],
-        actions: Int64[Tensor, "B"],
-        state: Tensor | None,
-        generator: torch.Generator,
-    ) -> ImaginedStep:
-        with torch.no_grad(), self.precision():  # both are thread-local
-            step = self.world_model.imagined(seen, actions, generator, state=state)
-        return ImaginedStep(
-            frames=step.frames,
-            rewards=self.reward_values[step.reward_probabilities.argmax(-1)],
-            expected_rewards=step.reward_probabilities @ self.reward_values,
-            end_probabilities=step.end_probabilities,
-            state=step.state,
-        )
-
     def on_train_epoch_end(self) -> None:
         """Logs how much was imagined and what it earned, and how often the world model was updated."""
         self.log_dict(
@@ -384,7 +330,3 @@ class SimPLeModule(RLModule):
         logits, values = self.network(batch.obs)
         losses, metrics = policy_objective(batch, logits, epsilon=self.epsilon)
         return Objective({**losses, "value": value_loss(batch, values)}, metrics)
-
-
-def _called(job: Callable[[], ImaginedStep]) -> ImaginedStep:
-    return job()

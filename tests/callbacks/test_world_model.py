@@ -17,12 +17,13 @@ from lightning_rl.callbacks.world_model import (
 )
 from lightning_rl.data.replay import ReplayBuffer
 from lightning_rl.modules.simple import SimPLeModule
+from lightning_rl.modules.simulator import Simulator
 from lightning_rl.modules.world_model import reward_classes
 from lightning_rl.types import ImaginedStep, Windows
 from tests.modules.dreams import REWARDS, H, K, W, module, play, windows
 
 
-class Known(SimPLeModule):
+class Known(Simulator):
     """Says what it was told: a shift of the newest frame, always the same reward."""
 
     def imagine(
@@ -37,7 +38,9 @@ class Known(SimPLeModule):
 
 def known() -> SimPLeModule:
     learner = module()
-    learner.__class__ = Known
+    simulator = learner.simulator()
+    simulator.__class__ = Known
+    learner.simulator = lambda: simulator  # type: ignore[method-assign]
     return learner
 
 

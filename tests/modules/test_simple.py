@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_rl.data.replay import ReplayBuffer
 from lightning_rl.losses.returns import discounts_from, generalized_advantages
+from lightning_rl.modules.micro_batches import MicroBatches
 from lightning_rl.modules.outer_loop import OuterLoop
 from lightning_rl.modules.ppo import PPOBatch
 from lightning_rl.modules.simple import SimPLeModule
@@ -38,7 +39,7 @@ def policy_batch() -> PPOBatch:
 
 def test_the_parts_fit_the_protocols(source: Recorded) -> None:
     assert isinstance(source, Source)
-    assert isinstance(module(), WorldModel)
+    assert isinstance(module().simulator(), WorldModel)
 
 
 def test_a_run_goes_through_its_phases(source: Recorded) -> None:
@@ -200,7 +201,7 @@ def test_a_recurrent_models_state_is_warmed_up_on_the_older_frames_of_the_stack(
     frames = windows(2).frames[:, :K]
     stack = torch.cat(list(frames.unbind(1)), dim=-1)
 
-    state = learner.begin(stack)
+    state = learner.simulator().begin(stack)
 
     expected: Tensor | None = None
     with torch.no_grad():
@@ -219,12 +220,31 @@ def test_a_recurrent_model_imagines_from_its_state_and_the_newest_frame_of_the_s
     newest[..., -3:] = 0
 
     frames = [
-        learner.imagine(seen, torch.tensor([0, 1, 2, 3]), torch.Generator().manual_seed(5), learner.begin(obs)).frames
+        learner.simulator()
+        .imagine(seen, torch.tensor([0, 1, 2, 3]), torch.Generator().manual_seed(5), learner.simulator().begin(obs))
+        .frames
         for seen in (obs, older, newest)
     ]
 
     assert torch.equal(frames[0], frames[1])
     assert not torch.equal(frames[0], frames[2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_were_cast_once_imagine_what_weights_that_are_cast_at_each_step_do(kind: str) -> None:
+    learner = module(kind, micro_batches=MicroBatches(size=4, num_threads=1))
+    learner._autocast = torch.bfloat16
+    once, each = learner.simulator(), learner.simulator()
+    each._model = learner.world_model
+    assert once._model.embed.weight.dtype == torch.bfloat16
+    assert learner.world_model.embed.weight.dtype == torch.float32
+    obs, actions = torch.cat(list(windows(4).frames[:, :K].unbind(1)), dim=-1), torch.tensor([0, 1, 2, 3])
+
+    steps = [side.imagine(obs, actions, torch.Generator().manual_seed(5), side.begin(obs)) for side in (once, each)]
+
+    assert torch.equal(steps[0].frames, steps[1].frames)
+    assert torch.equal(steps[0].expected_rewards, steps[1].expected_rewards)
+    assert torch.equal(steps[0].end_probabilities, steps[1].end_probabilities)
 
 
 def test_imagination_draws_from_the_generator_alone() -> None:
@@ -236,7 +256,9 @@ def test_imagination_draws_from_the_generator_alone() -> None:
     for number in range(2):
         torch.manual_seed(number)
         learner.train(number == 0)
-        steps.append(learner.imagine(obs, actions, torch.Generator().manual_seed(5), learner.begin(obs)))
+        steps.append(
+            learner.simulator().imagine(obs, actions, torch.Generator().manual_seed(5), learner.simulator().begin(obs))
+        )
 
     assert torch.equal(steps[0].frames, steps[1].frames)
     assert torch.equal(steps[0].rewards, steps[1].rewards)
@@ -246,7 +268,7 @@ def test_without_ends_an_imagined_episode_never_ends() -> None:
     learner = module(world_model={"predict_ends": False})
     obs = torch.cat(list(windows(4).frames[:, :K].unbind(1)), dim=-1)
 
-    step = learner.imagine(obs, torch.tensor([0, 1, 2, 3]), torch.Generator())
+    step = learner.simulator().imagine(obs, torch.tensor([0, 1, 2, 3]), torch.Generator())
 
     assert not step.end_probabilities.any()
 

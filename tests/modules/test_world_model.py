@@ -93,7 +93,9 @@ def test_changes_that_the_loss_forgives_are_none_in_imagination() -> None:
         torch.nn.init.zeros_(learner.world_model.pixels.dense.weight)
         torch.nn.init.constant_(learner.world_model.pixels.dense.bias, change / 64)
 
-        seen = learner.imagine(obs, torch.zeros(len(obs), dtype=torch.int64), torch.Generator()).frames.int()
+        seen = (
+            learner.simulator().imagine(obs, torch.zeros(len(obs), dtype=torch.int64), torch.Generator()).frames.int()
+        )
 
         assert torch.equal(seen, (newest + (round(change) if applied else 0)).clamp(0, 255))
 
