@@ -84,7 +84,8 @@ def campaign(
         for name in (checkpoints.LAST, checkpoints.PREVIOUS):
             path = run_dir / name
             assert not path.exists() or checkpoints.is_readable(path), f"{path} cannot be read"
-        assert _alive(str(run_dir)) == []
+        survivors = _alive(str(run_dir))
+        assert survivors == [], survivors
         assert set(os.listdir("/dev/shm")) <= shared_memory
     final = start(args, _log(folder))
     final.join()
@@ -139,7 +140,7 @@ def _processes_writing_to(folder: str) -> list[str]:
         for number in ("1", "2"):
             try:
                 if os.readlink(process / "fd" / number).startswith(parent + os.sep):
-                    found.append(process.name)
+                    found.append(f"{process.name}: {(process / 'cmdline').read_text()}")
             except OSError:  # ended meanwhile, or somebody else's
                 continue
     return found
