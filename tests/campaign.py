@@ -121,7 +121,7 @@ def _wait(run_dir: Path, process: BaseProcess, stream: random.Random) -> None:
 
 
 def _alive(text: str, *, seconds: float = 60.0) -> list[str]:
-    """Processes with a text in their environment's output or command line that are still there after a while."""
+    """Processes that print into the parent of a folder and are still there after a while."""
     end = time.monotonic() + seconds
     while found := _processes_writing_to(text):
         if time.monotonic() > end:

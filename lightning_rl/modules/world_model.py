@@ -261,7 +261,7 @@ def _own_frames(
         kind,
         dtype=torch.get_autocast_dtype(kind),
         enabled=torch.is_autocast_enabled(kind),
-        cache_enabled=False,  # torch 2.10 would use weights cast here again below, and lose their gradient (its #158232)
+        cache_enabled=False,  # or torch 2.10 would take weights cast here below, without gradient (its #158232)
     )
     with torch.no_grad(), mixed_precision:
         predicted = predict(stack[which], actions[which], target=target[which])
