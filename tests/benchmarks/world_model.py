@@ -23,7 +23,7 @@ import torch
 import yaml
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_rl import allocator
 from lightning_rl.data.replay import ReplayBuffer
@@ -63,6 +63,11 @@ def build(side: str) -> SimPLeModule:
         world_model=WorldModelOptions(**options),
         micro_batches=parts if side == "ours" else None,
     )
+    # ends are as rare as those of a model that has learned: untrained it draws new starts at every step
+    assert module.world_model.end is not None
+    last = module.world_model.end[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.constant_(last.bias, -9.0)
     if side == "peer":
         module.to(memory_format=torch.contiguous_format)
     return module
