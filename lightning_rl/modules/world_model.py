@@ -26,6 +26,12 @@ from lightning_rl.types import TensorFields, Windows
 COLORS = 3
 """Channels of a frame: what the games show is RGB."""
 
+_Predict = Callable[..., NextFrame]
+_OwnFrames = Callable[[Bool[Tensor, "N"]], UInt8[Tensor, "n H W C"]]
+"""The model's own frames of some windows."""
+_Feed = Callable[[_OwnFrames, UInt8[Tensor, "N H W C"]], UInt8[Tensor, "N H W C"]]
+_Losses = Callable[[NextFrame, slice], dict[str, Tensor]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorldModelOptions:
@@ -204,15 +210,8 @@ def window_losses(
     return along(model, batch.windows, options.num_targets, predict, feed, losses)
 
 
-Predict = Callable[..., NextFrame]
-OwnFrames = Callable[[Bool[Tensor, "N"]], UInt8[Tensor, "n H W C"]]
-"""The model's own frames of some windows."""
-Feed = Callable[[OwnFrames, UInt8[Tensor, "N H W C"]], UInt8[Tensor, "N H W C"]]
-Losses = Callable[[NextFrame, slice], dict[str, Tensor]]
-
-
 def _remembered_losses(
-    model: NextFramePredictor, windows: Windows, num_targets: int, predict: Predict, feed: Feed, losses: Losses
+    model: NextFramePredictor, windows: Windows, num_targets: int, predict: _Predict, feed: _Feed, losses: _Losses
 ) -> dict[str, Tensor]:
     """Step after step, each with the state that the one before left, through which its gradient goes back."""
     warm_up = windows.frames.shape[1] - num_targets - 1
@@ -233,7 +232,7 @@ def _likeliest(
 
 
 def _independent_losses(
-    model: NextFramePredictor, windows: Windows, num_targets: int, predict: Predict, feed: Feed, losses: Losses
+    model: NextFramePredictor, windows: Windows, num_targets: int, predict: _Predict, feed: _Feed, losses: _Losses
 ) -> dict[str, Tensor]:
     """All steps in one batch, which keeps a processor busier than one after the other.
 
@@ -254,7 +253,7 @@ def _independent_losses(
 
 
 def _own_frames(
-    model: NextFramePredictor, predict: Predict, stack: Tensor, actions: Tensor, target: Tensor, which: Tensor
+    model: NextFramePredictor, predict: _Predict, stack: Tensor, actions: Tensor, target: Tensor, which: Tensor
 ) -> UInt8[Tensor, "n H W C"]:
     kind = stack.device.type
     mixed_precision = torch.autocast(
@@ -269,7 +268,7 @@ def _own_frames(
 
 
 def _fed(
-    own_frames: OwnFrames, real: UInt8[Tensor, "N H W C"], *, probability: float, generator: torch.Generator
+    own_frames: _OwnFrames, real: UInt8[Tensor, "N H W C"], *, probability: float, generator: torch.Generator
 ) -> UInt8[Tensor, "N H W C"]:
     """The real frames, some of them replaced by the model's own."""
     own = torch.rand(len(real), generator=generator, device=generator.device) < probability
