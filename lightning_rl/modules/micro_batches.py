@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -78,7 +78,8 @@ class _KnownGradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = grad_outputs
-        return None, None, *(gradient * scale for gradient in ctx.gradients)
+        gradients, ctx.gradients = ctx.gradients, None  # parameters take what nobody else holds, without a copy
+        return None, None, *(gradients if scale == 1 else [gradient * scale for gradient in gradients])
 
 
 def accumulated(jobs: Sequence[Callable[[], Part]], parameters: Sequence[Tensor], *, num_threads: int) -> Part:
@@ -111,4 +112,4 @@ def accumulated(jobs: Sequence[Callable[[], Part]], parameters: Sequence[Tensor]
 
 def _total(gradients: Sequence[Tensor | None]) -> Tensor | None:
     known = [gradient for gradient in gradients if gradient is not None]
-    return torch.stack(known).sum(0) if known else None
+    return reduce(torch.add, known) if known else None
