@@ -15,6 +15,7 @@ from rich.table import Table
 
 from lightning_rl import ranks
 from lightning_rl.callbacks.iteration import data_of
+from lightning_rl.durable import replacing
 from lightning_rl.modules.base import RLModule
 from lightning_rl.types import Episodes, UsageError
 
@@ -77,10 +78,8 @@ class EvaluationReport(Callback):
                 for name, episodes in self._episodes.items()
             },
         }
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_name(f".{self._path.name}.partial")
-        partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        partial.replace(self._path)
+        with replacing(self._path) as file:
+            file.write((json.dumps(report, indent=2) + "\n").encode())
         console = Console()
         if not console.is_terminal:
             console.width = 120  # a file has no width; rich would fold the table to 80 columns
