@@ -8,6 +8,11 @@ import pytest
 from tests.runs import fit_args, start
 
 ITERATIONS, LINES = 2000, 20
+SIMPLE = {  # 25 passes, at whose ends the world model is measured and drawn, for half a minute each
+    "model__outer_loop__first_world_model_updates": 80,
+    "model__outer_loop__world_model_updates": 80,
+    "model__outer_loop__imagined_steps": 400,
+}
 
 
 @pytest.mark.slow
@@ -17,7 +22,7 @@ ITERATIONS, LINES = 2000, 20
     [
         ("ppo_distill", 10, {"data__num_steps": 4, "model__minibatch_size": 8}),
         ("impala_vae", 10, {"data__num_steps": 4}),
-        ("simple_cpu", 1, {}),
+        ("simple_cpu", 1, SIMPLE),
     ],
 )
 def test_over_two_thousand_iterations_memory_threads_and_files_stay_flat(

@@ -39,7 +39,7 @@ def test_ppo_reaches_ninety_percent_of_optimal() -> None:
     module = make_module()
     assert mean_reward(module) < 0.4
 
-    learn(module, identity_env(), iterations=10)
+    learn(module, identity_env(), iterations=30)  # after 10, every other seed was still below
 
     assert mean_reward(module) >= 0.9
 
@@ -68,7 +68,7 @@ def test_ppo_with_distillation_reaches_ninety_percent_of_optimal(network: str) -
 def test_micro_batches_learn_as_well() -> None:
     module = make_module(micro_batches=MicroBatches(size=24))
 
-    learn(module, identity_env(), iterations=10)
+    learn(module, identity_env(), iterations=30)
 
     assert mean_reward(module) >= 0.9
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_rl.modules.micro_batches import MicroBatches, threads
 from lightning_rl.modules.world_model import COLORS
 from lightning_rl.networks.next_frame import NextFramePredictor
+from lightning_rl.networks.timing_signal import TimingSignal
 from lightning_rl.types import ImaginedStep
 
 
@@ -48,7 +49,7 @@ class Simulator:
             dtype = torch.get_autocast_dtype(self._device.type)
         copy = deepcopy(model)
         for module in copy.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | TimingSignal):
                 module.to(dtype)
         return copy
 

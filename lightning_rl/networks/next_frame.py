@@ -291,7 +291,11 @@ class NextFramePredictor(nn.Module):
 
 def _mean(images: Float[Tensor, "N C H W"]) -> Float32[Tensor, "N C"]:
     """Over positions; a sum over the rows of a matrix is the quickest on channels-last images."""
-    return images.permute(0, 2, 3, 1).flatten(1, 2).mean(1, dtype=torch.float32)
+    rows = images.permute(0, 2, 3, 1).flatten(1, 2)
+    if rows.device.type == "cpu" and rows.dtype == torch.bfloat16:  # which `mean` would copy to float32 first
+        sums = rows.new_ones(len(rows), 1, rows.shape[1]) @ rows
+        return sums.squeeze(1).float() / rows.shape[1]
+    return rows.mean(1, dtype=torch.float32)
 
 
 def _mean_and_max(images: Float[Tensor, "N C H W"]) -> Float32[Tensor, "N 2*C"]:
