@@ -68,7 +68,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "gym3": ("envs/procgen.py",),
     "gym": ("envs/procgen.py",),
     "ale_py": ("envs/atari.py",),
-    "numba": ("networks/compiled.py", "networks/max_pool.py"),
+    "numba": ("networks/compiled.py", "networks/max_pool.py", "networks/channel_norm.py"),
     "pytorch_lightning": LIGHTNING,
     "lightning_fabric": LIGHTNING,
     "lightning": (),

@@ -5,6 +5,7 @@ from typing import Any, no_type_check
 import numpy as np
 import torch
 from jaxtyping import Float
+from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
@@ -112,6 +113,19 @@ def _bits(rows: Tensor) -> NDArray[np.int16]:
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
+@njit(inline="always")
+@no_type_check
+def _summed(images: Any, skipped: Any, n: Any, s: Any, sums: Any) -> Any:
+    """Writes what is normalised of a position, and returns its sum over channels."""
+    total = _ZERO
+    for c in range(len(sums)):
+        number = to_float(images[n, c])
+        number = (_ZERO if number < _ZERO else number) + to_float(skipped[s, c])
+        sums[c] = number
+        total += number
+    return total
+
+
 @compiled(reorder=True)
 @no_type_check
 def _normalise(images: Any, skipped: Any, signal: Any, weight: Any, bias: Any, epsilon: Any, normalised: Any) -> None:
@@ -120,13 +134,7 @@ def _normalise(images: Any, skipped: Any, signal: Any, weight: Any, bias: Any, e
     sums = np.empty(channels, np.float32)
     s, t = 0, 0
     for n in range(count):
-        total = _ZERO
-        for c in range(channels):
-            number = to_float(images[n, c])
-            number = (_ZERO if number < _ZERO else number) + to_float(skipped[s, c])
-            sums[c] = number
-            total += number
-        mean = total * share
+        mean = _summed(images, skipped, n, s, sums) * share
         squares = _ZERO
         for c in range(channels):
             squares += (sums[c] - mean) * (sums[c] - mean)
@@ -155,13 +163,7 @@ def _differentiate(
     sums = np.empty(channels, np.float32)
     s = 0
     for n in range(count):
-        total = _ZERO
-        for c in range(channels):
-            number = to_float(images[n, c])
-            number = (_ZERO if number < _ZERO else number) + to_float(skipped[s, c])
-            sums[c] = number
-            total += number
-        mean = total * share
+        mean = _summed(images, skipped, n, s, sums) * share
         squares, slope, product = _ZERO, _ZERO, _ZERO
         for c in range(channels):
             centred = sums[c] - mean
