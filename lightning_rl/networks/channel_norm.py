@@ -78,7 +78,7 @@ class _NormalisedOnCPU(torch.autograd.Function):
         skipped = nothing if skipped is None else _positions(skipped.to(images.dtype))
         added = nothing if signal is None else signal.to(images.dtype).permute(1, 2, 0).flatten(0, 1).contiguous()
         normalised = torch.empty_like(images)
-        numbers = weight.float().numpy(), bias.float().numpy(), np.float32(epsilon)
+        numbers = weight.detach().float().numpy(), bias.detach().float().numpy(), np.float32(epsilon)
         _normalise(_bits(images), _bits(skipped), _bits(added), *numbers, _bits(normalised))
         ctx.save_for_backward(images, skipped, weight)
         return normalised.view(count, height, width, channels).permute(0, 3, 1, 2)
@@ -90,7 +90,7 @@ class _NormalisedOnCPU(torch.autograd.Function):
         gradients = _positions(grad_outputs[0].to(images.dtype))
         of_images, of_sums = torch.empty_like(images), torch.empty_like(images)
         of_weight, of_bias = np.zeros(channels, np.float32), np.zeros(channels, np.float32)
-        numbers = weight.float().numpy(), np.float32(ctx.epsilon)
+        numbers = weight.detach().float().numpy(), np.float32(ctx.epsilon)
         given = _bits(images), _bits(skipped), _bits(gradients)
         _differentiate(*given, *numbers, _bits(of_images), _bits(of_sums), of_weight, of_bias)
         shaped = [part.view(count, height, width, channels).permute(0, 3, 1, 2) for part in (of_images, of_sums)]
