@@ -39,7 +39,9 @@ class Witness(Callback):
 
 
 class Usage(Callback):
-    """Writes a line now and then: kilobytes of resident memory, threads, open files of the process.
+    """Writes a line now and then: kilobytes of memory, threads, open files of the process.
+
+    Pages of files that it has read, such as real play, are the kernel's to take back and do not count.
 
     Args:
         path: of the file.
@@ -55,6 +57,6 @@ class Usage(Callback):
         if (trainer.current_epoch + 1) % self._epochs:
             return
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        numbers = (int(status["VmRSS"].split()[0]), int(status["Threads"]), len(os.listdir("/proc/self/fd")))
+        numbers = (int(status["RssAnon"].split()[0]), int(status["Threads"]), len(os.listdir("/proc/self/fd")))
         with self._path.open("a") as file:
             file.write(",".join(str(number) for number in numbers) + "\n")
