@@ -1,9 +1,9 @@
 """How good a world model is, in numbers and beside the game."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float32, UInt8
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
+from torch.nn import functional
 
 from lightning_rl.callbacks.iteration import data_of
 from lightning_rl.data.replay import ReplayBuffer
@@ -36,19 +37,21 @@ class Imagination(NamedTuple):
 
 def imagination(module: SimPLeModule, windows: Windows, generator: torch.Generator) -> Imagination:
     """Imagined frames and likeliest rewards along the actions of windows, whose frames are seen at the start only."""
-    stack = rearrange(windows.frames[:, : module.num_frames], "n k h w c -> n h w (k c)")
-    simulator = module.simulator()
-    state = simulator.begin(stack)
-    steps = []
-    for actions in windows.actions[:, module.num_frames - 1 :].unbind(1):
-        step = simulator.imagine(stack, actions, generator, state).to(torch.device("cpu"))
-        stack = torch.cat([stack[..., step.frames.shape[-1] :], step.frames], dim=-1)
-        state = step.state
-        steps.append(step)
-    return Imagination(
-        torch.stack([step.frames for step in steps], 1),
-        torch.stack([step.rewards for step in steps], 1),
+    first = module.num_frames
+    imagined = Imagination(
+        torch.empty_like(windows.frames[:, first:]), torch.empty_like(windows.rewards[:, first - 1 :])
     )
+    simulator = module.simulator()
+    for start in range(0, len(windows), _PART):
+        rows = slice(start, start + _PART)
+        stack = rearrange(windows.frames[rows, :first], "n k h w c -> n h w (k c)")
+        state = simulator.begin(stack)
+        for number, actions in enumerate(windows.actions[rows, first - 1 :].unbind(1)):
+            step = simulator.imagine(stack, actions, generator, state).to(torch.device("cpu"))
+            stack = torch.cat([stack[..., step.frames.shape[-1] :], step.frames], dim=-1)
+            state = step.state
+            imagined.frames[rows, number], imagined.rewards[rows, number] = step.frames, step.rewards
+    return imagined
 
 
 def world_model_metrics(
@@ -74,31 +77,28 @@ def world_model_metrics(
     """
     generator = torch.Generator().manual_seed(seed)
     windows = replay.sample(num_steps, num_targets=1, generator=generator, held_out=True)
-    steps = imagined_along(module, windows, generator)
+    imagined = imagination(module, windows, generator)
+    metrics = _frame_errors(windows, imagined, module.num_frames) | _reward_accuracies(windows, imagined, module)
+    del windows, imagined  # before as many frames come again
     rollouts = replay.sample(num_rollouts, num_targets=_ROLLOUT_LENGTH, generator=generator, held_out=True)
-    imagined = imagined_along(module, rollouts, generator)
-    return {
-        **_frame_errors(windows, steps, module.num_frames),
-        **_reward_accuracies(windows, steps, module),
-        **{
-            f"world_model/reward_accuracy_{horizon}": summed_reward_accuracy(rollouts, imagined, module, horizon)
-            for horizon in _HORIZONS
-        },
-    }
-
-
-def imagined_along(module: SimPLeModule, windows: Windows, generator: torch.Generator) -> Imagination:
-    """`imagination`, some windows at a time."""
-    starts = range(0, len(windows), _PART)
-    parts = [imagination(module, windows.rows(slice(start, start + _PART)), generator) for start in starts]
-    return Imagination(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    imagined = imagination(module, rollouts, generator)
+    for horizon in _HORIZONS:
+        accuracy = summed_reward_accuracy(rollouts, imagined, module, horizon)
+        metrics[f"world_model/reward_accuracy_{horizon}"] = accuracy
+    return metrics
 
 
 def _frame_errors(windows: Windows, imagined: Imagination, num_frames: int) -> dict[str, float]:
-    before, after = windows.frames[:, num_frames - 1].float(), windows.frames[:, num_frames].float()
     counts = ~windows.ended[:, num_frames - 1]
-    errors = {"frame_error": imagined.frames[:, 0].float(), "copy_frame_error": before}
-    return {f"world_model/{name}": float((frames - after).square()[counts].mean()) for name, frames in errors.items()}
+    before, after = (windows.frames[counts, number] for number in (num_frames - 1, num_frames))
+    errors = {"frame_error": imagined.frames[counts, 0], "copy_frame_error": before}
+    return {f"world_model/{name}": _squared_error(frames, after) for name, frames in errors.items()}
+
+
+def _squared_error(one: UInt8[Tensor, "N H W C"], other: UInt8[Tensor, "N H W C"]) -> float:
+    """The mean over sub-pixels, a frame at a time: as floating-point numbers all would take four times the memory."""
+    errors = [float(functional.mse_loss(frame.float(), its.float())) for frame, its in zip(one, other, strict=True)]
+    return float(torch.tensor(errors).mean())
 
 
 def _reward_accuracies(windows: Windows, imagined: Imagination, module: SimPLeModule) -> dict[str, float]:
@@ -177,7 +177,7 @@ class WorldModelReport(Callback):
                 log_media(logger, env_steps=env_steps, videos=[video], pictures=[picture])
 
 
-def pairs(windows: Windows, imagined: Imagination, num_frames: int) -> UInt8[NDArray[Any], "P H2 W2 3"]:
+def pairs(windows: Windows, imagined: Imagination, num_frames: int) -> Iterator[UInt8[NDArray[Any], "H2 W2 3"]]:
     """A video of games and what a world model makes of them, side by side, with the rewards so far.
 
     A game whose real episode is over is darkened, and so is the model's.
@@ -185,12 +185,10 @@ def pairs(windows: Windows, imagined: Imagination, num_frames: int) -> UInt8[NDA
     real = windows.frames[:, num_frames:]
     valid = windows.valid[:, num_frames - 1 :]
     sums = [(rewards * valid).cumsum(1) for rewards in (windows.rewards[:, num_frames - 1 :], imagined.rewards)]
-    pictures = []
     for step in range(real.shape[1]):
         both = torch.stack([real[:, step], imagined.frames[:, step]], 1).flatten(0, 1)
         rewards = torch.stack([total[:, step] for total in sums], 1).flatten().tolist()
         names = ["game", "world model"] * len(real)
         captions = [f"{name} {reward:+g}" for name, reward in zip(names, rewards, strict=True)]
         over = (~valid[:, step]).repeat_interleave(2).numpy()
-        pictures.append(tiled(captioned(both.numpy(), captions, scale=_SCALE), columns=4, scale=1, dimmed=over))
-    return np.stack(pictures)
+        yield tiled(captioned(both.numpy(), captions, scale=_SCALE), columns=4, scale=1, dimmed=over)

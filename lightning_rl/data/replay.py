@@ -109,14 +109,13 @@ class ReplayBuffer:
         which = torch.searchsorted(ends, drawn, right=True)
         chunk_numbers, environments = lots[which].unbind(1)
         steps = drawn - (ends - lengths)[which]
-        by_chunk = [(chunk_numbers == chunk_number).nonzero().squeeze(1) for chunk_number in range(len(self._chunks))]
-        parts = [
-            self._windows(chunk, environments[rows], steps[rows], num_targets)
-            for chunk, rows in zip(self._chunks, by_chunk, strict=True)
-            if len(rows)
-        ]
-        order = torch.cat(by_chunk).argsort()
-        return Windows(**{name: torch.cat([part[name] for part in parts])[order] for name in parts[0]})
+        sampled: dict[str, Tensor] = {}
+        for chunk_number, chunk in enumerate(self._chunks):
+            rows = (chunk_numbers == chunk_number).nonzero().squeeze(1)
+            for name, values in self._windows(chunk, environments[rows], steps[rows], num_targets).items():
+                # put in place, since a list of parts, its concatenation and that in order would be three times as much
+                sampled.setdefault(name, values.new_empty(number, *values.shape[1:]))[rows] = values
+        return Windows(**sampled)
 
     def starts(self, number: int, *, generator: torch.Generator) -> UInt8[Tensor, "N H W D"]:
         """Stacks of real frames from the newest rollout's training trajectories; the first opens an episode.

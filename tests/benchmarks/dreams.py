@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from lightning_rl import allocator, checkpoints
-from lightning_rl.callbacks.world_model import imagined_along
+from lightning_rl.callbacks.world_model import imagination
 from lightning_rl.cli import RunCLI
 from lightning_rl.data.collector import Collector
 from lightning_rl.data.evaluation import UniformPolicy
@@ -79,7 +79,7 @@ def played(module: SimPLeModule, cli: RunCLI, folder: Path, *, policy: str) -> R
 def tell_of_steps(module: SimPLeModule, windows: Windows) -> None:
     """Prints errors of next frames, and accuracies of rewards."""
     first = module.num_frames - 1
-    said = imagined_along(module, windows, torch.Generator().manual_seed(_SEED))
+    said = imagination(module, windows, torch.Generator().manual_seed(_SEED))
     goes_on = ~windows.ended[:, first]
     before, after = windows.frames[goes_on, first].double(), windows.frames[goes_on, first + 1].double()
     errors, copied = (
@@ -109,7 +109,7 @@ def tell_of_steps(module: SimPLeModule, windows: Windows) -> None:
 
 def tell_of_rollouts(module: SimPLeModule, windows: Windows) -> None:
     """Prints errors along imagined play."""
-    said = imagined_along(module, windows, torch.Generator().manual_seed(_SEED))
+    said = imagination(module, windows, torch.Generator().manual_seed(_SEED))
     first = module.num_frames - 1
     valid = (windows.valid & ~windows.ended)[:, first:].cummin(1).values  # frames of the same episode
     start = windows.frames[:, first : first + 1].double()

@@ -122,7 +122,7 @@ def test_the_video_shows_the_game_beside_the_model() -> None:
     real = given.frames[:, K:]
     same = Imagination(real, given.rewards[:, K - 1 :])
 
-    video = pairs(given, same, K)
+    video = np.stack(list(pairs(given, same, K)))
 
     assert video.shape[0] == 3
     height, width = 3 * H + 14, 3 * W
