@@ -9,9 +9,10 @@ from tests.runs import fit_args, start
 
 ITERATIONS, LINES = 2000, 20
 SIMPLE = {
-    # a dozen passes, at whose ends the world model is measured and drawn, for half a minute each; fifty imagined steps
-    # only once a held-out trajectory is that long
-    "data__num_steps": 400,
+    # a dozen passes, at whose ends the world model is measured and drawn; the eleventh trajectory is held out for that,
+    # so that with eleven environments it happens from the first pass on
+    "data__num_envs": 11,
+    "data__num_steps": 72,
     "model__outer_loop__first_world_model_updates": 160,
     "model__outer_loop__world_model_updates": 160,
     "model__outer_loop__imagined_steps": 800,
