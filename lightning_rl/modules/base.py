@@ -20,6 +20,7 @@ from lightning_rl.modules.micro_batches import MicroBatches, Part, accumulated, 
 from lightning_rl.precision import cpu_has_bf16
 from lightning_rl.types import ActorOutput, Episodes, Recall, Source
 
+_STATE_BEFORE = "the newest checkpoint holds the state before it"
 VALIDATION_KEYS = {"train_levels": "validation/train_levels_return", "full_distribution": "validation/return"}
 
 
@@ -193,7 +194,7 @@ class RLModule(LightningModule, ABC):
     def _require_finite(self, logged: dict[str, Tensor]) -> None:
         for key, value in logged.items():
             if key.startswith("loss/") and not math.isfinite(value):
-                raise FloatingPointError(f"{key} is {float(value)}; the newest checkpoint holds the state before it")
+                raise FloatingPointError(f"{key} is {float(value)}; {_STATE_BEFORE}")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The optimiser's options are this run's: torch would take the saved ones back, whatever the command says.
@@ -219,7 +220,14 @@ class RLModule(LightningModule, ABC):
         if gradient_clip_val is not None:
             raise ValueError("trainer.gradient_clip_val must be null: model.max_grad_norm clips each parameter group")
         for group in optimizer.param_groups:
-            nn.utils.clip_grad_norm_(group["params"], group.get("max_grad_norm", self.max_grad_norm))
+            norm = nn.utils.clip_grad_norm_(group["params"], group.get("max_grad_norm", self.max_grad_norm))
+            if not math.isfinite(norm) and not self._skips_infinite_gradients:
+                raise FloatingPointError(f"the norm of a gradient is {float(norm)}; {_STATE_BEFORE}")
+
+    @property
+    def _skips_infinite_gradients(self) -> bool:
+        """Whether steps with such gradients are left out, as float16's scaler does while it looks for its factor."""
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
     def validation_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
         """Keeps the mean return of one level set."""

@@ -199,6 +199,22 @@ def test_loss_that_is_not_finite_is_named(micro_batches: MicroBatches | None, ba
         module.training_step(replace(batch, returns=returns), 0)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_ends_the_run_before_its_step(bad: float) -> None:
+    module = make_module()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+    class Spoils(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+            gradient = module.get_parameter("network.actor.bias").grad
+            assert gradient is not None
+            gradient[0] = bad
+
+    with pytest.raises(FloatingPointError, match=r"^the norm of a gradient is (nan|inf); the newest checkpoint holds"):
+        fit(module, Batches(whole_batch(module, draw_rollout(1))), callbacks=[Spoils()])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
 def test_loss_is_the_weighted_sum_of_the_logged_parts() -> None:
     module = make_distilled(value_weight=0.25, entropy_weight=0.1)
     batch = whole_batch(module, draw_rollout(2))
