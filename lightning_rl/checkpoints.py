@@ -50,7 +50,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Lightning's own stages in `$TMPDIR`: across file systems its move is a copy, and nothing is flushed. When the disk
     is full the older checkpoints stay as they are, a warning says so, and training goes on to the next boundary.
+
+    Attributes:
+        unsaved: names of the files whose newest contents are not on disk.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unsaved: set[str] = set()
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
@@ -63,7 +70,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 flush(file)
                 if target.name == LAST and target.exists():
                     _keep_as_previous(target)
+            self.unsaved.discard(target.name)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            self.unsaved.add(target.name)
             rank_zero_warn(
                 f"{target} was not saved ({error}); older checkpoints are intact, the next boundary tries again"
             )
@@ -86,10 +95,17 @@ def _require_space_beside(target: Path) -> None:
 
 
 def _keep_as_previous(target: Path) -> None:
+    """Both names hold the file until the other takes its place, so that a readable `last.ckpt` is always there."""
+    previous = target.with_name(PREVIOUS)
     link = target.with_name(f".{PREVIOUS}.partial")
     link.unlink(missing_ok=True)
-    os.link(target, link)  # both names hold the file until the rename, so that a readable last.ckpt is always there
-    link.replace(target.with_name(PREVIOUS))
+    try:
+        os.link(target, link)
+    except OSError:  # some file systems have no links
+        with replacing(previous) as file, target.open("rb") as source:
+            shutil.copyfileobj(source, file)
+    else:
+        link.replace(previous)
 
 
 def read(path: Path) -> dict[str, Any]:

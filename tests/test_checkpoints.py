@@ -45,6 +45,15 @@ class TestSaving:
         assert number_in(tmp_path / "run" / "previous.ckpt") == 2.0
         assert sorted(os.listdir(tmp_path / "run")) == ["last.ckpt", "previous.ckpt"]
 
+    def test_so_it_does_where_files_cannot_have_two_names(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: Any) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refuse)
+        self.test_the_one_before_becomes_previous(tmp_path)
+
     def test_best_keeps_no_previous(self, tmp_path: Path) -> None:
         for number in (1.0, 2.0):
             AtomicCheckpointIO().save_checkpoint(saved(number), tmp_path / "best.ckpt")
@@ -60,16 +69,20 @@ class TestSaving:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     def test_a_full_disk_is_warned_about_and_leaves_the_old_files(self, tmp_path: Path, small_disk: None) -> None:
+        io = AtomicCheckpointIO()
         for number in (1.0, 2.0):
-            AtomicCheckpointIO().save_checkpoint(saved(number), tmp_path / "last.ckpt")
+            io.save_checkpoint(saved(number), tmp_path / "last.ckpt")
+        assert io.unsaved == set()
         with pytest.warns(UserWarning, match="last.ckpt was not saved .* the next boundary tries again"):
-            AtomicCheckpointIO().save_checkpoint(saved(3.0, more=torch.zeros(400_000)), tmp_path / "last.ckpt")
+            io.save_checkpoint(saved(3.0, more=torch.zeros(400_000)), tmp_path / "last.ckpt")
+        assert io.unsaved == {"last.ckpt"}
         assert number_in(tmp_path / "last.ckpt") == 2.0
         assert number_in(tmp_path / "previous.ckpt") == 1.0
         assert sorted(os.listdir(tmp_path)) == ["last.ckpt", "previous.ckpt"]
 
-        AtomicCheckpointIO().save_checkpoint(saved(4.0), tmp_path / "last.ckpt")
+        io.save_checkpoint(saved(4.0), tmp_path / "last.ckpt")
         assert number_in(tmp_path / "last.ckpt") == 4.0
+        assert io.unsaved == set()
 
     def test_what_cannot_be_pickled_raises_and_leaves_no_partial_file(self, tmp_path: Path) -> None:
         with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):

@@ -7,7 +7,8 @@ from lightning_fabric.utilities.apply_func import convert_tensors_to_scalars
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-from lightning_rl.checkpoints import BEST, LAST, METADATA
+from lightning_rl import ranks
+from lightning_rl.checkpoints import BEST, LAST, METADATA, AtomicCheckpointIO
 from lightning_rl.loggers import MetricsCSV
 from lightning_rl.schema import require
 
@@ -57,9 +58,17 @@ class RunCheckpoint(Checkpoint):
         _log_row(trainer)
         validated = trainer.callback_metrics.get("validation/return") if _just_validated(trainer) else None
         if validated is not None and (self._best_return is None or float(validated) > self._best_return):
-            self._best_return = float(validated)
+            before, self._best_return = self._best_return, float(validated)
             trainer.save_checkpoint(self._run_dir / BEST, weights_only=False)
+            if is_unsaved(trainer, BEST):
+                self._best_return = before  # which is what best.ckpt still holds
         trainer.save_checkpoint(self._run_dir / LAST, weights_only=False)
+
+
+def is_unsaved(trainer: Trainer, name: str) -> bool:
+    """Whether the newest contents of a checkpoint did not get to the disk; a collective call: one rank writes."""
+    io = trainer.strategy.checkpoint_io
+    return any(ranks.gathered(isinstance(io, AtomicCheckpointIO) and name in io.unsaved))
 
 
 def _log_row(trainer: Trainer) -> None:

@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
@@ -68,3 +69,14 @@ def test_a_resumed_run_remembers_its_best(tmp_path: Path) -> None:
     assert epoch_of(tmp_path / "best.ckpt") == 0
     train(tmp_path, [6.0], epochs=3, ckpt_path=tmp_path / "last.ckpt")
     assert epoch_of(tmp_path / "best.ckpt") == 2
+
+
+def test_a_best_that_did_not_get_to_the_disk_is_none(tmp_path: Path) -> None:
+    (tmp_path / "best.ckpt").mkdir()  # in whose place no file can be put
+    with pytest.warns(UserWarning, match="best.ckpt was not saved"):
+        train(tmp_path, [5.0], epochs=1)
+    (tmp_path / "best.ckpt").rmdir()
+
+    train(tmp_path, [4.0], epochs=2, ckpt_path=tmp_path / "last.ckpt")
+
+    assert epoch_of(tmp_path / "best.ckpt") == 1
