@@ -16,6 +16,9 @@ def run() -> None:
         from lightning_rl import doctor  # it must start where what the rest imports is missing
 
         sys.exit(doctor.main(sys.argv[2:], os.environ))
+    from lightning_rl.lifetime import end_at_signals
+
+    end_at_signals()  # what follows imports for seconds
     from lightning_rl.cli import main  # late: actor processes import this file again, and need none of it
 
     sys.exit(main())

@@ -1,5 +1,7 @@
 """The `lightning-rl` command: LightningCLI with run folders, and one-line answers to wrong input."""
 
+import contextlib
+import errno
 import logging
 import os
 import re
@@ -21,7 +23,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.callbacks import ProgressBar, Timer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
@@ -30,18 +32,19 @@ from pytorch_lightning.utilities import rank_zero_only
 
 import lightning_rl
 from lightning_rl import allocator, checkpoints, ranks
-from lightning_rl.callbacks.iteration import IterationMetrics, RandomStates, StopAtBoundary
+from lightning_rl.callbacks.iteration import IterationMetrics, RandomStates, SameStart, StopAtBoundary
 from lightning_rl.callbacks.reconstructions import AutoencoderPictures
 from lightning_rl.callbacks.report import EvaluationReport
 from lightning_rl.callbacks.run_folder import RunFolder
 from lightning_rl.callbacks.saving import RunCheckpoint
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model import WorldModelReport
-from lightning_rl.lifetime import SIGNALS, STOPPED, end_at_signals, end_with
+from lightning_rl.durable import held
+from lightning_rl.lifetime import SIGNALS, STOPPED, Watchman, end_at_signals, end_with
 from lightning_rl.loggers import MetricsCSV, drop_obsolete_settings, outlive, silent_server
 from lightning_rl.precision import suitable
 from lightning_rl.progress import EnvStepsProgress
-from lightning_rl.types import ActorError, ReplayError, UsageError
+from lightning_rl.types import ActorError, BusyError, ReplayError, UnsavedError, UsageError
 from lightning_rl.usage import asked_data_class, check_configs, check_numbers, data_class, essence, module_class, values
 from lightning_rl.version import __version__
 
@@ -64,6 +67,16 @@ _TRAINER_DEFAULTS = {
 
 
 _MAX_LINE = 2000
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+_OF_A_RUN = (checkpoints.LAST, checkpoints.PREVIOUS, checkpoints.BEST, "metrics.csv", "replay", "config.yaml")
+_IN_MIDST = "it would cut iterations short; data.total_env_steps and trainer.max_epochs end a run"
+_REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
+    "gradient_clip_val": (("null", None), "model.max_grad_norm is the bound"),
+    "limit_train_batches": (("null", None), _IN_MIDST),
+    "max_steps": ((-1,), _IN_MIDST),
+}
+"""Options of Lightning's, their allowed values as people write and as programs read them, and what to use instead."""
 
 _RUN_DIR = "LIGHTNING_RL_RUN_DIR"
 """Where a process leaves its number and its run folder to the ranks that it starts."""
@@ -79,10 +92,11 @@ class RunCLI(LightningCLI):
 
     Args:
         args: the command line without the program's name.
+        watchman: answers signals until training does.
     """
 
-    def __init__(self, args: list[str]) -> None:
-        self.stopper = StopAtBoundary()
+    def __init__(self, args: list[str], *, watchman: Watchman | None = None) -> None:
+        self.stopper = StopAtBoundary(watchman)
         self._remarks: list[str] = []  # said once nothing was found wrong
         self._asked = args[0] if args else ""
         check_configs(args)
@@ -155,9 +169,9 @@ class RunCLI(LightningCLI):
             if not isinstance(config.get(key), Namespace):
                 raise UsageError(f"{key} must be a group of options, found {config.get(key)}")
             check_numbers(config[key].as_dict(), key)
-        if config.trainer.gradient_clip_val is not None:
-            found = config.trainer.gradient_clip_val
-            raise UsageError(f"trainer.gradient_clip_val must be null, found {found}; model.max_grad_norm is the bound")
+        for key, (allowed, instead) in _REFUSED.items():
+            if config.trainer[key] not in allowed:
+                raise UsageError(f"trainer.{key} must be {allowed[0]}, found {config.trainer[key]}; {instead}")
         config.data.init_args.seed = config.seed_everything
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # Lightning's table cuts names off; `EvaluationReport` says it
@@ -183,12 +197,13 @@ class RunCLI(LightningCLI):
         self.checkpoint = self._checkpoint(config.ckpt_path, given)
         if self.subcommand == "fit":
             self.run_dir = given or _launchers_run_dir() or self._new_run_dir()
-            _refuse_to_overwrite(self.run_dir, self.checkpoint)
+            _refuse_to_overwrite(self.run_dir, self.checkpoint, given=config.ckpt_path is not None)
         elif self.checkpoint is None:
             raise UsageError(f"ckpt_path: {self.subcommand} needs a checkpoint, found none; give --ckpt_path FILE")
         else:
             self.run_dir = given or self.checkpoint.parent
         _require_writable(self.run_dir)
+        self._last_seen = _identity(self.run_dir / checkpoints.LAST)
         self._saved = None if self.checkpoint is None else checkpoints.read(self.checkpoint)
         metadata = {} if self._saved is None else self._saved[checkpoints.METADATA]
         fresh = re.sub(r"[^A-Za-z0-9_-]", "-", self.run_dir.name) + (
@@ -294,11 +309,15 @@ class RunCLI(LightningCLI):
                 outlive(logger)
         if self.subcommand == "fit" and not config["fast_dev_run"]:
             loggers = [*loggers, MetricsCSV(self.run_dir / "metrics.csv")]
+        if config["max_time"] is not None:
+            callbacks.append(Timer(config["max_time"], interval="epoch"))  # Lightning's would end in mid-iteration
+        self._checkpoint_io = checkpoints.AtomicCheckpointIO()
         trainer: Trainer = super().instantiate_trainer(
             callbacks=callbacks,
             logger=loggers or False,
-            plugins=[*plugins, *_cluster_environment(plugins), checkpoints.AtomicCheckpointIO()],
+            plugins=[*plugins, *_cluster_environment(plugins), self._checkpoint_io],
             default_root_dir=str(self.run_dir),
+            max_time=None,
             **kwargs,
         )
         return trainer
@@ -306,6 +325,7 @@ class RunCLI(LightningCLI):
     def _callbacks(self) -> list[Callback]:
         metadata = {"method": self.method, "game": self.game, "run_id": self.run_id, "version": __version__}
         return [
+            SameStart(self._start),
             RunFolder(self.run_dir, config=self.saved_config, parser=self._parser(self.subcommand)),
             IterationMetrics(),
             RandomStates(),
@@ -316,6 +336,13 @@ class RunCLI(LightningCLI):
             RecordMedia(self.run_dir, title=f"{self.method} on {self.game}"),
             EvaluationReport(self.run_dir, method=self.method, checkpoint=self.checkpoint),
         ]
+
+    @property
+    def _start(self) -> str:
+        """What this process begins with."""
+        if self._saved is None:
+            return "new weights"
+        return f"{self.checkpoint} of epoch {self._saved.get('epoch')}, step {self._saved.get('global_step')}"
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Nothing yet: `run` does it, so that wrong input can be told from failures in training."""
@@ -328,15 +355,36 @@ class RunCLI(LightningCLI):
             steps = self.datamodule.total_env_steps
             _say(f"{self.checkpoint} is at data.total_env_steps {steps} already: nothing to do; give more to go on")
             return
-        if self.subcommand == "fit" and self.trainer.is_global_zero:
+        if self.subcommand == "fit" and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._train_alone()
+        else:
+            self._run_in(self.run_dir)
+
+    def _train_alone(self) -> None:
+        """Trains, unless another process does in the same folder.
+
+        Raises:
+            BusyError: it does.
+            UnsavedError: what was learned last is not on the disk.
+        """
+        with held(self.run_dir) as alone:
+            if not alone:
+                raise BusyError(f"run_dir: another process trains in {self.run_dir}; let it end, or give another one")
+            if _identity(self.run_dir / checkpoints.LAST) != self._last_seen:
+                raise BusyError(f"run_dir: another process has just saved in {self.run_dir}; give the command again")
             _set_damaged_aside(self.checkpoint)
-        os.environ[_RUN_DIR] = f"{os.getpid()}:{self.run_dir}"  # for processes that Lightning starts
+            self._run_in(self.run_dir)
+        if self.stopper.received is None:
+            if checkpoints.LAST in self._checkpoint_io.unsaved:
+                raise UnsavedError(f"{self.run_dir / checkpoints.LAST} is not what was learned last: it was not saved")
+            self._say_what_is_where()
+
+    def _run_in(self, run_dir: Path) -> None:
+        os.environ[_RUN_DIR] = f"{os.getpid()}:{run_dir}"  # for processes that Lightning starts
         try:
             super()._run_subcommand(str(self.subcommand))
         finally:
             del os.environ[_RUN_DIR]
-        if self.subcommand == "fit" and self.stopper.received is None and self.trainer.is_global_zero:
-            self._say_what_is_where()
 
     @property
     def stopped_status(self) -> int:
@@ -392,6 +440,15 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [value]
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one under its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def _set_damaged_aside(checkpoint: Path | None) -> None:
     """Renames a damaged `last.ckpt`, which would else become the `previous.ckpt` at the first save."""
     if checkpoint is not None and checkpoint.name == checkpoints.PREVIOUS:
@@ -400,11 +457,26 @@ def _set_damaged_aside(checkpoint: Path | None) -> None:
             last.replace(last.with_name("damaged.ckpt"))
 
 
-def _refuse_to_overwrite(run_dir: Path, checkpoint: Path | None) -> None:
-    held = [name for name in (checkpoints.LAST, checkpoints.PREVIOUS) if (run_dir / name).exists()]
-    if held and (checkpoint is None or checkpoint.parent.resolve() != run_dir.resolve()):
+def _refuse_to_overwrite(run_dir: Path, checkpoint: Path | None, *, given: bool) -> None:
+    """Refuses a folder whose files this run would replace: of another run, or of this one from later on.
+
+    Args:
+        run_dir: the folder.
+        checkpoint: what is continued; None starts anew.
+        given: `--ckpt_path` was; a start that was killed before it saved leaves files that may then be replaced.
+    """
+    names = _OF_A_RUN[:2] if given else _OF_A_RUN
+    found = [name for name in names if (run_dir / name).exists()]
+    if found and (checkpoint is None or checkpoint.parent.resolve() != run_dir.resolve()):
         raise UsageError(
-            f"run_dir: {run_dir} holds a run already; give another folder, or --ckpt_path last to continue that one"
+            f"run_dir: {run_dir} holds a run already ({found[0]}); give another folder, or --ckpt_path last to"
+            " continue that one"
+        )
+    last = run_dir / checkpoints.LAST
+    if found and checkpoint is not None and checkpoint.name != checkpoints.LAST and checkpoints.is_readable(last):
+        raise UsageError(
+            f"run_dir: {run_dir} goes on until {last}, which a run from {checkpoint} would replace; give another"
+            " --run_dir to branch off there, or --ckpt_path last"
         )
 
 
@@ -453,16 +525,19 @@ def _notices_held_back() -> Iterator[None]:
 
 
 @contextmanager
-def _signals_answered() -> Iterator[None]:
+def _signals_answered() -> Iterator[Watchman]:
     """Ends the process at signals that come before there is anything to save; afterwards all is as it was."""
+    watchman = Watchman()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield watchman
         return
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     end_at_signals()
+    watchman.start()
     try:
-        yield
+        yield watchman
     finally:
+        watchman.stop()
         for number, handler in handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
@@ -471,7 +546,9 @@ def _say(message: str) -> None:
     """One line, whatever names and values of others it holds."""
     line = "".join(char if char.isprintable() else "�" for char in " ".join(message.split()))
     line = re.sub(r"(\S{80})\S{200,}(\S{80})", r"\1…\2", line)
-    sys.stderr.write(f"lightning-rl: {line[:_MAX_LINE]}\n")
+    with contextlib.suppress(OSError):  # a log file may be on the disk that is full
+        sys.stderr.write(f"lightning-rl: {line[:_MAX_LINE]}\n")
+        sys.stderr.flush()
 
 
 def main(args: list[str] | None = None) -> int:
@@ -490,13 +567,13 @@ def main(args: list[str] | None = None) -> int:
     os.environ.setdefault("WANDB_SILENT", "true")  # it would tell six lines of what the run folder shows
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # between Lightning and torch, no matter for users
     given = sys.argv[1:] if args is None else args
-    with _signals_answered():
-        return _answered(given)
+    with _signals_answered() as watchman:
+        return _answered(given, watchman)
 
 
-def _answered(given: list[str]) -> int:
+def _answered(given: list[str], watchman: Watchman) -> int:
     try:
-        cli = RunCLI(_with_run_config(given))
+        cli = RunCLI(_with_run_config(given), watchman=watchman)
     except (UsageError, ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
         _say(essence(str(error), given))
         return 2
@@ -505,12 +582,22 @@ def _answered(given: list[str]) -> int:
             raise
         _say(f"model and data must be of a size that this machine can hold, found more: {error}")
         return 2
+    return _status_of(cli)
+
+
+def _status_of(cli: RunCLI) -> int:
+    """Runs what was built."""
     try:
         cli.run()
     except UsageError as error:  # what only playing could show
         _say(str(error))
         return 2
-    except (ActorError, ReplayError) as error:
+    except (ActorError, FloatingPointError, ReplayError, UnsavedError) as error:
         _say(f"{error}; to continue from the last boundary: --run_dir {cli.run_dir} --ckpt_path last")
+        return 1
+    except (BusyError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_ROOM:
+            raise
+        _say(f"{error}" + ("; make room and give the same command again" if isinstance(error, OSError) else ""))
         return 1
     return cli.stopped_status

@@ -4,6 +4,8 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -13,6 +15,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 STOPPED = 143
 """Exit status of a process that was asked to end."""
 
+_PATIENCE_SECONDS = 3.0  # for a main thread that can answer to do so, and to tidy up
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -41,3 +44,42 @@ def end_at_signals(before: Callable[[int], object] = int) -> None:
 
     for number in SIGNALS:
         signal.signal(number, end)
+
+
+class Watchman:
+    """Ends this process at one of `SIGNALS` while its main thread waits in a call that lets no handler run.
+
+    So do ranks that wait for each other before training. Main threads only may start and stop it; it does nothing
+    where somebody else listens for signals in the same way.
+    """
+
+    def __init__(self) -> None:
+        self._writer = -1
+
+    def start(self) -> None:
+        """From now on a signal is answered after a few seconds, if it was not before."""
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        others = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        if others != -1:
+            signal.set_wakeup_fd(others)
+            os.close(reader)
+            os.close(writer)
+            return
+        self._writer = writer
+        threading.Thread(target=_watch, args=(reader,), name="watchman", daemon=True).start()
+
+    def stop(self) -> None:
+        """From now on the main thread answers alone; a second call does nothing."""
+        if self._writer != -1:
+            signal.set_wakeup_fd(-1)
+            os.close(self._writer)
+            self._writer = -1
+
+
+def _watch(reader: int) -> None:
+    with open(reader, "rb", buffering=0) as numbers:
+        while number := numbers.read(1):
+            if number[0] in SIGNALS:
+                time.sleep(_PATIENCE_SECONDS)
+                os._exit(STOPPED)

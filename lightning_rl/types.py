@@ -25,6 +25,14 @@ class ReplayError(RuntimeError):
     """Real steps could not be kept, told in one line: which file, what happened, what to do."""
 
 
+class BusyError(RuntimeError):
+    """Another process trains in the run folder, told in one line."""
+
+
+class UnsavedError(RuntimeError):
+    """A run has ended and its end is not on the disk, told in one line: which file is older."""
+
+
 # not `Self`, which the shape checks of tests cannot resolve
 Fields = TypeVar("Fields", bound="TensorFields")
 

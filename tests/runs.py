@@ -112,8 +112,10 @@ def start(args: list[str], output: Path, environment: dict[str, str] | None = No
     return process
 
 
-def start_ranks(args: list[str], output: Path, *, number: int = 2) -> list[BaseProcess]:
-    """Starts the ranks of one run as torchrun does, each with an output of its own."""
+def start_ranks(
+    args: list[str], output: Path, *, number: int = 2, others: list[str] | None = None
+) -> list[BaseProcess]:
+    """Starts the ranks of one run as torchrun does, each with an output of its own; all but the first as `others`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -126,7 +128,10 @@ def start_ranks(args: list[str], output: Path, *, number: int = 2) -> list[BaseP
         "TORCHELASTIC_RUN_ID": "test",
     }
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(number)]
-    return [start(args, output.with_suffix(f".{own['RANK']}"), shared | own) for own in ranks]
+    given = [args, *[others or args] * (number - 1)]
+    return [
+        start(each, output.with_suffix(f".{own['RANK']}"), shared | own) for each, own in zip(given, ranks, strict=True)
+    ]
 
 
 def _run(args: list[str], output: str, environment: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -436,6 +437,17 @@ def test_sigterm_ends_at_the_boundary_with_status_143_and_a_resumable_run(tmp_pa
     fit(run_dir, "--ckpt_path", "last", iterations=stopped // ENV_STEPS + 1)
     assert [int(row["env_steps"]) for row in rows(run_dir)] == list(range(32, stopped + 33, 32))
     assert checkpoints.read(run_dir / "last.ckpt")["ProcgenDataModule"]["env_steps"] == stopped + 32
+
+
+def test_a_signal_that_comes_before_everything_is_imported_ends_with_status_143(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-m", "lightning_rl", *fit_args(tmp_path / "run")], cwd=ROOT)
+    proc = Path("/proc", str(process.pid))
+    caught = 1 << (signal.SIGUSR1 - 1)
+    while not int(proc.joinpath("status").read_text().split("SigCgt:")[1].split()[0], 16) & caught:
+        time.sleep(0.001)
+    assert "libtorch" not in proc.joinpath("maps").read_text()
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(30) == 143
 
 
 @pytest.mark.parametrize("everyone", [False, True])

@@ -58,9 +58,9 @@ def two(run_dir: Path, *args: str, **options: Any) -> list[str]:
     return fit_args(run_dir, *args, **given | {"iterations": 2 * given["iterations"]})
 
 
-def together(args: list[str], output: Path) -> list[int | None]:
+def together(args: list[str], output: Path, **options: Any) -> list[int | None]:
     """Runs two ranks to their end; how each exited."""
-    processes = start_ranks(args, output)
+    processes = start_ranks(args, output, **options)
     for process in processes:
         process.join(240)
         process.kill()
@@ -167,6 +167,29 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_boundary(tmp_path: Path) ->
     assert [process.exitcode for process in processes] == [143, 143]
     assert load(run)[GAMES]["env_steps"] == int(rows(run)[-1]["env_steps"])
     assert not (run / "media" / "episodes.mp4").exists()
+
+
+def test_a_rank_that_waits_for_the_others_ends_at_a_signal(tmp_path: Path) -> None:
+    [waiting, other] = start_ranks(two(tmp_path / "run"), tmp_path / "out")
+    other.kill()
+    time.sleep(15)  # it has imported everything, and waits
+    os.kill(waiting.pid or 0, signal.SIGTERM)
+    waiting.join(20)
+    assert waiting.exitcode == 143
+
+
+def test_ranks_that_find_different_checkpoints_say_so_and_end(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert together(two(run, iterations=2), tmp_path / "out") == [0, 0]
+    shutil.copytree(run, tmp_path / "other")
+    (tmp_path / "other" / "last.ckpt").unlink()
+
+    args, others = (two(folder, *LAST, iterations=4) for folder in (run, tmp_path / "other"))
+    assert together(args, tmp_path / "out", others=others) == [2, 2]
+    told = (tmp_path / "out.1").read_text()
+    assert f"run_dir: all ranks must begin with the same, found {run}/last.ckpt of epoch 1, step" in told
+    assert f"and {tmp_path}/other/previous.ckpt of epoch 0, step" in told
+    assert [row["env_steps"] for row in rows(run)] == ["64", "128"]
 
 
 def test_another_number_of_ranks_is_refused_and_by_option_goes_on_counting(

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from lightning_rl import ranks
 from lightning_rl.data.datamodule import RolloutDataModule
-from lightning_rl.lifetime import SIGNALS, end_at_signals
+from lightning_rl.lifetime import SIGNALS, STOPPED, Watchman, end_at_signals
 from lightning_rl.modules.base import RLModule
 from lightning_rl.schema import Schema, require
+from lightning_rl.types import UsageError
 
 
 def data_of(trainer: Trainer) -> RolloutDataModule:
@@ -32,6 +33,31 @@ def data_of(trainer: Trainer) -> RolloutDataModule:
 def is_stopped_by_signal(trainer: Trainer) -> bool:
     """Whether the run was asked to stop; who asked waits for the process to end."""
     return any(isinstance(c, StopAtBoundary) and c.received is not None for c in trainer.callbacks)  # type: ignore[attr-defined]
+
+
+class SameStart(Callback):
+    """Ends a run whose processes begin with different things; each looked for itself, maybe on a disk of its own.
+
+    Args:
+        start: what this process begins with.
+    """
+
+    def __init__(self, start: str) -> None:
+        self._start = start
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Compares, once the processes have found each other.
+
+        Raises:
+            UsageError: on all of them; it names the first that differs.
+        """
+        starts = ranks.gathered(self._start)
+        for rank, start in enumerate(starts):
+            if start != starts[0]:
+                raise UsageError(
+                    f"run_dir: all ranks must begin with the same, found {starts[0]} on rank 0 and {start} on rank"
+                    f" {rank}; give a folder that they share, or a checkpoint that all can read"
+                )
 
 
 class IterationMetrics(Callback):
@@ -161,12 +187,16 @@ class StopAtBoundary(Callback):
 
     Where nothing is trained there is nothing to save, and the first one ends the process, with the same status.
 
+    Args:
+        watchman: has answered signals until then.
+
     Attributes:
         received: number of the signal, or None; once all ranks have agreed to stop, of one that any of them received.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watchman: Watchman | None = None) -> None:
         self.received: int | None = None
+        self._watchman = watchman or Watchman()
         self._received_at: float | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -193,8 +223,9 @@ class StopAtBoundary(Callback):
                 self.received, self._received_at = number, now
             elif now - self._received_at > _ECHO_SECONDS:
                 _end_launched(trainer, signal.SIGKILL)
-                os._exit(128 + number)
+                os._exit(STOPPED)
 
+        self._watchman.stop()
         for number in SIGNALS:
             signal.signal(number, note)
 

@@ -46,13 +46,13 @@ def signalled_twice(echo_seconds: float) -> None:
     stopper = StopAtBoundary()
     stopper.setup(trainer, LightningModule(), "fit")
     trainer._signal_connector.register_signal_handlers()  # as `fit` does
-    os.kill(os.getpid(), signal.SIGUSR1)
-    if stopper.received == signal.SIGUSR1:
-        os.kill(os.getpid(), signal.SIGTERM)
-    os._exit(7 if stopper.received == signal.SIGUSR1 else 8)
+    os.kill(os.getpid(), signal.SIGTERM)
+    if stopper.received == signal.SIGTERM:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    os._exit(7 if stopper.received == signal.SIGTERM else 8)
 
 
-@pytest.mark.parametrize(("echo_seconds", "status"), [(0.0, 128 + signal.SIGTERM), (60.0, 7)])
+@pytest.mark.parametrize(("echo_seconds", "status"), [(0.0, 143), (60.0, 7)])
 def test_a_second_signal_ends_the_process_at_once_unless_it_is_an_echo(echo_seconds: float, status: int) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["lightning_rl.cli"])
