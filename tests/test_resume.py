@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import time
 from multiprocessing.process import BaseProcess
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from lightning_rl import checkpoints
 from lightning_rl.cli import RunCLI, main
+from lightning_rl.durable import held
+from lightning_rl.types import BusyError
 from tests.runs import ENV_STEPS, differences, fit, fit_args, flat, load, rows, start, unlike, wait_until
 from tests.wandb_reader import read_history, read_run_id
 
@@ -101,6 +104,32 @@ def test_killed_in_each_of_its_phases_simple_ends_with_the_bits_of_a_run_that_ne
     assert [(row["env_steps"], losses[phase] in row) for row, (_, phase) in zip(rows(run_dir), lines, strict=True)] == [
         (env_steps, True) for env_steps, _ in lines
     ]
+
+
+@pytest.mark.parametrize(
+    "slices",
+    [
+        pytest.param(1, id="world-model-half-trained"),
+        pytest.param(3, id="policy-half-trained"),
+        pytest.param(4, id="pass-done"),
+    ],
+)
+def test_with_other_num_envs_simple_goes_on_learning_from_what_was_played(slices: int, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"config": "simple_cpu", "data__num_steps": 8, "data__total_env_steps": 48}
+    fit(tmp_path, trainer__max_epochs=slices, **options)
+    played = tmp_path / "replay" / "rank0"
+    before, first = (played / "000000.pt").read_bytes(), load(tmp_path)[GAMES]["collectors"][0]["replay"]["digests"]
+
+    others = options | {"data__num_envs": 4, "trainer__max_epochs": slices + 1}
+    fit(tmp_path, *LAST, "--allow_inexact_resume", "true", **others)
+    again = fit(tmp_path, *LAST, **others | {"trainer__max_epochs": -1})
+
+    assert (played / "000000.pt").read_bytes() == before
+    assert sorted(path.name for path in played.iterdir()) == ["000000.pt", "000001.pt"]
+    assert again[GAMES]["env_steps"] == 8 * (2 + 4)
+    assert len(rows(tmp_path)) == 5
+    digests = again[GAMES]["collectors"][0]["replay"]["digests"]
+    assert (len(digests), digests[:1]) == (2, first)
 
 
 def test_the_checkpoint_holds_what_must_survive(tmp_path: Path) -> None:
@@ -253,6 +282,53 @@ class TestOfOneRun:
         assert resumed[GAMES]["env_steps"] == 4 * ENV_STEPS
         assert resumed[GAMES]["num_envs"] == 4
 
+    def test_one_that_another_process_trains_is_left_alone(
+        self, run_dir: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        before = load(run_dir)
+        with held(run_dir) as alone:
+            assert alone
+            assert main(fit_args(run_dir, *LAST, iterations=3)) == 1
+        told = capsys.readouterr().err
+        assert told == f"lightning-rl: run_dir: another process trains in {run_dir}; let it end, or give another one\n"
+        assert unlike(before, load(run_dir)) == []
+        assert main(fit_args(run_dir, *LAST, iterations=3)) == 0
+
+    def test_so_is_one_that_another_process_saved_while_this_one_started(self, run_dir: Path) -> None:
+        cli = RunCLI(fit_args(run_dir, *LAST, iterations=3))
+        shutil.copy(run_dir / "previous.ckpt", run_dir / "another")
+        (run_dir / "another").replace(run_dir / "last.ckpt")
+        with pytest.raises(BusyError, match="another process has just saved"):
+            cli.run()
+
+    @pytest.mark.parametrize("left", ["last.ckpt", "previous.ckpt", "best.ckpt", "metrics.csv", "config.yaml"])
+    def test_what_is_left_of_it_is_not_overwritten(
+        self, left: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (run_dir / "best.ckpt").write_bytes(b"best")
+        for path in run_dir.iterdir():
+            if path.is_file() and path.name not in (left, ".lock"):
+                path.unlink()
+        content = (run_dir / left).read_bytes()
+        assert main(fit_args(run_dir)) == 2
+        assert capsys.readouterr().err == (
+            f"lightning-rl: run_dir: {run_dir} holds a run already ({left}); give another folder, or --ckpt_path last"
+            " to continue that one\n"
+        )
+        assert (run_dir / left).read_bytes() == content
+
+    def test_an_older_checkpoint_of_it_branches_off_only_into_another_folder(
+        self, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        earlier = run_dir / "previous.ckpt"
+        before = load(run_dir)
+        assert main(fit_args(run_dir, "--ckpt_path", str(earlier), iterations=3)) == 2
+        assert f"goes on until {run_dir / 'last.ckpt'}, which a run from {earlier} would replace" in (
+            capsys.readouterr().err
+        )
+        assert unlike(before, load(run_dir)) == []
+        fit(tmp_path / "branch", "--ckpt_path", str(earlier), iterations=3)
+
     def test_fewer_epochs_than_are_done_are_refused(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(fit_args(run_dir, *LAST, iterations=3, trainer__max_epochs=1)) == 2
         told = capsys.readouterr().err
@@ -294,3 +370,21 @@ def test_the_comparison_finds_a_changed_bit() -> None:
     for other in others:
         assert differences(first, {"a": other, "c": {}}) != []
     assert differences(first, first | {"c": {"d": None}}) == ["/c/: 0 and 1", "/c/d: missing and None"]
+
+
+@pytest.mark.parametrize(("option", "value"), [("max_steps", 3), ("limit_train_batches", 1)])
+def test_what_would_cut_an_iteration_short_is_refused(
+    option: str, value: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(fit_args(tmp_path / "run", f"--trainer.{option}", str(value))) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"lightning-rl: trainer.{option} must be ")
+    assert "it would cut iterations short" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_time_is_up_at_a_boundary(tmp_path: Path) -> None:
+    updates = 16
+    stopped = fit(tmp_path / "run", "--trainer.max_time", "00:00:00:02", iterations=10**6, model__epochs=updates // 2)
+    assert stopped["global_step"] % updates == 0
+    assert stopped["global_step"] == updates * len(rows(tmp_path / "run"))

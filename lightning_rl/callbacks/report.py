@@ -42,8 +42,9 @@ class EvaluationReport(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the returns, for `validate`; during `fit` they are in the iteration's row."""
-        if trainer.is_global_zero and trainer.state.fn == TrainerFn.VALIDATING and isinstance(pl_module, RLModule):
-            for key, value in pl_module.validation_returns.items():
+        if trainer.state.fn == TrainerFn.VALIDATING and isinstance(pl_module, RLModule):
+            means = ranks.mean(pl_module.validation_returns)
+            for key, value in means.items() if trainer.is_global_zero else ():
                 sys.stdout.write(f"{key:<31} {value:.2f}\n")
 
     def on_test_batch_end(

@@ -203,6 +203,7 @@ class ActorPool:
             theirs.close()  # so that the actor's end is the only one, and its death is seen
             self._processes.append(process)
             self._connections.append(ours)
+        self._answers(_START_SECONDS)  # a state is more than a pipe holds: it is sent to those who read
         states = self._restored["actors"] or [None] * len(self._processes)
         for index, state in enumerate(states):
             self._tell(state, only=index)
@@ -391,12 +392,16 @@ def _run(job: _Job, connection: Connection) -> None:
 
 
 def _serve(job: _Job, connection: Connection) -> None:
-    """Answers orders: first the state to begin from, or None; then rollouts, or None for the state before the last."""
+    """Says when it is ready, takes the state to begin from, or None, and answers orders.
+
+    They are for rollouts, or None for the state before the last.
+    """
     games, actions = job.seeds
     env = EpisodeStatistics(job.make_env(job.columns.stop - job.columns.start, games))
     collector = Collector(env, num_steps=job.num_steps, seed=actions)
     policy = _CountedPolicy(pickle.loads(job.policy), job)
     policy.act(env.reset()[0], torch.Generator())  # compiles what is compiled at its first use
+    _send(connection, None)
     restored = _receive(connection)
     if restored is not None:
         collector.load_state_dict(restored)

@@ -26,6 +26,7 @@ MAX_SEED = 2**31 - 1
 
 _MAX_EVALUATION_ENVS = 64
 _MAX_FRAMES = 10**9  # of a rollout: terabytes
+_ANEW = ", or --allow_inexact_resume true to start the games anew"
 _STEPS_BEFORE_EXAMPLES = 40  # first frames of many games are alike
 # what a random stream is for; numbers of their own keep the streams apart
 _GAMES, _ACTIONS, _EVALUATION_GAMES, _EVALUATION_ACTIONS, _EXAMPLES = range(5)
@@ -315,7 +316,7 @@ class RolloutDataModule(LightningDataModule, ABC):
         }
 
     def load_state_dict(self, state_dict: State) -> None:
-        """Continues the games of this rank.
+        """Continues the games of this rank, or starts others; what was played for real goes on either way.
 
         Raises:
             ValueError: the state is of another number of ranks or of other games.
@@ -324,15 +325,16 @@ class RolloutDataModule(LightningDataModule, ABC):
         if self._collector is None:
             return
         self.check_state(state_dict)
-        if self.allow_inexact_resume and self._sizes != {key: state_dict.get(key) for key in self._sizes}:
-            self._other_env_steps = state_dict["env_steps"]
-        else:
-            self._continue(self._collector, state_dict["collectors"][self._rank])
-            self._other_env_steps = state_dict["env_steps"] - self._collector.env_steps * self._num_ranks
+        anew = self._sizes != {key: state_dict.get(key) for key in self._sizes}
+        self._continue(self._collector, state_dict["collectors"], anew=anew)
+        self._other_env_steps = state_dict["env_steps"] - self._collector.env_steps * self._num_ranks
 
-    def _continue(self, collector: Collector | ActorPool, state: State) -> None:
+    def _continue(self, collector: Collector | ActorPool, states: list[State], *, anew: bool) -> None:
         try:
-            collector.load_state_dict(state)
+            if not anew:
+                collector.load_state_dict(states[self._rank])
+            elif collector.replay is not None:
+                collector.replay.load_state_dict(states[self._rank]["replay"])
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             # what they have saved, and what others have, only the games and their wrappers can tell
             raise UsageError(f"ckpt_path: the games of the checkpoint cannot go on here: {error}") from error
@@ -350,16 +352,20 @@ class RolloutDataModule(LightningDataModule, ABC):
             ValueError: names what differs.
         """
         self.check_contents(state_dict)
-        for key, expected in self._sizes.items():
-            scalable = key in ("num_envs", "num_actors", "num_ranks")
-            if state_dict.get(key) != expected and not (scalable and self.allow_inexact_resume):
-                remedy = "give the same" + (
-                    ", or --allow_inexact_resume true to start the games anew" if scalable else ""
-                )
-                raise ValueError(
-                    f"ckpt_path: the checkpoint has {key} {state_dict.get(key)}, this run {expected}; {remedy}"
-                )
         collectors = state_dict["collectors"]
+        has_replay = any("replay" in state for state in collectors)
+        remedies = {
+            "num_envs": _ANEW,
+            "num_actors": _ANEW,
+            "num_ranks": ": a replay belongs to its rank" if has_replay else _ANEW,
+        }
+        for key, expected in self._sizes.items():
+            remedy = remedies.get(key, "")
+            if state_dict.get(key) != expected and not (remedy == _ANEW and self.allow_inexact_resume):
+                raise ValueError(
+                    f"ckpt_path: the checkpoint has {key} {state_dict.get(key)}, this run {expected};"
+                    f" give the same{remedy}"
+                )
         if all(state_dict.get(key) == expected for key, expected in self._sizes.items()):
             self._check_collectors(collectors)
         if self._rank < len(collectors) and "replay" in collectors[self._rank]:
@@ -372,12 +378,17 @@ class RolloutDataModule(LightningDataModule, ABC):
         Raises:
             ValueError: names the key.
         """
+        replay = {"game": str, "digests": [str]}
         schema = {"env_steps": int, "collectors": [dict]}
-        if (wrong := mismatch(state_dict, schema)) is not None:
+        wrong = mismatch(state_dict, schema) or mismatch(
+            state_dict["collectors"],
+            tuple({"replay": replay} if "replay" in state else {} for state in state_dict["collectors"]),
+            "collectors",
+        )
+        if wrong is not None:
             raise ValueError(f"ckpt_path: the checkpoint's {wrong}")
 
     def _check_collectors(self, collectors: list[State]) -> None:
-        replay = {"game": str, "digests": [str]}
         try:
             require_like(collectors, ({},) * self._num_ranks, "collectors")
             for index, state in enumerate(collectors):
@@ -386,7 +397,6 @@ class RolloutDataModule(LightningDataModule, ABC):
                     check_pool(state, key, num_envs=self.num_envs, num_actors=self.num_actors)
                 else:
                     check_collector(state, key, num_envs=self.num_envs)
-                require_like(state.get("replay", {}), replay if "replay" in state else {}, f"{key}.replay")
         except ValueError as error:
             raise ValueError(f"ckpt_path: the checkpoint's {error}") from error
 

@@ -1,15 +1,20 @@
 import io
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 
-from lightning_rl.callbacks.report import summary, table
+from lightning_rl import ranks
+from lightning_rl.callbacks.report import EvaluationReport, summary, table
 from lightning_rl.envs.procgen import normalized_return
 from lightning_rl.types import Episodes, UsageError
+from tests.modules.worlds import make_module, make_trainer
 
 RETURNS = [0.0, 10.0, 10.0, 2.5, 7.5, -1.0]
 
@@ -89,3 +94,18 @@ def test_the_table_has_the_papers_form(budget: int | None) -> None:
     for part in ("ppo on dodgeball extreme after 64 env steps", "4.83 (20.56) [10, -1]", "0.86 to 8.81", "–", "6"):
         assert part in shown
     assert ("short episodes count too often" in shown) == (budget is not None)
+
+
+@pytest.mark.parametrize(("is_first", "expected"), [(True, "validation/return               0.50\n"), (False, "")])
+def test_the_first_rank_prints_what_all_found(
+    is_first: bool, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    trainer, module = make_trainer(), make_module()
+    trainer.state.fn = TrainerFn.VALIDATING
+    module.validation_returns = {"validation/return": 0.75}
+    monkeypatch.setattr(Trainer, "is_global_zero", is_first)
+    monkeypatch.setattr(ranks, "gathered", lambda own: [own, {"validation/return": 0.25}])
+
+    EvaluationReport(tmp_path, method="ppo", checkpoint=None).on_validation_end(trainer, module)
+
+    assert capsys.readouterr().out == expected

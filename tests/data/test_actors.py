@@ -72,6 +72,11 @@ def make_failing_env(num_envs: int, seed: int) -> FailingVectorEnv:
     return FailingVectorEnv(num_envs, seed=seed, episode_length=99, obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
 
 
+def make_hanging_env(num_envs: int, seed: int) -> IdentityVectorEnv:
+    time.sleep(600)
+    raise AssertionError(f"{num_envs} environments of seed {seed} were waited for")
+
+
 def pool_of(**options: Any) -> ActorPool:
     defaults: dict[str, Any] = {"num_actors": len(WIDTHS), "num_envs": NUM_ENVS, "seeds": SEEDS}
     sizes: dict[str, Any] = {"num_steps": NUM_STEPS, "obs_shape": OBS_SHAPE, "seed": 9}
@@ -203,6 +208,18 @@ def test_an_actor_that_raises_is_named_with_what_it_raised(capfd: pytest.Capture
     with pytest.raises(ActorError, match=r"actor 0 of 1, .* raised OverflowError: three is too many; exit code 1$"):
         pool.collect(CountingPolicy())
     assert "make_failing_env" not in capfd.readouterr().out  # its traceback goes to stderr
+
+
+@pytest.mark.timeout(60)
+def test_an_actor_that_hangs_at_its_start_is_named_though_a_state_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_rl.data.actors._START_SECONDS", 3.0)
+    saved = pool_of(num_actors=1, seeds=SEEDS[:1]).state_dict()
+    games = {"env": torch.zeros(1 << 20, dtype=torch.uint8)}  # more than a pipe holds
+    pool = pool_of(make_env=make_hanging_env, num_actors=1, seeds=SEEDS[:1])
+    pool.load_state_dict(saved | {"actors": [games]})
+
+    with pytest.raises(ActorError, match=r"actor 0 of 1, .* hangs: .* 3 seconds"):
+        pool.collect(CountingPolicy())
 
 
 def test_a_policy_that_cannot_act_elsewhere_is_refused() -> None:

@@ -353,6 +353,24 @@ def test_an_inexact_resume_still_refuses_other_levels(fitting: Build, build: Bui
         build(num_levels=51, allow_inexact_resume=True).check_state(state)
 
 
+def test_a_replay_is_refused_where_the_number_of_ranks_is_another(fitting: Build, build: Build) -> None:
+    state = fitting().state_dict()
+    state["collectors"][0]["replay"] = {"game": "coinrun", "digests": []}
+
+    for allowed in (False, True):
+        other = ranked(build(allow_inexact_resume=allowed), 0, world_size=2)
+        with pytest.raises(ValueError, match=r"num_ranks 1, this run 2; give the same: a replay belongs to its rank$"):
+            other.check_state(state)
+
+
+def test_an_inexact_resume_refuses_what_is_no_replay(fitting: Build, build: Build) -> None:
+    state = fitting().state_dict()
+    state["collectors"][0]["replay"] = {"game": "coinrun", "digests": [0]}
+
+    with pytest.raises(ValueError, match=r"the checkpoint's collectors\.0\.replay\.digests\.0 must be a str, found 0"):
+        build(num_envs=3, allow_inexact_resume=True).check_state(state)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

@@ -119,6 +119,21 @@ def test_held_out_trajectories_are_drawn_only_when_asked_for(filled: ReplayBuffe
     assert set(((chosen // T) * B + env).tolist()) == {10, 21, 32, 43}
 
 
+def test_who_is_held_out_is_a_matter_of_each_rollouts_own_environments(filled: ReplayBuffer, tmp_path: Path) -> None:
+    filled.append(rollout(2, num_envs=5))  # as a run goes on with others
+    restored = buffer(tmp_path)
+    restored.load_state_dict(filled.state_dict())
+
+    kinds = []
+    for held_out in (True, False):
+        chosen, env = drawn(restored, 6_000, held_out=held_out).frames[:, K - 1, 0, 0].long().unbind(-1)
+        kinds.append(set(zip((chosen // T).tolist(), env.tolist(), strict=True)))
+
+    held_out_ones = {(0, 10), (0, 21), (1, 32 - B), (1, 43 - B), (2, 10 - 2 * 5)}
+    everyone = {(number, env) for number, num_envs in enumerate((B, B, 5)) for env in range(num_envs)}
+    assert kinds == [held_out_ones, everyone - held_out_ones]
+
+
 def test_imagination_starts_from_the_newest_rollout_and_first_from_an_episodes_opening(filled: ReplayBuffer) -> None:
     stacks = filled.starts(300, generator=torch.Generator().manual_seed(3))
 
