@@ -112,7 +112,11 @@ class MetricsCSV(Logger):
         if self.path.exists():
             columns, rows = _read(self.path)
             kept = [row for row in rows if int(row["env_steps"]) <= env_steps and int(row.get("epoch", -1)) < epochs]
-            _replace(self.path, _lines(columns, kept))
+            before, after = self.path.read_bytes(), _lines(columns, kept).encode()
+            if not before.startswith(after):
+                _replace(self.path, after.decode())
+            elif before != after:
+                os.truncate(self.path, len(after))  # which a full disk allows
             self._columns = columns
         self._given = {}
 
@@ -191,6 +195,8 @@ def _if_there() -> Iterator[None]:
         yield
     except ConnectionError:
         rank_zero_warn("W&B's process is gone: the W&B run ends here, metrics.csv goes on")
+    except OSError as error:
+        rank_zero_warn(f"W&B could not write ({error}); metrics.csv goes on")
 
 
 @rank_zero_only
@@ -221,8 +227,22 @@ def log_media(logger: WandbLogger, *, env_steps: int, videos: Iterable[Path], pi
 
     media: dict[str, Any] = {f"media/{path.stem}": wandb.Video(str(path), format="mp4") for path in videos}
     media |= {f"media/{path.stem}": wandb.Image(str(path)) for path in pictures}
-    with _if_there():
-        logger.experiment.log({**media, "env_steps": env_steps})
+    if media:
+        with _if_there():
+            logger.experiment.log({**media, "env_steps": env_steps})
+
+
+@contextmanager
+def going_on_without(path: Path) -> Iterator[None]:
+    """Warns where `path` cannot be written, and goes on after the block: a full disk costs a picture, not the run.
+
+    Args:
+        path: What the block writes.
+    """
+    try:
+        yield
+    except OSError as error:
+        rank_zero_warn(f"{path} was not written ({error}); the run goes on without it")
 
 
 def _cell(key: str, value: float | int) -> str:

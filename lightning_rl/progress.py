@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
@@ -125,8 +126,10 @@ class EnvStepsProgress(ProgressBar):
         elif final or time.monotonic() - self._shown_at >= self.interval_seconds:
             self._shown_at = time.monotonic()
             elapsed = self._shown_at - self._started_at if final else None
-            sys.stderr.write(progress_line(self._standing(trainer, pl_module), elapsed_seconds=elapsed) + "\n")
-            sys.stderr.flush()
+            line = progress_line(self._standing(trainer, pl_module), elapsed_seconds=elapsed)
+            with suppress(OSError):  # the log file is on a full disk
+                sys.stderr.write(line + "\n")
+                sys.stderr.flush()
 
     def _standing(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Standing:
         counter = getattr(trainer, "datamodule", None)
@@ -158,7 +161,8 @@ class EnvStepsProgress(ProgressBar):
 
     def _close(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):  # the terminal was closed
+                self._bar.stop()
             self._bar = None
 
 

@@ -1,6 +1,7 @@
 """What a full or write-protected disk does to a run: it is told, nothing is lost, and the run goes on."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def test_on_a_full_disk_a_run_goes_on_without_saving_and_a_resumed_one_ends_with
         mount -t tmpfs -o size={5 * size // 2} none {disk}
         mount -t tmpfs -o size=64k none {tmp}
         dd if=/dev/zero of={tmp}/full bs=64k count=1 2>/dev/null
-        $RUN "$@" 2> {kept}/first.txt
+        $RUN "$@" 2> {kept}/first.txt || echo $? > {kept}/status
         cp {disk}/run/last.ckpt {disk}/run/metrics.csv {kept}
         mount -o remount,size={20 * size} {disk}
         $RUN "$@" 2> {kept}/second.txt
@@ -68,12 +69,46 @@ def test_on_a_full_disk_a_run_goes_on_without_saving_and_a_resumed_one_ends_with
     told = (kept / "first.txt").read_text()
     assert done.returncode == 0, done.stderr + told
     assert f"{disk}/run/last.ckpt was not saved" in told
+    assert (kept / "status").read_text() == "1\n"  # its end is not on the disk
+    assert f"lightning-rl: {disk}/run/last.ckpt is not what was learned last: it was not saved; to continue" in told
     assert "No space left on device" in told
     assert "Traceback" not in told
     assert load(kept)["ProcgenDataModule"]["env_steps"] == 2 * ENV_STEPS
     assert [row["env_steps"] for row in rows(kept)] == ["32", "64", "96", "128"]
     assert unlike(straight, load(kept / "run")) == []
     assert rows(kept / "run") == rows(tmp_path / "straight")
+
+
+@needs_namespaces
+def test_a_run_that_is_continued_without_a_byte_left_goes_on_to_its_end(tmp_path: Path) -> None:
+    """It was killed after its first boundary, and while it logged the second; pictures are due, too."""
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    for folder in (disk, kept):
+        folder.mkdir()
+    args = fit_args(disk / "run", "--ckpt_path", "last", config="impala_vae")
+
+    done = in_a_namespace(
+        f"""
+        mount -t tmpfs -o size=256m none {disk}
+        $RUN "$@" 2> {kept}/first.txt
+        mv {disk}/run/previous.ckpt {disk}/run/last.ckpt
+        printf 96,1 >> {disk}/run/metrics.csv
+        cp {disk}/run/config.yaml {kept}
+        dd if=/dev/zero of={disk}/full bs=4k 2>/dev/null || true
+        $RUN "$@" 2> {kept}/told.txt || echo $? > {kept}/status
+        cp {disk}/run/last.ckpt {disk}/run/metrics.csv {kept}
+        cmp {disk}/run/config.yaml {kept}/config.yaml
+        """,
+        *args,
+    )
+
+    told = (kept / "told.txt").read_text()
+    assert done.returncode == 0, done.stderr + told
+    for name in ("media/reconstructions.png", "media/latent_traversal.png", "media/episodes.mp4", "last.ckpt"):
+        assert re.search(f"{disk}/run/{name} was not (written|saved) .*No space left on device", told)
+    assert "Traceback" not in told
+    assert load(kept)["ProcgenDataModule"]["env_steps"] == ENV_STEPS
+    assert (kept / "status").read_text() == "1\n"  # its end is not on the disk
 
 
 @needs_namespaces

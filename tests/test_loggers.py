@@ -5,13 +5,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wandb
+from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_rl.loggers import MetricsCSV, read_metrics, use_env_steps_axis
+from lightning_rl.loggers import MetricsCSV, end_run, log_media, read_metrics, use_env_steps_axis
+from tests.callbacks.full_disk import RememberingWandb
 from tests.wandb_reader import read_history, read_run_id, read_step_metrics
 
 
@@ -95,6 +98,28 @@ def test_truncation_drops_rows_of_later_epochs_in_which_nothing_was_played(path:
         killed.log_metrics({"env_steps": 100, "a": epoch / 8, "epoch": epoch})
     MetricsCSV(path).truncate_after(100, epochs=2)
     assert path.read_text() == "env_steps,a,epoch\n100,0.0,0\n100,0.125,1\n"
+
+
+@pytest.mark.parametrize("beyond", ["", "300,37.5\n", "300,37.5\n400,5"], ids=["nothing", "a row", "a torn line, too"])
+def test_truncation_needs_no_room_on_the_disk(path: Path, beyond: str) -> None:
+    killed = MetricsCSV(path)
+    for env_steps in (100, 200):
+        killed.log_metrics({"env_steps": env_steps, "a": env_steps / 8})
+    kept, partial = path.stat(), path.with_name(".metrics.csv.partial")
+    with path.open("a") as file:
+        file.write(beyond)
+    partial.symlink_to("/dev/full")
+
+    resumed = MetricsCSV(path)
+    resumed.truncate_after(200, epochs=9)
+
+    assert path.read_text() == "env_steps,a\n100,12.5\n200,25.0\n"
+    assert beyond or path.stat().st_mtime_ns == kept.st_mtime_ns
+    resumed.log_metrics({"env_steps": 300, "a": 37.5})
+    assert path.stat().st_ino == kept.st_ino  # the columns are known: the row was appended
+    partial.unlink()
+    resumed.log_metrics({"env_steps": 400, "b": 0.5})
+    assert path.read_text() == "env_steps,a,b\n100,12.5,\n200,25.0,\n300,37.5,\n400,,0.5\n"
 
 
 def test_truncation_without_a_file_makes_none(path: Path) -> None:
@@ -186,6 +211,30 @@ def test_wandb_plots_everything_against_env_steps(tmp_path: Path) -> None:
     history = read_history(tmp_path)
     assert [{key: row[key] for key in ("env_steps", "episode/return")} for row in history] == rows
     assert max(len(file.read_bytes()) for file in tmp_path.rglob("*.wandb")) > 2 * 32_768  # records cross blocks
+
+
+def test_wandb_is_given_no_row_without_media() -> None:
+    wandb_logger = RememberingWandb()
+    log_media(wandb_logger, env_steps=7, videos=[], pictures=[])
+    assert wandb_logger.logged == []
+
+
+class FullDisk(RememberingWandb):
+    """Its copies of pictures do not fit on the disk, and neither does the end of its log."""
+
+    def log(self, row: dict[str, Any]) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def finish(self, exit_code: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_under_wandb_warns(tmp_path: Path) -> None:
+    Image.new("L", (2, 2)).save(tmp_path / "a.png")
+    with pytest.warns(UserWarning, match="W&B could not write .*No space left"):
+        log_media(FullDisk(), env_steps=7, videos=[], pictures=[tmp_path / "a.png"])
+    with pytest.warns(UserWarning, match="W&B could not write .*No space left"):
+        end_run(FullDisk(), preempted=False)
 
 
 @pytest.mark.usefixtures("offline_wandb")

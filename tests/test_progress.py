@@ -1,4 +1,6 @@
+import errno
 import io
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -75,6 +77,22 @@ class PlainModule(ToyModule):
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+class FullDisk(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class ClosedTerminal(Terminal):
+    """Open until it is hung up."""
+
+    hung_up = False
+
+    def write(self, text: str) -> int:
+        if self.hung_up:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().write(text)
 
 
 def terminal_as_stderr(monkeypatch: pytest.MonkeyPatch, *, kind: str = "xterm") -> Terminal:
@@ -190,6 +208,26 @@ def test_an_error_in_training_leaves_the_terminal_usable(tmp_path: Path, monkeyp
         trainer_with(EnvStepsProgress(), tmp_path).fit(module, datamodule=CountingDataModule())
     assert terminal.getvalue().endswith("\x1b[?25h")
     assert (sys.stdout, sys.stderr) == (stdout, terminal)
+
+
+def test_training_goes_on_when_its_log_file_is_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    trainer_with(EnvStepsProgress(interval_seconds=0), tmp_path).fit(ToyModule(), datamodule=CountingDataModule())
+    assert [row["env_steps"] for row in read_metrics(tmp_path / "metrics.csv")] == ["100", "200", "300"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of the bar's own thread
+def test_training_goes_on_when_its_terminal_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class HangingUp(ToyModule):
+        def on_train_epoch_end(self) -> None:
+            super().on_train_epoch_end()
+            terminal.hung_up = True
+
+    terminal_as_stderr(monkeypatch)
+    terminal = ClosedTerminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    trainer_with(EnvStepsProgress(), tmp_path).fit(HangingUp(), datamodule=CountingDataModule())
+    assert [row["env_steps"] for row in read_metrics(tmp_path / "metrics.csv")] == ["100", "200", "300"]
 
 
 def test_a_dumb_terminal_gets_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

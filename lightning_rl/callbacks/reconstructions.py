@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from lightning_rl.callbacks.iteration import data_of, is_stopped_by_signal
-from lightning_rl.loggers import log_media
+from lightning_rl.loggers import going_on_without, log_media
 from lightning_rl.media import draw_image_rows
 from lightning_rl.modules.impala_vae import ImpalaVAEModule
 from lightning_rl.schema import require
@@ -120,25 +120,30 @@ class AutoencoderPictures(Callback):
             ("input", _pixels(inputs)),
             *((shown(row.env_steps), row.images) for row in rows),
         ]
-        draw_image_rows(
-            self.reconstructions,
-            [(label, row.numpy()) for label, row in images],
-            title=f"{self._title}: reconstructions after so many env steps",
-        )
+        pictures = []
+        with going_on_without(self.reconstructions):
+            draw_image_rows(
+                self.reconstructions,
+                [(label, row.numpy()) for label, row in images],
+                title=f"{self._title}: reconstructions after so many env steps",
+            )
+            pictures.append(self.reconstructions)
         values = torch.tensor(_VALUES, dtype=torch.float32)
         traversal = module.traversed(self._frames, values, num_dimensions=_NUM_DIMENSIONS)
-        draw_image_rows(
-            self.traversal,
-            [
-                (f"dimension {dimension}: {kl:.2f} nats", _pixels(row).numpy())
-                for dimension, kl, row in zip(*traversal, strict=True)
-            ],
-            columns=[str(value) for value in _VALUES],
-            title=f"{self._title}: parts of the code after {shown(env_steps)} env steps",
-        )
+        with going_on_without(self.traversal):
+            draw_image_rows(
+                self.traversal,
+                [
+                    (f"dimension {dimension}: {kl:.2f} nats", _pixels(row).numpy())
+                    for dimension, kl, row in zip(*traversal, strict=True)
+                ],
+                columns=[str(value) for value in _VALUES],
+                title=f"{self._title}: parts of the code after {shown(env_steps)} env steps",
+            )
+            pictures.append(self.traversal)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                log_media(logger, env_steps=env_steps, videos=[], pictures=[self.reconstructions, self.traversal])
+                log_media(logger, env_steps=env_steps, videos=[], pictures=pictures)
 
 
 def _drawn(trainer: Trainer, module: LightningModule) -> ImpalaVAEModule | None:

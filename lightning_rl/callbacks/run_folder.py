@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_rl.callbacks.iteration import data_of, is_stopped_by_signal
-from lightning_rl.durable import remove_partial
+from lightning_rl.durable import remove_partial, replacing
 from lightning_rl.loggers import MetricsCSV, end_run, use_env_steps_axis
 
 
@@ -47,10 +47,12 @@ class RunFolder(Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         text = self._parser.dump(self._config, skip_none=False)
-        if self._path.exists():
-            self._say_differences(self._path.read_text(encoding="utf-8"), text)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(text, encoding="utf-8")
+        before = self._path.read_bytes() if self._path.exists() else None
+        if before is not None:
+            self._say_differences(before, text)
+        if before != text.encode():  # a run that is continued as it was needs no room
+            with replacing(self._path) as file:
+                file.write(text.encode())
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 use_env_steps_axis(logger)
@@ -68,8 +70,13 @@ class RunFolder(Callback):
             if stage == "fit" and isinstance(logger, WandbLogger):
                 end_run(logger, preempted=is_stopped_by_signal(trainer))
 
-    def _say_differences(self, before: str, after: str) -> None:
-        old, new = _flat(yaml.safe_load(before)), _flat(yaml.safe_load(after))
+    def _say_differences(self, before: bytes, after: str) -> None:
+        try:
+            old = _flat(yaml.safe_load(before.decode()))
+        except (ValueError, yaml.YAMLError):
+            rank_zero_info(f"{self._path} is unreadable and is replaced")
+            return
+        new = _flat(yaml.safe_load(after))
         for key in sorted(old.keys() | new.keys()):
             if old.get(key) != new.get(key):
                 rank_zero_info(f"{key} was {old.get(key)} when this run was last started and is {new.get(key)} now")

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
 
 from lightning_rl.callbacks.iteration import data_of, is_stopped_by_signal
-from lightning_rl.loggers import log_media
+from lightning_rl.loggers import going_on_without, log_media
 from lightning_rl.media import draw_learning_curve, tiled, write_video
 from lightning_rl.modules.base import RLModule
 from lightning_rl.types import Episodes
@@ -79,13 +79,17 @@ class RecordMedia(Callback):
         episodes = data.evaluation(
             "full_distribution", pl_module, num_envs=data.predict_episodes, greedy=pl_module.greedy, watcher=self._watch
         )
+        videos, pictures = [], []
         for _ in episodes:
-            self._write()
-        curve = draw_learning_curve(self._metrics, self.learning_curve, title=self._title)
+            with going_on_without(self.video):
+                self._write()
+                videos.append(self.video)
+        with going_on_without(self.learning_curve):
+            if draw_learning_curve(self._metrics, self.learning_curve, title=self._title):
+                pictures.append(self.learning_curve)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                pictures = [self.learning_curve] if curve else []
-                log_media(logger, env_steps=data.env_steps, videos=[self.video], pictures=pictures)
+                log_media(logger, env_steps=data.env_steps, videos=videos, pictures=pictures)
 
     def _watch(self, obs: UInt8[NDArray[Any], "B H W C"], playing: Bool[NDArray[Any], "B"]) -> None:
         if len(self._frames) < _MAX_FRAMES:

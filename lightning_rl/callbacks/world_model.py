@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from lightning_rl.callbacks.iteration import data_of
 from lightning_rl.data.replay import ReplayBuffer
-from lightning_rl.loggers import log_media
+from lightning_rl.loggers import going_on_without, log_media
 from lightning_rl.media import captioned, draw_image_rows, tiled, write_video
 from lightning_rl.modules.simple import SimPLeModule
 from lightning_rl.modules.world_model import reward_classes
@@ -162,19 +162,24 @@ class WorldModelReport(Callback):
         imagined = imagination(module, windows, generator)
         video = self._media / f"imagined_{env_steps}.mp4"
         picture = self._media / "imagined.png"
-        write_video(video, pairs(windows, imagined, module.num_frames), frames_per_second=_FRAMES_PER_SECOND)
+        videos, pictures = [], []
+        with going_on_without(video):
+            write_video(video, pairs(windows, imagined, module.num_frames), frames_per_second=_FRAMES_PER_SECOND)
+            videos.append(video)
         shown = [step for step in _DRAWN_STEPS if step <= int(windows.valid[0, module.num_frames - 1 :].sum())]
         real = windows.frames[0, module.num_frames - 1 :]
         dreamt = torch.cat([real[:1], imagined.frames[0]])
-        draw_image_rows(
-            picture,
-            [("game", real[shown].numpy()), ("world model", dreamt[shown].numpy())],
-            columns=[f"step {step}" for step in shown],
-            title=f"{self._title}: held-out play and the world model's, same start and actions",
-        )
+        with going_on_without(picture):
+            draw_image_rows(
+                picture,
+                [("game", real[shown].numpy()), ("world model", dreamt[shown].numpy())],
+                columns=[f"step {step}" for step in shown],
+                title=f"{self._title}: held-out play and the world model's, same start and actions",
+            )
+            pictures.append(picture)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                log_media(logger, env_steps=env_steps, videos=[video], pictures=[picture])
+                log_media(logger, env_steps=env_steps, videos=videos, pictures=pictures)
 
 
 def pairs(windows: Windows, imagined: Imagination, num_frames: int) -> Iterator[UInt8[NDArray[Any], "H2 W2 3"]]:

@@ -14,6 +14,7 @@ from lightning_rl.callbacks.reconstructions import AutoencoderPictures
 from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.modules.impala_vae import Autoencoding, ImpalaVAEModule
 from lightning_rl.modules.ppo_distill import PPODistillModule
+from tests.callbacks.full_disk import RememberingWandb, leave_no_room_for
 from tests.runs import fit
 
 LATENT = 3
@@ -77,6 +78,27 @@ def test_a_run_leaves_both_pictures_and_saves_what_they_show(tmp_path: Path) -> 
     first, *_, last = state["reconstructions"]
     assert first.shape == (8, 64, 64, 1)
     assert not torch.equal(first, last)
+
+
+def test_a_full_disk_costs_pictures_and_is_told_each_time(tmp_path: Path) -> None:
+    training, wandb = Training(tmp_path), RememberingWandb()
+    training.trainer.loggers = [wandb]
+    reconstructions, traversal = training.callback.reconstructions, training.callback.traversal
+
+    leave_no_room_for(reconstructions, traversal)
+    with pytest.warns(UserWarning, match="was not written .*No space left") as told:
+        training.start()
+    assert [str(warning.message).split(" was")[0] for warning in told] == [str(reconstructions), str(traversal)]
+    leave_no_room_for(traversal)
+    with pytest.warns(UserWarning, match="latent_traversal.png was not written .*No space left"):
+        training.epoch_ends(10)
+    training.epoch_ends(20)
+
+    assert wandb.logged == [
+        ["media/reconstructions", "env_steps"],
+        ["media/reconstructions", "media/latent_traversal", "env_steps"],
+    ]
+    assert training.kept() == [0, 10, 20]
 
 
 def test_rows_are_added_at_the_start_and_after_each_tenth_of_the_run(tmp_path: Path) -> None:

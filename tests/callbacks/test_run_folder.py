@@ -1,10 +1,14 @@
+import errno
+import os
 from pathlib import Path
+from typing import IO
 
 import pytest
 import yaml
 
+from lightning_rl import durable
 from lightning_rl.cli import main
-from tests.runs import fit, fit_args, rows
+from tests.runs import ENV_STEPS, fit, fit_args, rows
 
 
 def test_a_resumed_run_says_what_differs_and_cuts_metrics_to_the_checkpoint(
@@ -43,3 +47,53 @@ def test_fast_dev_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     assert main(fit_args(tmp_path / "run", trainer__fast_dev_run="true", trainer__logger=None)) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def kill_after_the_first_boundary(run_dir: Path) -> None:
+    """As if a run of two iterations had been."""
+    (run_dir / "previous.ckpt").replace(run_dir / "last.ckpt")
+
+
+def test_a_config_that_stays_the_same_is_not_written_again(tmp_path: Path) -> None:
+    fit(tmp_path, iterations=2)
+    kill_after_the_first_boundary(tmp_path)
+    config = tmp_path / "config.yaml"
+    before = config.stat()
+
+    checkpoint = fit(tmp_path, "--ckpt_path", "last", iterations=2)
+
+    assert checkpoint["ProcgenDataModule"]["env_steps"] == 2 * ENV_STEPS
+
+    assert (config.stat().st_ino, config.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_config_that_does_not_fit_on_the_disk_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(file: IO[bytes]) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    fit(tmp_path, iterations=1)
+    before = (tmp_path / "config.yaml").read_bytes()
+    monkeypatch.setattr(durable, "flush", full)
+
+    assert main(fit_args(tmp_path, "--ckpt_path", "last", iterations=2)) == 1
+
+    assert "No space left on device" in capsys.readouterr().err
+    assert (tmp_path / "config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("damaged", [b"model: {\xff", b"model: {", b"\0" * 9], ids=["bytes", "yaml", "zeros"])
+def test_an_unreadable_config_is_told_and_replaced(
+    damaged: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(tmp_path, iterations=2)
+    kill_after_the_first_boundary(tmp_path)
+    config = tmp_path / "config.yaml"
+    before = config.read_bytes()
+    config.write_bytes(damaged)
+
+    fit(tmp_path, "--ckpt_path", "last", iterations=2)
+
+    assert f"{config} is unreadable and is replaced" in [record.getMessage() for record in caplog.records]
+    assert config.read_bytes() == before

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 
 from lightning_rl.cli import main
 from tests.runs import fit
@@ -23,3 +24,16 @@ def test_episodes_are_shown_side_by_side_and_dimmed_once_over(tmp_path: Path) ->
     assert lengths[short] < max(lengths)
     assert tile[lengths[short] :].max() < tile[: lengths[short]].min() / 2
     assert frames[:, :, 2 * 194 :].max() < 30  # two places stay black, as far as the codec can
+
+
+def test_what_fit_cannot_show_is_told_and_what_predict_cannot_is_an_error(tmp_path: Path) -> None:
+    names = ("episodes.mp4", "learning_curve.png")
+    for name in names:  # no file takes the place of a folder
+        (tmp_path / "media" / name).mkdir(parents=True)
+
+    with pytest.warns(UserWarning, match="was not written") as told:
+        fit(tmp_path, iterations=2)
+
+    assert [str(warning.message).split(" was")[0] for warning in told] == [str(tmp_path / "media" / n) for n in names]
+    with pytest.raises(IsADirectoryError):
+        main(["predict", "--ckpt_path", str(tmp_path / "last.ckpt"), "--data.predict_episodes", "2"])

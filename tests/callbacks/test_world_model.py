@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import Trainer
 from torch import Tensor
 
 from lightning_rl.callbacks.world_model import (
     Imagination,
+    WorldModelReport,
     imagination,
     pairs,
     summed_reward_accuracy,
@@ -20,6 +22,7 @@ from lightning_rl.modules.simple import SimPLeModule
 from lightning_rl.modules.simulator import Simulator
 from lightning_rl.modules.world_model import reward_classes
 from lightning_rl.types import ImaginedStep, Windows
+from tests.callbacks.full_disk import RememberingWandb, leave_no_room_for
 from tests.modules.dreams import REWARDS, H, K, W, module, play, windows
 
 
@@ -130,3 +133,20 @@ def test_the_video_shows_the_game_beside_the_model() -> None:
     assert np.array_equal(game[:, 14:], model[:, 14:])
     assert np.array_equal(game[:, 14::3, ::3], real[0].numpy())
     assert not np.array_equal(game[:, :14], model[:, :14])  # who is who
+
+
+@pytest.mark.parametrize(
+    ("unwritten", "given"),
+    [("imagined_7.mp4", ["media/imagined", "env_steps"]), ("imagined.png", ["media/imagined_7", "env_steps"])],
+)
+def test_a_full_disk_costs_a_picture_that_wandb_is_not_given(
+    unwritten: str, given: list[str], replay: ReplayBuffer, tmp_path: Path
+) -> None:
+    trainer, wandb = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), RememberingWandb()
+    trainer.loggers = [wandb]
+    leave_no_room_for(tmp_path / "media" / unwritten)
+
+    with pytest.warns(UserWarning, match=f"{unwritten} was not written .*No space left"):
+        WorldModelReport(tmp_path, title="noise")._show(trainer, known(), replay, 7)
+
+    assert wandb.logged == [given]
