@@ -209,7 +209,8 @@ class RunCLI(LightningCLI):
         fresh = re.sub(r"[^A-Za-z0-9_-]", "-", self.run_dir.name) + (
             "" if given is None else f"-{secrets.token_hex(2)}"
         )
-        self.run_id = _sweeps_run_id() or str(metadata.get("run_id", fresh))
+        goes_on = self.checkpoint is not None and self.checkpoint.parent.resolve() == self.run_dir.resolve()
+        self.run_id = _sweeps_run_id() or (str(metadata.get("run_id", fresh)) if goes_on else fresh)
         config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
 
     def _new_run_dir(self) -> Path:

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -55,6 +54,7 @@ class Watchman:
 
     def __init__(self) -> None:
         self._writer = -1
+        self._stopped = threading.Event()
 
     def start(self) -> None:
         """From now on a signal is answered after a few seconds, if it was not before."""
@@ -67,19 +67,18 @@ class Watchman:
             os.close(writer)
             return
         self._writer = writer
-        threading.Thread(target=_watch, args=(reader,), name="watchman", daemon=True).start()
+        threading.Thread(target=self._watch, args=(reader,), name="watchman", daemon=True).start()
 
     def stop(self) -> None:
         """From now on the main thread answers alone; a second call does nothing."""
         if self._writer != -1:
             signal.set_wakeup_fd(-1)
+            self._stopped.set()
             os.close(self._writer)
             self._writer = -1
 
-
-def _watch(reader: int) -> None:
-    with open(reader, "rb", buffering=0) as numbers:
-        while number := numbers.read(1):
-            if number[0] in SIGNALS:
-                time.sleep(_PATIENCE_SECONDS)
-                os._exit(STOPPED)
+    def _watch(self, reader: int) -> None:
+        with open(reader, "rb", buffering=0) as numbers:
+            while number := numbers.read(1):
+                if number[0] in SIGNALS and not self._stopped.wait(_PATIENCE_SECONDS):
+                    os._exit(STOPPED)

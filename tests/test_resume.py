@@ -327,7 +327,9 @@ class TestOfOneRun:
             capsys.readouterr().err
         )
         assert unlike(before, load(run_dir)) == []
-        fit(tmp_path / "branch", "--ckpt_path", str(earlier), iterations=3)
+        branch = fit(tmp_path / "branch", "--ckpt_path", str(earlier), iterations=3)
+        assert branch[GAMES]["env_steps"] == 3 * ENV_STEPS
+        assert branch[checkpoints.METADATA]["run_id"] != before[checkpoints.METADATA]["run_id"]  # W&B would mix them
 
     def test_fewer_epochs_than_are_done_are_refused(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(fit_args(run_dir, *LAST, iterations=3, trainer__max_epochs=1)) == 2
