@@ -14,7 +14,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 STOPPED = 143
 """Exit status of a process that was asked to end."""
 
-_PATIENCE_SECONDS = 3.0  # for a main thread that can answer to do so, and to tidy up
+_PATIENCE_SECONDS = 5.0  # for a main thread that can answer to do so, and to tidy up
+_LAUNCHERS = ("SLURM_PROCID", "TORCHELASTIC_RUN_ID")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -48,8 +49,11 @@ def end_at_signals(before: Callable[[int], object] = int) -> None:
 class Watchman:
     """Ends this process at one of `SIGNALS` while its main thread waits in a call that lets no handler run.
 
-    So do ranks that wait for each other before training. Main threads only may start and stop it; it does nothing
-    where somebody else listens for signals in the same way.
+    So do ranks that wait for each other before training. The status is `STOPPED`, but 1 where srun or torchrun has
+    started them: these end ranks that wait for one that has failed in the same way, and a failed run must not be taken
+    for a stopped one and queued again.
+
+    Main threads only may start and stop it; it does nothing where somebody else listens for signals in the same way.
     """
 
     def __init__(self) -> None:
@@ -81,4 +85,4 @@ class Watchman:
         with open(reader, "rb", buffering=0) as numbers:
             while number := numbers.read(1):
                 if number[0] in SIGNALS and not self._stopped.wait(_PATIENCE_SECONDS):
-                    os._exit(STOPPED)
+                    os._exit(1 if os.environ.keys() & set(_LAUNCHERS) else STOPPED)
