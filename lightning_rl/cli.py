@@ -197,7 +197,7 @@ class RunCLI(LightningCLI):
         self.checkpoint = self._checkpoint(config.ckpt_path, given)
         if self.subcommand == "fit":
             self.run_dir = given or _launchers_run_dir() or self._new_run_dir()
-            _refuse_to_overwrite(self.run_dir, self.checkpoint, given=config.ckpt_path is not None)
+            _refuse_to_overwrite(self.run_dir, self.checkpoint, anew_or_on=config.ckpt_path == "last")
         elif self.checkpoint is None:
             raise UsageError(f"ckpt_path: {self.subcommand} needs a checkpoint, found none; give --ckpt_path FILE")
         else:
@@ -458,15 +458,16 @@ def _set_damaged_aside(checkpoint: Path | None) -> None:
             last.replace(last.with_name("damaged.ckpt"))
 
 
-def _refuse_to_overwrite(run_dir: Path, checkpoint: Path | None, *, given: bool) -> None:
+def _refuse_to_overwrite(run_dir: Path, checkpoint: Path | None, *, anew_or_on: bool) -> None:
     """Refuses a folder whose files this run would replace: of another run, or of this one from later on.
 
     Args:
         run_dir: the folder.
         checkpoint: what is continued; None starts anew.
-        given: `--ckpt_path` was; a start that was killed before it saved leaves files that may then be replaced.
+        anew_or_on: the command serves first start and restart; a start that was killed before it saved leaves files
+            that are then replaced.
     """
-    names = _OF_A_RUN[:2] if given else _OF_A_RUN
+    names = _OF_A_RUN[:2] if anew_or_on else _OF_A_RUN
     found = [name for name in names if (run_dir / name).exists()]
     if found and (checkpoint is None or checkpoint.parent.resolve() != run_dir.resolve()):
         raise UsageError(
@@ -474,7 +475,7 @@ def _refuse_to_overwrite(run_dir: Path, checkpoint: Path | None, *, given: bool)
             " continue that one"
         )
     last = run_dir / checkpoints.LAST
-    if found and checkpoint is not None and checkpoint.name != checkpoints.LAST and checkpoints.is_readable(last):
+    if checkpoint is not None and checkpoint.name != checkpoints.LAST and checkpoints.is_readable(last):
         raise UsageError(
             f"run_dir: {run_dir} goes on until {last}, which a run from {checkpoint} would replace; give another"
             " --run_dir to branch off there, or --ckpt_path last"

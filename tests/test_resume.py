@@ -317,6 +317,16 @@ class TestOfOneRun:
         )
         assert (run_dir / left).read_bytes() == content
 
+    def test_nor_is_it_by_one_that_goes_on_from_elsewhere(
+        self, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "best.ckpt").write_bytes(b"best")
+        args = fit_args(tmp_path / "other", "--ckpt_path", str(run_dir / "last.ckpt"), iterations=3)
+        assert main(args) == 2
+        assert "holds a run already (best.ckpt); give another folder" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "other").iterdir()] == ["best.ckpt"]
+
     def test_an_older_checkpoint_of_it_branches_off_only_into_another_folder(
         self, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
