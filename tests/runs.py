@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_rl import checkpoints
 from lightning_rl.cli import main
+from lightning_rl.lifetime import end_at_signals
 from lightning_rl.loggers import read_metrics
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -139,6 +140,7 @@ def _run(args: list[str], output: str, environment: dict[str, str]) -> None:
     with open(output, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    end_at_signals()  # as lightning_rl.__main__ does: before and after `main`, too
     sys.exit(main(args))
 
 
