@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_rl import checkpoints
-from tests.runs import fit_args, load, rows, start, unlike, wait_until
+from tests.runs import fit_args, listens, load, rows, start, unlike, wait_until
 from tests.wandb_reader import read_history
 
 LAST = ("--ckpt_path", "last")
@@ -75,7 +75,9 @@ def campaign(
     for number in disturbances:
         process = start(args, _log(folder))
         _wait(run_dir, process, stream)
-        with contextlib.suppress(ProcessLookupError):  # it has ended: its status must say that all is done
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it has ended: its status must say well
+            while number != signal.SIGKILL and not listens(process.pid or 0, number):  # not begun on a busy machine
+                time.sleep(0.01)
             os.kill(process.pid or 0, number)
         process.join(120)
         seen.disturbances[number.name if process.exitcode else "too late"] += 1

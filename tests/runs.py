@@ -144,6 +144,12 @@ def _run(args: list[str], output: str, environment: dict[str, str]) -> None:
     sys.exit(main(args))
 
 
+def listens(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal; before its first line was run it has none."""
+    caught = Path(f"/proc/{pid}/status").read_text().split("SigCgt:")[1].split()[0]
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 def wait_until(condition: Callable[[], bool], process: BaseProcess, *, seconds: float = 240.0) -> None:
     """Returns when `condition` holds; raises where the process ends before, or the time does."""
     end = time.monotonic() + seconds

@@ -21,7 +21,7 @@ from lightning_rl import __version__, checkpoints
 from lightning_rl.cli import RunCLI, main
 from lightning_rl.envs.procgen import GAMES
 from lightning_rl.loggers import read_metrics
-from tests.runs import CONFIGS, ENV_STEPS, fit, fit_args, load, rows, start, wait_until
+from tests.runs import CONFIGS, ENV_STEPS, fit, fit_args, listens, load, rows, start, wait_until
 from tests.wandb_reader import read_end, read_history, read_run_id, read_step_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -441,11 +441,9 @@ def test_sigterm_ends_at_the_boundary_with_status_143_and_a_resumable_run(tmp_pa
 
 def test_a_signal_that_comes_before_everything_is_imported_ends_with_status_143(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-m", "lightning_rl", *fit_args(tmp_path / "run")], cwd=ROOT)
-    proc = Path("/proc", str(process.pid))
-    caught = 1 << (signal.SIGUSR1 - 1)
-    while not int(proc.joinpath("status").read_text().split("SigCgt:")[1].split()[0], 16) & caught:
+    while not listens(process.pid, signal.SIGUSR1):
         time.sleep(0.001)
-    assert "libtorch" not in proc.joinpath("maps").read_text()
+    assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
     process.send_signal(signal.SIGUSR1)
     assert process.wait(30) == 143
 
