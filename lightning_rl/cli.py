@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from jsonargparse import Namespace
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
@@ -42,7 +43,7 @@ from lightning_rl.callbacks.world_model import WorldModelReport
 from lightning_rl.durable import held
 from lightning_rl.lifetime import SIGNALS, STOPPED, Watchman, end_at_signals, end_with
 from lightning_rl.loggers import MetricsCSV, drop_obsolete_settings, outlive, silent_server
-from lightning_rl.precision import suitable
+from lightning_rl.precision import suitable, uses_cuda
 from lightning_rl.progress import EnvStepsProgress
 from lightning_rl.types import ActorError, BusyError, ReplayError, UnsavedError, UsageError
 from lightning_rl.usage import asked_data_class, check_configs, check_numbers, data_class, essence, module_class, values
@@ -179,6 +180,9 @@ class RunCLI(LightningCLI):
             config.trainer.devices = 1  # a few episodes, in one video
         self._suit_precision(config.trainer)
         self.saved_config = config.clone()
+        if config.trainer.deterministic is None and uses_cuda(config.trainer.accelerator):
+            config.trainer.deterministic = True  # many kernels add in any order, and a resumed run would not repeat
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nobody reads it
         module = module_class(config.model.class_path)
         self.method = module.method(config.model.init_args.as_dict())
         self.game = data_class(config.data.class_path).game_named(str(config.data.init_args.get("game")))

@@ -28,6 +28,7 @@ _ENOUGH_SPACE = _GIB  # a few checkpoints, metrics and videos of a run
 _ENOUGH_MEMORY = 4 * _GIB  # PPO's rollouts, and what learning from them takes
 _ENOUGH_FILES = 256
 _PATIENCE = 120.0
+_REFUSED = "lightning_rl.types.UsageError: "
 
 _GAMES = {
     "procgen": "from lightning_rl.envs.procgen import ProcgenVectorEnv as Env; game = 'coinrun'",
@@ -160,7 +161,9 @@ def games() -> Iterator[Finding]:
         yield Finding("note", "games of procgen", f"have no wheels for {where}", "Atari's can be played")
     for name in names:
         _, failure = _run(_GAMES[name] + _REPLAY)
-        if failure:
+        if failure.startswith(_REFUSED):  # it says what to do
+            yield Finding("bad", f"games of {name}", failure.removeprefix(_REFUSED))
+        elif failure:
             yield Finding("bad", f"games of {name}", failure, "install their package again")
         else:
             yield Finding("ok", f"games of {name}", "play, and resume to the same frames")

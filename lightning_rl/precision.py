@@ -22,3 +22,8 @@ def suitable(precision: str | int | None, accelerator: str) -> str | int | None:
     """
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
     return "32-true" if precision == "bf16-mixed" and on_cpu and not cpu_has_bf16() else precision
+
+
+def uses_cuda(accelerator: str) -> bool:
+    """Whether Lightning's `trainer.accelerator` means NVIDIA's GPUs on this machine."""
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()

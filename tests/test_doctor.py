@@ -178,6 +178,13 @@ class Env:
         assert (first.verdict, first.found) == (verdict, found)
         assert (second.verdict, second.subject, second.found) == ("bad", "games of atari", "ImportError: libGL")
 
+    def test_what_the_games_say_themselves_needs_no_advice(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        refused = "from lightning_rl.types import UsageError; raise UsageError('they need libGL.so.1')\n"
+        monkeypatch.setattr(doctor, "_GAMES", {"atari": refused})
+        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+
+        assert list(doctor.games()) == [Finding("bad", "games of atari", "they need libGL.so.1")]
+
     def test_elsewhere_procgen_is_not_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(doctor, "_GAMES", dict.fromkeys(doctor._GAMES, ""))
         monkeypatch.setattr(doctor, "_REPLAY", "")

@@ -36,3 +36,15 @@ def test_only_emulated_bf16_is_replaced(
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: has)
 
     assert precision.suitable(asked, accelerator) == given
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "there", "used"),
+    [("auto", True, True), ("gpu", True, True), ("cuda", True, True), ("cpu", True, False), ("auto", False, False)],
+)
+def test_nvidias_gpus_are_used_where_they_are_there_and_asked_for(
+    accelerator: str, there: bool, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+
+    assert precision.uses_cuda(accelerator) is used

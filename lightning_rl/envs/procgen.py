@@ -3,6 +3,7 @@
 The only file that knows Procgen, and it imports it only when the first environment is built.
 """
 
+import re
 import warnings
 from importlib import import_module, metadata
 from types import ModuleType
@@ -16,9 +17,10 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy.typing import NDArray
 
 from lightning_rl.envs import saved_games
-from lightning_rl.types import State
+from lightning_rl.types import State, UsageError
 
 NUM_ACTIONS = 15
+_SYSTEM_LIBRARY = re.compile(r"(lib(?!env\.so)[^/\s]+\.so[.\d]*): cannot open shared object file")
 _MAX_THREADS = 1024
 MAX_SEED = 2**31 - 1
 """Procgen's seeds are 32-bit signed integers."""
@@ -385,7 +387,17 @@ def _build(game: str, num_envs: int, options: dict[str, Any], **process: int) ->
     if options["distribution_mode"] == "exploration":
         # Procgen refuses even the defaults of the options that this mode sets itself
         options = {key: value for key, value in options.items() if key not in ("num_levels", "start_level")}
-    games: _Games = _imported_procgen().ProcgenGym3Env(num=num_envs, env_name=game, **options, **process)
+    procgen = _imported_procgen()
+    try:
+        games: _Games = procgen.ProcgenGym3Env(num=num_envs, env_name=game, **options, **process)
+    except OSError as error:
+        missing = _SYSTEM_LIBRARY.search(str(error))
+        if missing is None:
+            raise
+        raise UsageError(
+            f"Procgen's games need {missing[1]}, which this system lacks; Debian and Ubuntu: apt-get install"
+            " libgl1 libglib2.0-0, Fedora and Red Hat: dnf install libglvnd-glx glib2"
+        ) from error
     return games
 
 

@@ -10,6 +10,9 @@ from lightning_rl.networks.dropout import dropped_out
 from lightning_rl.networks.init import unit_scaling_lstm_
 from lightning_rl.networks.output_linear import OutputLinear
 
+_ONE = 2.0**40
+"""Chances are added as integers of this unit: on a GPU torch adds floats up in no fixed order."""
+
 
 class BitPrior(nn.Module):
     """An LSTM that predicts a code from what is known before the frame comes, symbol after symbol.
@@ -57,8 +60,9 @@ class BitPrior(nn.Module):
             later = dropped_out(self._embedded(symbols[:, :-1]), self.config.prior_dropout, generator)
             outputs, _ = self.lstm(torch.cat([first, later], dim=1), state)
             logits = self.logits(dropped_out(outputs, self.config.prior_dropout, generator))
-            nats: Tensor = functional.cross_entropy(logits.transpose(1, 2), symbols, reduction="none").mean(1)
-        return nats
+            # one row per symbol: of more dimensions torch has no deterministic kernel for GPUs
+            nats = functional.cross_entropy(logits.flatten(0, 1), symbols.flatten(), reduction="none")
+        return nats.view_as(symbols).mean(1)
 
     def sampled(
         self, features: Float[Tensor, "N {self.num_features}"], generator: torch.Generator
@@ -71,9 +75,9 @@ class BitPrior(nn.Module):
             inputs, state = self._started(features)
             for chance in chances.to(features.device):
                 outputs, state = self.lstm(inputs, state)
-                below = self.logits(outputs.squeeze(1)).softmax(-1).cumsum(-1)
+                below = (self.logits(outputs.squeeze(1)).softmax(-1) * _ONE).long().cumsum(-1)
                 # the last sum is one but for rounding, so it is not looked at
-                symbols.append((below[:, :-1] <= chance).sum(-1))
+                symbols.append((below[:, :-1] <= (chance * _ONE).long()).sum(-1))
                 inputs = self._embedded(symbols[-1].unsqueeze(1))
         return self.bits(torch.stack(symbols, dim=1))
 

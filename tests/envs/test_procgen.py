@@ -6,6 +6,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from lightning_rl.envs.procgen import (
     check_options,
     normalized_return,
 )
-from lightning_rl.types import State
+from lightning_rl.types import State, UsageError
 
 pytestmark = pytest.mark.skipif(find_spec("procgen") is None, reason="procgen has no wheel for this platform")
 
@@ -495,6 +496,27 @@ def test_wrong_actions_are_refused_before_any_game_moves(actions: NDArray[np.int
         env.step(actions)
 
     assert_equal(played(env, actions_of(5)), played(twin, actions_of(5)))
+
+
+_LOADING = "cannot load library 'x/libenv.so': {}: No such file or directory.  Additionally, ctypes.util.find_library()"
+
+
+def test_a_library_that_the_system_lacks_is_named(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    build()  # which imports procgen without gym's notice
+    why = _LOADING.format("libGL.so.1: cannot open shared object file")
+    monkeypatch.setattr("procgen.ProcgenGym3Env", Mock(side_effect=OSError(why)))
+
+    with pytest.raises(UsageError, match=r"need libGL\.so\.1, which this system lacks; .* apt-get install"):
+        build()
+
+
+def test_the_bindings_own_library_is_not_the_systems(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    build()
+    why = _LOADING.format("x/libenv.so: cannot open shared object file")
+    monkeypatch.setattr("procgen.ProcgenGym3Env", Mock(side_effect=OSError(why)))
+
+    with pytest.raises(OSError, match="libenv"):
+        build()
 
 
 def test_closing_twice_is_closing_once(build: Build) -> None:
