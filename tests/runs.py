@@ -100,7 +100,7 @@ def fit(run_dir: Path, *args: str, **options: Any) -> dict[str, Any]:
 
 
 def load(run_dir: Path) -> dict[str, Any]:
-    checkpoint: dict[str, Any] = torch.load(run_dir / "last.ckpt", weights_only=True)
+    checkpoint: dict[str, Any] = torch.load(run_dir / "last.ckpt", map_location="cpu", weights_only=True)
     return checkpoint
 
 

@@ -16,5 +16,10 @@ def adam(groups: Iterable[dict[str, Any]], **options: Any) -> torch.optim.Adam:
         options: of the optimiser, for groups that have none of their own.
     """
     groups = [{**group, "params": list(group["params"])} for group in groups]
-    on_cpu = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
-    return torch.optim.Adam(groups, fused=True if on_cpu else None, **options)
+    devices = {parameter.device.type for group in groups for parameter in group["params"]}
+    return torch.optim.Adam(groups, fused=fused_on(*devices), **options)
+
+
+def fused_on(*devices: str) -> bool | None:
+    """The `fused` of an Adam whose parameters are on devices of these types; None leaves the choice to torch."""
+    return True if devices == ("cpu",) else None

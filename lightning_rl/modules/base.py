@@ -16,9 +16,10 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from lightning_rl.modules.adam import fused_on
 from lightning_rl.modules.micro_batches import MicroBatches, Part, accumulated, threads
 from lightning_rl.precision import cpu_has_bf16
-from lightning_rl.types import ActorOutput, Episodes, Recall, Source
+from lightning_rl.types import ActorOutput, Episodes, Recall, Rollout, Source
 
 _STATE_BEFORE = "the newest checkpoint holds the state before it"
 VALIDATION_KEYS = {"train_levels": "validation/train_levels_return", "full_distribution": "validation/return"}
@@ -120,6 +121,11 @@ class RLModule(LightningModule, ABC):
         logits, values = (output.cpu() for output in outputs)
         return ActorOutput(actions=chosen(logits, generator, greedy=greedy), logits=logits, values=values)
 
+    def collected(self, source: Source) -> Rollout:
+        """A rollout of this policy; its weights are cast to the precision that it acts in once, not at every step."""
+        with self.precision():
+            return source.collect(self)
+
     def in_parts(
         self, function: Callable[[Tensor], tuple[Tensor, ...]], obs: UInt8[Tensor, "N H W C"], *, size: int
     ) -> tuple[Tensor, ...]:
@@ -199,13 +205,17 @@ class RLModule(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The optimiser's options are this run's: torch would take the saved ones back, whatever the command says.
 
-        Where a scheduler moves them they are the saved ones.
+        Where a scheduler moves them they are the saved ones. What depends on the device is of the one that trains,
+        where the weights are not yet.
         """
         if checkpoint.get("optimizer_states") and not checkpoint.get("lr_schedulers"):
             (saved,) = checkpoint["optimizer_states"]
             optimizer: Any = self.configure_optimizers()
+            device = self.device if self._trainer is None else self._trainer.strategy.root_device
             for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True):
                 old |= {key: value for key, value in new.items() if key != "params"}
+                if "fused" in old:
+                    old["fused"] = fused_on(device.type)
 
     def configure_gradient_clipping(
         self,

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from lightning_rl.modules.adam import adam
+from lightning_rl.modules.adam import adam, fused_on
 
 
 def test_parameters_of_any_layout_go_where_torchs_own_adam_takes_them() -> None:
@@ -23,3 +23,8 @@ def test_parameters_of_any_layout_go_where_torchs_own_adam_takes_them() -> None:
             optimizer.step()
 
     assert_close(ours.state_dict(), torchs.state_dict())
+
+
+def test_only_on_a_cpu_it_is_fused() -> None:
+    assert fused_on("cpu") is True
+    assert fused_on("cuda") is None
