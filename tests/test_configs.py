@@ -38,7 +38,15 @@ CPU = CONFIGS / "hardware" / "cpu.yaml"
         ),
         *(
             pytest.param(CONFIGS / f"{config}.yaml", None, id=config, marks=pytest.mark.slow)
-            for config in ("ppo_distill", "impala_vae", "impala_vae_sm", "impala_cpu", "simple", "simple_atari")
+            for config in (
+                "ppo_distill",
+                "ppo_distill_rnd",
+                "impala_vae",
+                "impala_vae_sm",
+                "impala_cpu",
+                "simple",
+                "simple_atari",
+            )
         ),
         *(
             pytest.param(CONFIGS / f"{method}.yaml", CPU, id=f"{method}-cpu")
@@ -127,6 +135,16 @@ def test_ppo_distill_is_rullos_table_1() -> None:
     assert (data.distribution_mode, data.num_levels, data.start_level) == ("easy", 200, 1)
     rates = [group["lr"] for group in model.configure_optimizers().param_groups]
     assert rates == [5e-4, 2e-4]
+
+
+def test_ppo_distill_rnd_is_openais_ppo_with_a_normalised_intrinsic_reward() -> None:
+    cli, alone = build("ppo_distill_rnd.yaml"), build("ppo.yaml")
+    distillation = cli.model.distillation
+    normalised = ("running_std", 0.25, 0.0)
+    assert (distillation.normalization, distillation.intrinsic_weight, distillation.dropout) == normalised
+    assert cli.config.fit.data == alone.config.fit.data
+    given, ppos = (each.config.fit.model.init_args.as_dict() for each in (cli, alone))
+    assert {key: value for key, value in given.items() if value != ppos[key]}.keys() == {"distillation"}
 
 
 @pytest.mark.parametrize("config", ["impala.yaml", "impala_vae.yaml"])
