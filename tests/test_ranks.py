@@ -264,6 +264,34 @@ def test_ranks_that_lightning_starts_end_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("config", ["ppo_distill", "impala_vae", "simple_cpu"])
+def test_three_ranks_resume_with_the_same_bits(config: str, tmp_path: Path) -> None:
+    three: dict[str, Any] = {"config": config, "trainer__devices": 3, "trainer__strategy": "ddp"}
+    straight, run = tmp_path / "straight", tmp_path / "run"
+    assert together(fit_args(straight, iterations=6, **three), tmp_path / "straight", number=3) == [0] * 3
+
+    assert together(fit_args(run, iterations=3, **three), tmp_path / "first", number=3) == [0] * 3
+    assert together(fit_args(run, *LAST, iterations=6, **three), tmp_path / "second", number=3) == [0] * 3
+
+    assert unlike(load(straight), load(run)) == []
+    assert rows(run) == rows(straight)
+    assert [int(row["env_steps"]) for row in rows(run)][-1] == 6 * ENV_STEPS
+
+
+@pytest.mark.slow
+def test_when_the_time_is_over_all_ranks_end_at_the_same_boundary(tmp_path: Path) -> None:
+    args = two(tmp_path / "run", iterations=10**6, trainer__max_time="00:00:00:05")
+    assert together(args, tmp_path / "timed") == [0, 0]
+    reached = [int(row["env_steps"]) for row in rows(tmp_path / "run")][-1]
+    assert 0 < reached < 2 * 10**6 * ENV_STEPS
+    assert load(tmp_path / "run")[GAMES]["env_steps"] == reached
+
+    more = reached // (2 * ENV_STEPS) + 1
+    assert together(two(tmp_path / "run", *LAST, iterations=more), tmp_path / "more") == [0, 0]
+    assert [int(row["env_steps"]) for row in rows(tmp_path / "run")][-1] == reached + 2 * ENV_STEPS
+
+
+@pytest.mark.slow
 def test_torchrun_on_two_nodes_trains_and_resumes(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
