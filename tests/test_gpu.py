@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.runs import fit, load, rows, unlike
+from tests.runs import fit, rows, unlike
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 
@@ -52,6 +52,7 @@ RUNNING_STD = {"model__distillation__normalization": "running_std", "model__dist
         pytest.param("ppo_distill", PPO, id="ppo_distill-scale-bf16"),
         pytest.param("ppo_distill", PPO | RUNNING_STD, id="ppo_distill-running_std-bf16"),
         pytest.param("ppo_atari", ATARI, id="ppo_atari-bf16"),
+        pytest.param("impala", IMPALA, id="impala-bf16"),
         pytest.param("impala_vae", IMPALA, id="impala_vae-bf16"),
         pytest.param("impala_vae_sm", IMPALA | {"trainer__precision": "32-true"}, id="impala_vae_sm-fp32"),
         pytest.param("impala_vae", IMPALA | {"data__num_actors": 2}, id="impala_vae-actors"),
@@ -98,10 +99,14 @@ def test_a_gpu_computes_the_losses_of_the_cpu(
         assert float(gpu[key]) == pytest.approx(float(cpu[key]), rel=1e-3, abs=1e-5), key
 
 
-def test_what_a_gpu_has_learned_a_cpu_goes_on_with(tmp_path: Path) -> None:
-    fit(tmp_path, config="ppo_distill", iterations=1, trainer__accelerator="gpu")
+@pytest.mark.parametrize(("first", "second", "fused"), [("gpu", "cpu", True), ("cpu", "gpu", None)])
+def test_what_one_device_has_learned_the_other_goes_on_with(
+    first: str, second: str, fused: bool | None, tmp_path: Path
+) -> None:
+    begun = fit(tmp_path, config="ppo_distill", iterations=1, trainer__accelerator=first)
 
-    fit(tmp_path, "--ckpt_path", "last", config="ppo_distill", iterations=2)
+    done = fit(tmp_path, "--ckpt_path", "last", config="ppo_distill", iterations=2, trainer__accelerator=second)
 
-    assert load(tmp_path)["global_step"] > 0
+    assert done["global_step"] == 2 * begun["global_step"]
+    assert [group["fused"] for group in done["optimizer_states"][0]["param_groups"]] == [fused] * 2
     assert [row["env_steps"] for row in rows(tmp_path)] == ["32", "64"]

@@ -25,17 +25,7 @@ from lightning_rl.data.shared_memory import Layout, SharedTensors, shared
 from lightning_rl.envs.statistics import EpisodeStatistics, RecentEpisodes
 from lightning_rl.lifetime import end_with
 from lightning_rl.schema import require
-from lightning_rl.types import (
-    ActorError,
-    ActorOutput,
-    Policy,
-    Recall,
-    RemotePolicy,
-    ResumableVectorEnv,
-    Rollout,
-    State,
-    UsageError,
-)
+from lightning_rl.types import ActorError, ActorOutput, Policy, Recall, RemotePolicy, ResumableVectorEnv, Rollout, State
 
 MakeEnv = Callable[[int, int], ResumableVectorEnv]
 """Builds so many environments with this seed, in the process that will step them; picklable."""
@@ -70,8 +60,6 @@ class _Failure(NamedTuple):
     """An exception, in words: not every one can be pickled."""
 
     text: str
-    of_usage: bool = False
-    """Whether it tells users what to change, where the actor is no matter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +108,6 @@ class ActorPool:
 
     Raises:
         ActorError: from `collect` and `state_dict`: an actor died, hangs or raised; all have been ended.
-        UsageError: likewise: what an actor raised is for the user to mend.
 
     Reference:
         Espeholt et al. 2018, IMPALA, section 3, https://arxiv.org/abs/1802.01561; deepmind/scalable_agent,
@@ -277,9 +264,6 @@ class ActorPool:
             answer = _receive(self._connections[index])
         except (EOFError, OSError):
             self._fail(index, "died")
-        if isinstance(answer, _Failure) and answer.of_usage:
-            self.close()
-            raise UsageError(answer.text)
         if isinstance(answer, _Failure):
             self._fail(index, f"raised {answer.text}")
         return answer
@@ -402,8 +386,6 @@ def _run(job: _Job, connection: Connection) -> None:
         _serve(job, connection)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the learner is gone
-    except UsageError as error:
-        _send(connection, _Failure(str(error), of_usage=True))
     except Exception as error:  # the learner names it; it goes on to Python, which prints it and exits with 1
         _send(connection, _Failure(f"{type(error).__name__}: {error}"))
         raise

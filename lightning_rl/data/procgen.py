@@ -1,13 +1,21 @@
 """Procgen for training and judging."""
 
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from lightning_rl.data.actors import MakeEnv
 from lightning_rl.data.datamodule import RolloutDataModule, require
 from lightning_rl.envs.frame_stack import FrameStack
 from lightning_rl.envs.normalize import ReturnScaling
-from lightning_rl.envs.procgen import NUM_ACTIONS, REWARDS, ProcgenVectorEnv, check_options, normalized_return
+from lightning_rl.envs.procgen import (
+    NUM_ACTIONS,
+    REWARDS,
+    ProcgenVectorEnv,
+    check_options,
+    normalized_return,
+    require_libraries,
+)
 from lightning_rl.types import ResumableVectorEnv
 
 
@@ -96,6 +104,8 @@ class ProcgenDataModule(RolloutDataModule):
             "use_generated_assets", use_generated_assets, not use_generated_assets, "false: Procgen cannot save these"
         )
         require("return_scaling_gamma", return_scaling_gamma, 0 <= return_scaling_gamma <= 1, "in [0, 1]")
+        if find_spec("procgen") is not None:  # where it is not, building the games says so
+            require_libraries()
         super().__init__(
             game=game,
             frame_stack=frame_stack,

@@ -3,7 +3,7 @@
 The only file that knows Procgen, and it imports it only when the first environment is built.
 """
 
-import re
+import ctypes
 import warnings
 from importlib import import_module, metadata
 from types import ModuleType
@@ -20,7 +20,7 @@ from lightning_rl.envs import saved_games
 from lightning_rl.types import State, UsageError
 
 NUM_ACTIONS = 15
-_SYSTEM_LIBRARY = re.compile(r"(lib(?!env\.so)[^/\s]+\.so[.\d]*): cannot open shared object file")
+_SYSTEM_LIBRARIES = ("libGL.so.1", "libglib-2.0.so.0", "libgthread-2.0.so.0")
 _MAX_THREADS = 1024
 MAX_SEED = 2**31 - 1
 """Procgen's seeds are 32-bit signed integers."""
@@ -109,6 +109,22 @@ def normalized_return(game: str, distribution_mode: str, value: float) -> float 
         return None
     low, high = RETURN_RANGES[game, distribution_mode]
     return (value - low) / (high - low)
+
+
+def require_libraries() -> None:
+    """Refuses a system without the libraries that the games are drawn with and that no wheel brings.
+
+    Raises:
+        UsageError: names the library, and what installs it.
+    """
+    for name in _SYSTEM_LIBRARIES:
+        try:
+            ctypes.CDLL(name)
+        except OSError as error:
+            raise UsageError(
+                f"Procgen's games need {name}, which this system lacks; Debian and Ubuntu: apt-get install"
+                " libgl1 libglib2.0-0, Fedora and Red Hat: dnf install libglvnd-glx glib2"
+            ) from error
 
 
 def check_options(
@@ -388,16 +404,8 @@ def _build(game: str, num_envs: int, options: dict[str, Any], **process: int) ->
         # Procgen refuses even the defaults of the options that this mode sets itself
         options = {key: value for key, value in options.items() if key not in ("num_levels", "start_level")}
     procgen = _imported_procgen()
-    try:
-        games: _Games = procgen.ProcgenGym3Env(num=num_envs, env_name=game, **options, **process)
-    except OSError as error:
-        missing = _SYSTEM_LIBRARY.search(str(error))
-        if missing is None:
-            raise
-        raise UsageError(
-            f"Procgen's games need {missing[1]}, which this system lacks; Debian and Ubuntu: apt-get install"
-            " libgl1 libglib2.0-0, Fedora and Red Hat: dnf install libglvnd-glx glib2"
-        ) from error
+    require_libraries()
+    games: _Games = procgen.ProcgenGym3Env(num=num_envs, env_name=game, **options, **process)
     return games
 
 

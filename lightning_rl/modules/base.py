@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lightning_rl.modules.adam import fused_on
 from lightning_rl.modules.micro_batches import MicroBatches, Part, accumulated, threads
 from lightning_rl.precision import cpu_has_bf16
-from lightning_rl.types import ActorOutput, Episodes, Recall, Rollout, Source
+from lightning_rl.types import ActorOutput, Episodes, Recall, Source
 
 _STATE_BEFORE = "the newest checkpoint holds the state before it"
 VALIDATION_KEYS = {"train_levels": "validation/train_levels_return", "full_distribution": "validation/return"}
@@ -120,11 +120,6 @@ class RLModule(LightningModule, ABC):
             outputs = self.network(torch.from_numpy(obs).to(self.device))
         logits, values = (output.cpu() for output in outputs)
         return ActorOutput(actions=chosen(logits, generator, greedy=greedy), logits=logits, values=values)
-
-    def collected(self, source: Source) -> Rollout:
-        """A rollout of this policy; its weights are cast to the precision that it acts in once, not at every step."""
-        with self.precision():
-            return source.collect(self)
 
     def in_parts(
         self, function: Callable[[Tensor], tuple[Tensor, ...]], obs: UInt8[Tensor, "N H W C"], *, size: int

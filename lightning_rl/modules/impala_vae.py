@@ -261,7 +261,7 @@ class ImpalaVAEModule(RLModule):
 
     def batches(self, source: Source) -> Iterator[Unrolls | Frames]:
         """One unroll of each environment, learned from once; then its frames, where the autoencoder learns alone."""
-        rollout = self.collected(source)
+        rollout = source.collect(self)
         noise = rollout.behavior_noise
         if noise is not None:  # the last frame was not acted on yet, and drew none
             noise = torch.cat([noise, torch.randn(noise[:1].shape, generator=source.generator)]).to(self.device)

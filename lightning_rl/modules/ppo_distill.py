@@ -192,7 +192,7 @@ class PPODistillModule(RLModule):
 
     def batches(self, source: Source) -> Iterator[PPOBatch]:
         """One rollout, its advantages and returns, then shuffled minibatches of it."""
-        trajectories = self.trajectories(self.collected(source).to(self.device), source.memory)
+        trajectories = self.trajectories(source.collect(self).to(self.device), source.memory)
         order = list(
             shuffled(
                 trajectories.actions.numel(),

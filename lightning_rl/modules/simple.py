@@ -237,7 +237,7 @@ class SimPLeModule(RLModule):
         now = self.slice
         self._advance()
         if now.collects:
-            rollout = self.collected(source)
+            rollout = source.collect(self)
             source.replay.append(rollout)
             if self.learn_from_real:
                 last_values = self.act(rollout.obs[-1].numpy(), source.generator).values

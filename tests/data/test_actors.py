@@ -18,7 +18,7 @@ from lightning_rl.data.actors import ActorPool
 from lightning_rl.data.collector import Collector
 from lightning_rl.data.shared_memory import SharedTensors, shared
 from lightning_rl.envs.statistics import EpisodeStatistics
-from lightning_rl.types import ActorError, ActorOutput, Recall, Rollout, State, UsageError
+from lightning_rl.types import ActorError, ActorOutput, Recall, Rollout, State
 from tests.toys import IdentityVectorEnv
 
 OBS_SHAPE = (4, 6, 3)
@@ -70,10 +70,6 @@ class FailingVectorEnv(IdentityVectorEnv):
 
 def make_failing_env(num_envs: int, seed: int) -> FailingVectorEnv:
     return FailingVectorEnv(num_envs, seed=seed, episode_length=99, obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
-
-
-def make_refusing_env(num_envs: int, seed: int) -> IdentityVectorEnv:
-    raise UsageError(f"{num_envs} games of seed {seed} need what is not there")
 
 
 def make_hanging_env(num_envs: int, seed: int) -> IdentityVectorEnv:
@@ -212,16 +208,6 @@ def test_an_actor_that_raises_is_named_with_what_it_raised(capfd: pytest.Capture
     with pytest.raises(ActorError, match=r"actor 0 of 1, .* raised OverflowError: three is too many; exit code 1$"):
         pool.collect(CountingPolicy())
     assert "make_failing_env" not in capfd.readouterr().out  # its traceback goes to stderr
-
-
-def test_what_an_actor_refuses_is_told_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
-    pool = pool_of(make_env=make_refusing_env, num_actors=1, seeds=SEEDS[:1])
-
-    with pytest.raises(UsageError, match=rf"^{NUM_ENVS} games of seed {SEEDS[0][0]} need what is not there$"):
-        pool.collect(CountingPolicy())
-
-    assert pids_of(pool) == []
-    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.timeout(60)

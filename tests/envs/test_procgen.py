@@ -6,7 +6,6 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -498,24 +497,15 @@ def test_wrong_actions_are_refused_before_any_game_moves(actions: NDArray[np.int
     assert_equal(played(env, actions_of(5)), played(twin, actions_of(5)))
 
 
-_LOADING = "cannot load library 'x/libenv.so': {}: No such file or directory.  Additionally, ctypes.util.find_library()"
+@pytest.mark.parametrize("name", ["libGL.so.1", "libglib-2.0.so.0", "libgthread-2.0.so.0"])
+def test_a_library_that_the_system_lacks_is_named(name: str, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(asked: str) -> None:
+        if asked == name:
+            raise OSError(f"{name}: cannot open shared object file: No such file or directory")
 
+    monkeypatch.setattr("ctypes.CDLL", load)
 
-def test_a_library_that_the_system_lacks_is_named(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    build()  # which imports procgen without gym's notice
-    why = _LOADING.format("libGL.so.1: cannot open shared object file")
-    monkeypatch.setattr("procgen.ProcgenGym3Env", Mock(side_effect=OSError(why)))
-
-    with pytest.raises(UsageError, match=r"need libGL\.so\.1, which this system lacks; .* apt-get install"):
-        build()
-
-
-def test_the_bindings_own_library_is_not_the_systems(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    build()
-    why = _LOADING.format("x/libenv.so: cannot open shared object file")
-    monkeypatch.setattr("procgen.ProcgenGym3Env", Mock(side_effect=OSError(why)))
-
-    with pytest.raises(OSError, match="libenv"):
+    with pytest.raises(UsageError, match=rf"need {name}, which this system lacks; .* apt-get install libgl1"):
         build()
 
 
