@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from lightning_rl.data.procgen import ProcgenDataModule
     from lightning_rl.modules.impala_vae import Autoencoding, ImpalaVAEModule, SurpriseMinimising
     from lightning_rl.modules.ppo_distill import Distillation, PPODistillModule
-    from lightning_rl.modules.simple import SimPLeModule
-    from lightning_rl.modules.world_model import WorldModelOptions
+    from lightning_rl.modules.simple.module import SimPLeModule
+    from lightning_rl.modules.simple.world_model import WorldModelOptions
 
 # imported when asked for: a process that plays games needs no Lightning, and `doctor` must start where it is missing
 _HOMES = {
@@ -21,9 +21,9 @@ _HOMES = {
     "ImpalaVAEModule": "modules.impala_vae",
     "PPODistillModule": "modules.ppo_distill",
     "ProcgenDataModule": "data.procgen",
-    "SimPLeModule": "modules.simple",
+    "SimPLeModule": "modules.simple.module",
     "SurpriseMinimising": "modules.impala_vae",
-    "WorldModelOptions": "modules.world_model",
+    "WorldModelOptions": "modules.simple.world_model",
 }
 
 __all__ = [

@@ -13,13 +13,13 @@ def run() -> None:
     # before torch is imported; DDP would advise against a setting that `RLModule.setup` has a reason for
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if sys.argv[1:2] == ["doctor"]:
-        from lightning_rl import doctor  # it must start where what the rest imports is missing
+        from lightning_rl.cli import doctor  # it must start where what the rest imports is missing
 
         sys.exit(doctor.main(sys.argv[2:], os.environ))
-    from lightning_rl.lifetime import end_at_signals
+    from lightning_rl.runs.signals import end_at_signals
 
     end_at_signals()  # what follows imports for seconds
-    from lightning_rl.cli import main  # late: actor processes import this file again, and need none of it
+    from lightning_rl.cli.program import main  # late: actor processes import this file again, and need none of it
 
     sys.exit(main())
 

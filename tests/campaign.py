@@ -19,9 +19,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from lightning_rl import checkpoints
-from tests.runs import fit_args, listens, load, rows, start, unlike, wait_until
-from tests.wandb_reader import read_history
+from lightning_rl.runs import checkpoint_files
+from tests.support.runs import fit_args, listens, load, rows, start, unlike, wait_until
+from tests.support.wandb_reader import read_history
 
 LAST = ("--ckpt_path", "last")
 METHODS: dict[str, dict[str, Any]] = {
@@ -85,9 +85,9 @@ def campaign(
             f"exit status {process.exitcode} after {number.name}"
         )
         seen.partial_files += len(list(run_dir.rglob(".*.partial")))
-        for name in (checkpoints.LAST, checkpoints.PREVIOUS):
+        for name in (checkpoint_files.LAST, checkpoint_files.PREVIOUS):
             path = run_dir / name
-            assert not path.exists() or checkpoints.is_readable(path), f"{path} cannot be read"
+            assert not path.exists() or checkpoint_files.is_readable(path), f"{path} cannot be read"
         survivors = _alive(str(run_dir))
         assert survivors == [], survivors
         assert set(os.listdir("/dev/shm")) <= shared_memory

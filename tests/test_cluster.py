@@ -14,9 +14,9 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
-from lightning_rl.cli import RunCLI
-from lightning_rl.envs.procgen import GAMES
-from tests.runs import CONFIGS, ENV_STEPS, fit_args, load, rows
+from lightning_rl.cli.command import RunCLI
+from lightning_rl.envs.procgen_games import GAMES
+from tests.support.runs import CONFIGS, ENV_STEPS, fit_args, load, rows
 
 CLUSTER = CONFIGS / "cluster"
 ON_CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
@@ -207,11 +207,11 @@ class TestSweeps:
 
         for key, value in ids.items():
             monkeypatch.setenv(key, value)
-        monkeypatch.setattr("lightning_rl.cli.silent_server", lambda: None)  # there is a network on a cluster
+        monkeypatch.setattr("lightning_rl.cli.command.silent_server", lambda: None)  # there is a network on a cluster
         args = options(call, "lightning-rl")
         assert args[args.index("--ckpt_path") + 1] == "last"
         cli = started(args, monkeypatch)
-        assert (cli.run_dir, cli.run_id) == (tmp_path / "runs" / "sweep1" / "run1", "run1")
+        assert (cli.run_dir, cli.location.run_id) == (tmp_path / "runs" / "sweep1" / "run1", "run1")
         assert cli.method == path.stem.removeprefix("sweep_")
         assert (cli.datamodule.game, cli.config.fit.seed_everything) == (GAMES[-1], 5)
         logger = cli.config.fit.trainer.logger.init_args

@@ -10,8 +10,9 @@ import yaml
 
 import lightning_rl
 from lightning_rl import PPODistillModule, ProcgenDataModule
-from lightning_rl.cli import RunCLI, main
-from tests.runs import CONFIGS, ENV_STEPS, load, tiny
+from lightning_rl.cli.command import RunCLI
+from lightning_rl.cli.program import main
+from tests.support.runs import CONFIGS, ENV_STEPS, load, tiny
 
 METHODS = sorted(CONFIGS.glob("*.yaml"))
 OVERLAYS = sorted((CONFIGS / "hardware").glob("*.yaml"))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.runs import fit_args, start
+from tests.support.runs import fit_args, start
 
 ITERATIONS, LINES = 2000, 20
 SIMPLE = {
@@ -33,7 +33,10 @@ def test_over_two_thousand_iterations_memory_threads_and_files_stay_flat(
     config: str, iterations_per_epoch: int, options: dict[str, Any], tmp_path: Path
 ) -> None:
     usage, epochs = tmp_path / "usage.csv", ITERATIONS // iterations_per_epoch
-    witness = {"class_path": "tests.witness.Usage", "init_args": {"path": str(usage), "epochs": epochs // LINES}}
+    witness = {
+        "class_path": "tests.support.witness.Usage",
+        "init_args": {"path": str(usage), "epochs": epochs // LINES},
+    }
     args = fit_args(
         tmp_path / "run",
         config=config,

@@ -17,9 +17,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightning_rl.cli import RunCLI, main
+from lightning_rl.cli.command import RunCLI
+from lightning_rl.cli.program import main
 from lightning_rl.data.datamodule import RolloutDataModule
-from tests.runs import fit_args
+from tests.support.runs import fit_args
 
 METHODS = ("ppo", "ppo_distill", "impala_vae", "simple_cpu")
 Path_ = tuple[str, ...]

@@ -8,10 +8,10 @@ import torch
 from pytorch_lightning import Trainer
 
 from lightning_rl import PPODistillModule, ProcgenDataModule
-from lightning_rl.cli import main
-from lightning_rl.envs.procgen import GAMES
-from lightning_rl.precision import cpu_has_bf16
-from tests.runs import CONFIGS, ENV_STEPS, load
+from lightning_rl.cli.program import main
+from lightning_rl.cpu.bfloat16 import cpu_has_bf16
+from lightning_rl.envs.procgen_games import GAMES
+from tests.support.runs import CONFIGS, ENV_STEPS, load
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.runs import fit, rows, unlike
+from tests.support.runs import fit, rows, unlike
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_rl.checkpoints import METADATA, read
-from lightning_rl.cli import main
-from tests.runs import CONFIGS, differences, fit, fit_args, load
+from lightning_rl.cli.program import main
+from lightning_rl.runs.checkpoint_files import METADATA, read
+from tests.support.runs import CONFIGS, differences, fit, fit_args, load
 
 GAMES = "ProcgenDataModule"
 

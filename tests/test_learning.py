@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_rl.cpu.micro_batches import MicroBatches
 from lightning_rl.data.collector import Collector
-from lightning_rl.data.dataset import RolloutDataset
-from lightning_rl.modules.micro_batches import MicroBatches
+from lightning_rl.data.rollout_dataset import RolloutDataset
 from lightning_rl.modules.ppo_distill import Distillation, PPODistillModule
-from tests.modules.worlds import OBS_SHAPE, fit
-from tests.toys import ConstantRewardVectorEnv, IdentityVectorEnv, ToyVectorEnv
+from tests.support.toys import ConstantRewardVectorEnv, IdentityVectorEnv, ToyVectorEnv
+from tests.support.worlds import OBS_SHAPE, fit
 
 NUM_ACTIONS = 4
 

@@ -17,13 +17,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_rl import ranks
-from lightning_rl.cli import RunCLI, main
+from lightning_rl.cli.command import RunCLI
+from lightning_rl.cli.program import main
+from lightning_rl.distributed import collectives
+from lightning_rl.distributed.running_moments import Moments
 from lightning_rl.modules.base import RLModule
 from lightning_rl.modules.impala_vae import Unrolls
-from lightning_rl.moments import Moments
 from lightning_rl.types import TensorFields
-from tests.runs import ENV_STEPS, differences, fit_args, load, rows, start_ranks, unlike, wait_until
+from tests.support.runs import ENV_STEPS, differences, fit_args, load, rows, start_ranks, unlike, wait_until
 
 ROOT = Path(__file__).parents[1]
 GAMES = "ProcgenDataModule"
@@ -106,7 +107,12 @@ def test_two_ranks_learn_from_games_of_their_own_what_one_process_would_from_all
     config: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight, run = tmp_path / "straight", tmp_path / "run"
-    witness = ("--trainer.callbacks+", "tests.witness.Witness", "--trainer.callbacks.folder", str(tmp_path / "seen"))
+    witness = (
+        "--trainer.callbacks+",
+        "tests.support.witness.Witness",
+        "--trainer.callbacks.folder",
+        str(tmp_path / "seen"),
+    )
     assert together(two(straight, *witness, config=config, **options), tmp_path / "straight") == [0, 0]
     shutil.copytree(straight, run)
     (run / "last.ckpt").unlink()  # so that it goes on from previous.ckpt
@@ -319,16 +325,16 @@ def test_torchrun_on_two_nodes_trains_and_resumes(tmp_path: Path) -> None:
 
 def test_alone_a_process_agrees_with_itself() -> None:
     own = Moments(1.0, 2.0, 3.0)
-    assert ranks.number() == 1
-    assert ranks.gathered("own") == ["own"]
-    assert ranks.merged(own) == own
-    assert ranks.mean({"a": 1.0}) == {"a": 1.0}
-    assert ranks.total(torch.tensor([5, 7])).tolist() == [5, 7]
+    assert collectives.number() == 1
+    assert collectives.gathered("own") == ["own"]
+    assert collectives.merged(own) == own
+    assert collectives.mean({"a": 1.0}) == {"a": 1.0}
+    assert collectives.total(torch.tensor([5, 7])).tolist() == [5, 7]
 
 
 def test_moments_of_a_sample() -> None:
     sample = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
-    assert ranks.moments_of(sample) == Moments(3.0, 3.5, 4.0)
+    assert collectives.moments_of(sample) == Moments(3.0, 3.5, 4.0)
 
 
 def _first(found: Callable[[], list[Path]], process: subprocess.Popen[bytes]) -> list[Path]:

@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_rl import checkpoints
-from lightning_rl.cli import RunCLI, main
-from lightning_rl.durable import held
-from lightning_rl.types import BusyError
-from tests.runs import ENV_STEPS, differences, fit, fit_args, flat, load, rows, start, unlike, wait_until
-from tests.wandb_reader import read_history, read_run_id
+from lightning_rl.cli.command import RunCLI
+from lightning_rl.cli.program import main
+from lightning_rl.errors import BusyError
+from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.folder_lock import held
+from tests.support.runs import ENV_STEPS, differences, fit, fit_args, flat, load, rows, start, unlike, wait_until
+from tests.support.wandb_reader import read_history, read_run_id
 
 CPU = {"trainer__precision": "bf16-mixed", "model__micro_batches__size": 8}
 RUNNING_STD = {"model__distillation__normalization": "running_std", "model__distillation__num_outputs": 4}
@@ -220,7 +221,7 @@ def test_an_actor_that_is_killed_is_named_and_no_actor_survives_the_learner(tmp_
 
     kill_an_actor_then_the_learner(run_dir, tmp_path / "run.txt", config="impala", data__num_actors=2, iterations=9)
 
-    assert checkpoints.is_readable(run_dir / "last.ckpt")
+    assert checkpoint_files.is_readable(run_dir / "last.ckpt")
 
 
 @pytest.mark.slow
@@ -266,7 +267,7 @@ class TestOfOneRun:
         assert f"{last} is damaged: {run_dir / 'previous.ckpt'} is taken instead" in capsys.readouterr().err
         assert unlike(undamaged, resumed) == []
         assert [row["env_steps"] for row in rows(run_dir)] == ["32", "64"]
-        assert checkpoints.is_readable(run_dir / "previous.ckpt")
+        assert checkpoint_files.is_readable(run_dir / "previous.ckpt")
 
     def test_other_num_envs_are_refused_unless_an_inexact_resume_is_allowed(
         self, run_dir: Path, capsys: pytest.CaptureFixture[str]
@@ -339,7 +340,9 @@ class TestOfOneRun:
         assert unlike(before, load(run_dir)) == []
         branch = fit(tmp_path / "branch", "--ckpt_path", str(earlier), iterations=3)
         assert branch[GAMES]["env_steps"] == 3 * ENV_STEPS
-        assert branch[checkpoints.METADATA]["run_id"] != before[checkpoints.METADATA]["run_id"]  # W&B would mix them
+        assert (
+            branch[checkpoint_files.METADATA]["run_id"] != before[checkpoint_files.METADATA]["run_id"]
+        )  # W&B would mix them
 
     def test_fewer_epochs_than_are_done_are_refused(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(fit_args(run_dir, *LAST, iterations=3, trainer__max_epochs=1)) == 2
@@ -369,7 +372,11 @@ def test_the_wandb_run_goes_on_under_its_id_and_without_a_word(
     online = {"trainer__logger": None}
     first = fit(tmp_path, iterations=1, **online)
     second = fit(tmp_path, *LAST, iterations=2, **online)
-    assert read_run_id(tmp_path) == first[checkpoints.METADATA]["run_id"] == second[checkpoints.METADATA]["run_id"]
+    assert (
+        read_run_id(tmp_path)
+        == first[checkpoint_files.METADATA]["run_id"]
+        == second[checkpoint_files.METADATA]["run_id"]
+    )
     assert [row["env_steps"] for row in read_history(tmp_path) if "loss/policy" in row] == [32, 64]
     assert "wandb" not in capfd.readouterr().err
 

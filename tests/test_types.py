@@ -5,7 +5,8 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from lightning_rl.types import ActorOutput, Agent, Episodes, Policy, Recall, Rollout, TensorFields
+from lightning_rl.protocols import Agent, Policy
+from lightning_rl.types import ActorOutput, Episodes, Recall, Rollout, TensorFields
 
 
 def rollout(num_steps: int = 5, num_envs: int = 3, num_actions: int = 7) -> Rollout:

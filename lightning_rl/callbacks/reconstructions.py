@@ -11,11 +11,13 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
-from lightning_rl.callbacks.iteration import data_of, is_stopped_by_signal
-from lightning_rl.loggers import going_on_without, log_media
-from lightning_rl.media import draw_image_rows
+from lightning_rl.callbacks.graceful_stop import is_stopped_by_signal
+from lightning_rl.callbacks.iteration_metrics import data_of
+from lightning_rl.callbacks.media_output import going_on_without
+from lightning_rl.media.figures import draw_image_rows
 from lightning_rl.modules.impala_vae import ImpalaVAEModule
-from lightning_rl.schema import require
+from lightning_rl.runs.wandb_run import log_media
+from lightning_rl.state import require
 
 _NUM_FRAMES, _NUM_DIMENSIONS, _NUM_PARTS = 8, 8, 10
 _VALUES = (-3, -2, -1, 0, 1, 2, 3)

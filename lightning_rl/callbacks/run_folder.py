@@ -10,9 +10,11 @@ from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from lightning_rl.callbacks.iteration import data_of, is_stopped_by_signal
-from lightning_rl.durable import remove_partial, replacing
-from lightning_rl.loggers import MetricsCSV, end_run, use_env_steps_axis
+from lightning_rl.callbacks.graceful_stop import is_stopped_by_signal
+from lightning_rl.callbacks.iteration_metrics import data_of
+from lightning_rl.runs.atomic_files import remove_partial, replacing
+from lightning_rl.runs.metrics_csv import MetricsCSV
+from lightning_rl.runs.wandb_run import end_run, use_env_steps_axis
 
 
 class RunFolder(Callback):

@@ -3,12 +3,13 @@
 from functools import partial
 from typing import Any
 
-from lightning_rl.data.actors import MakeEnv
+from lightning_rl.data.actor_process import MakeEnv
 from lightning_rl.data.datamodule import RolloutDataModule
-from lightning_rl.envs.atari import AtariVectorEnv, canonical_game, cartridge, check_options, human_normalized
+from lightning_rl.envs.atari import AtariVectorEnv, cartridge
+from lightning_rl.envs.atari_games import canonical_game, check_options, human_normalized
 from lightning_rl.envs.frame_stack import FrameStack
 from lightning_rl.envs.normalize import RewardClipping
-from lightning_rl.types import ResumableVectorEnv
+from lightning_rl.protocols import ResumableVectorEnv
 
 
 class AtariDataModule(RolloutDataModule):

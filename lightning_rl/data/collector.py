@@ -12,11 +12,12 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_rl import ranks
 from lightning_rl.data.replay import ReplayBuffer
+from lightning_rl.distributed import collectives
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
-from lightning_rl.schema import require
-from lightning_rl.types import Policy, Recall, ResumableVectorEnv, Rollout, State
+from lightning_rl.protocols import Policy, ResumableVectorEnv
+from lightning_rl.state import require
+from lightning_rl.types import Recall, Rollout, State
 
 _OWN_REFERENCES = 2  # the collector's, and the one that counting takes
 
@@ -85,8 +86,8 @@ class Collector:
             raw_rewards.append(info.get("raw_rewards", reward))
         self.env_steps += self.num_steps * self.num_envs
         self.mean_raw_reward = float(np.mean(raw_rewards, dtype=np.float64))
-        if ranks.number() > 1 and isinstance(self.env, ResumableVectorWrapper):
-            self.env.agree(ranks.merged)
+        if collectives.number() > 1 and isinstance(self.env, ResumableVectorWrapper):
+            self.env.agree(collectives.merged)
         self._snapshot = self._env_state()
         return Rollout(
             actions=torch.stack([output.actions for output in outputs]),

@@ -10,16 +10,19 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 
-from lightning_rl import ranks
-from lightning_rl.data.actors import ActorPool, MakeEnv, check_pool
+from lightning_rl.data.actor_pool import ActorPool, check_pool
+from lightning_rl.data.actor_process import MakeEnv
 from lightning_rl.data.collector import Collector, check_collector
-from lightning_rl.data.dataset import RolloutDataset
-from lightning_rl.data.evaluation import EvaluationDataset, UniformPolicy, Watcher
+from lightning_rl.data.evaluation_dataset import EvaluationDataset, UniformPolicy, Watcher
 from lightning_rl.data.replay import ReplayBuffer
+from lightning_rl.data.rollout_dataset import RolloutDataset
+from lightning_rl.distributed import collectives
 from lightning_rl.envs.statistics import EpisodeStatistics
-from lightning_rl.schema import mismatch
-from lightning_rl.schema import require as require_like
-from lightning_rl.types import Agent, Policy, ResumableVectorEnv, State, UsageError
+from lightning_rl.errors import UsageError
+from lightning_rl.protocols import Agent, Policy, ResumableVectorEnv
+from lightning_rl.state import mismatch
+from lightning_rl.state import require as require_like
+from lightning_rl.types import State
 
 MAX_SEED = 2**31 - 1
 """Seeds of games are 32-bit signed integers."""
@@ -312,7 +315,7 @@ class RolloutDataModule(LightningDataModule, ABC):
         return {
             **self._sizes,
             "env_steps": self.env_steps,
-            "collectors": ranks.gathered(self.collector.state_dict()),
+            "collectors": collectives.gathered(self.collector.state_dict()),
         }
 
     def load_state_dict(self, state_dict: State) -> None:

@@ -4,19 +4,13 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from lightning_rl.data.actors import MakeEnv
+from lightning_rl.data.actor_process import MakeEnv
 from lightning_rl.data.datamodule import RolloutDataModule, require
 from lightning_rl.envs.frame_stack import FrameStack
 from lightning_rl.envs.normalize import ReturnScaling
-from lightning_rl.envs.procgen import (
-    NUM_ACTIONS,
-    REWARDS,
-    ProcgenVectorEnv,
-    check_options,
-    normalized_return,
-    require_libraries,
-)
-from lightning_rl.types import ResumableVectorEnv
+from lightning_rl.envs.procgen import ProcgenVectorEnv, require_libraries
+from lightning_rl.envs.procgen_games import NUM_ACTIONS, REWARDS, check_options, normalized_return
+from lightning_rl.protocols import ResumableVectorEnv
 
 
 class ProcgenDataModule(RolloutDataModule):

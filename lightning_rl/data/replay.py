@@ -10,8 +10,9 @@ from einops import rearrange
 from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
 
-from lightning_rl.durable import replacing
-from lightning_rl.types import ReplayError, Rollout, State, Windows
+from lightning_rl.errors import ReplayError
+from lightning_rl.runs.atomic_files import replacing
+from lightning_rl.types import Rollout, State, Windows
 
 _HELD_OUT_EVERY = 11  # trajectories; the released code keeps one shard of eleven apart
 _CHUNK_KEYS = ("game", "frames", "actions", "rewards", "terminated")

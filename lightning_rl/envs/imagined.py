@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_rl.types import State, WorldModel
+from lightning_rl.protocols import WorldModel
+from lightning_rl.types import State
 
 Outcomes = Literal["likeliest", "expected"]
 

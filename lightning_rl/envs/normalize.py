@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from numpy.typing import NDArray
 
+from lightning_rl.distributed.running_moments import Moments
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
-from lightning_rl.moments import Moments
-from lightning_rl.types import ResumableVectorEnv, State
+from lightning_rl.protocols import ResumableVectorEnv
+from lightning_rl.types import State
 
 _NOTHING = Moments(0.0, 0.0, 0.0)
 

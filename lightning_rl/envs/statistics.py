@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy.typing import NDArray
 
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
-from lightning_rl.types import ResumableVectorEnv, State
+from lightning_rl.protocols import ResumableVectorEnv
+from lightning_rl.types import State
 
 RECENT_EPISODES = 100
 """Episodes in the running means, as OpenAI baselines log them (ppo2.py, `epinfobuf = deque(maxlen=100)`)."""

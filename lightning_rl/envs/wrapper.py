@@ -8,8 +8,9 @@ from gymnasium.vector import VectorWrapper
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
-from lightning_rl.moments import Moments
-from lightning_rl.types import ResumableVectorEnv, State
+from lightning_rl.distributed.running_moments import Moments
+from lightning_rl.protocols import ResumableVectorEnv
+from lightning_rl.types import State
 
 
 class ResumableVectorWrapper(VectorWrapper[Any, Any, Any, Any, NDArray[Any]], ABC):

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lightning_rl.moments import Moments
+from lightning_rl.distributed.running_moments import Moments
 
 
 def discounts_from(terminated: Bool[Tensor, "*shape"], gamma: float) -> Float[Tensor, "*shape"]:

@@ -16,10 +16,11 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from lightning_rl.modules.adam import fused_on
-from lightning_rl.modules.micro_batches import MicroBatches, Part, accumulated, threads
-from lightning_rl.precision import cpu_has_bf16
-from lightning_rl.types import ActorOutput, Episodes, Recall, Source
+from lightning_rl.cpu.bfloat16 import cpu_has_bf16
+from lightning_rl.cpu.micro_batches import MicroBatches, Part, accumulated, threads
+from lightning_rl.modules.optimizers import fused_on
+from lightning_rl.protocols import Source
+from lightning_rl.types import ActorOutput, Episodes, Recall
 
 _STATE_BEFORE = "the newest checkpoint holds the state before it"
 VALIDATION_KEYS = {"train_levels": "validation/train_levels_return", "full_distribution": "validation/return"}

@@ -9,20 +9,21 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_rl import ranks
+from lightning_rl.cpu.micro_batches import MicroBatches
 from lightning_rl.data.minibatches import num_minibatches, shuffled
+from lightning_rl.distributed import collectives
 from lightning_rl.losses.policy import entropy, log_probs_of
 from lightning_rl.losses.returns import discounts_from
 from lightning_rl.losses.surprise import Visited, surprise_minimising_rewards
 from lightning_rl.losses.vae import gaussian_image_nll, gaussian_kl, image_nll, sampled_kl
 from lightning_rl.losses.value import squared_value_loss
 from lightning_rl.losses.vtrace import vtrace
-from lightning_rl.modules.adam import adam
 from lightning_rl.modules.base import Objective, RLModule, chosen, require
-from lightning_rl.modules.micro_batches import MicroBatches
-from lightning_rl.networks.recurrent import RecurrentActorCritic
+from lightning_rl.modules.optimizers import adam
+from lightning_rl.networks.recurrent_actor_critic import RecurrentActorCritic
 from lightning_rl.networks.vae import VAE, Code, Images
-from lightning_rl.types import ActorOutput, Recall, Rollout, Source, TensorFields
+from lightning_rl.protocols import Source
+from lightning_rl.types import ActorOutput, Recall, Rollout, TensorFields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,7 +385,9 @@ class ImpalaVAEModule(RLModule):
         """
         if isinstance(batch, Frames):
             return {"vae": 1.0}
-        weights = {name: weight * batch.actions.numel() * ranks.number() for name, weight in self.loss_weights.items()}
+        weights = {
+            name: weight * batch.actions.numel() * collectives.number() for name, weight in self.loss_weights.items()
+        }
         together = self.autoencoding is not None and self._minibatch_size is None
         return {**weights, "vae": 1.0} if together else weights
 

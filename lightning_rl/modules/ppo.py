@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from lightning_rl import ranks
+from lightning_rl.cpu.micro_batches import MicroBatches
+from lightning_rl.distributed import collectives
 from lightning_rl.losses.policy import approx_kl, clip_fraction, clipped_surrogate_loss, entropy, log_probs_of
 from lightning_rl.losses.returns import generalized_advantages, normalized
 from lightning_rl.losses.value import clipped_value_loss, squared_value_loss
 from lightning_rl.modules.base import Objective
-from lightning_rl.modules.micro_batches import MicroBatches
 from lightning_rl.types import Rollout, TensorFields
 
 
@@ -119,9 +119,9 @@ class DistilledTrajectories(TensorFields):
 
 def normalized_over_ranks(advantages: Float32[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
     """Advantages as `normalized` gives them, over those of all ranks together; a collective call."""
-    if ranks.number() == 1:
+    if collectives.number() == 1:
         return normalized(advantages)
-    return normalized(advantages, ranks.merged(ranks.moments_of(advantages)))
+    return normalized(advantages, collectives.merged(collectives.moments_of(advantages)))
 
 
 def policy_objective(batch: PPOBatch, logits: Float32[Tensor, "N A"], *, epsilon: float) -> Objective:

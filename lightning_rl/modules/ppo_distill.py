@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
-from lightning_rl import ranks
+from lightning_rl.cpu.micro_batches import MicroBatches
 from lightning_rl.data.minibatches import num_minibatches, shuffled
-from lightning_rl.losses.distill import absolute_prediction_error, prediction_error
+from lightning_rl.distributed import collectives
+from lightning_rl.distributed.running_moments import Moments
+from lightning_rl.losses.distillation import absolute_prediction_error, prediction_error
 from lightning_rl.losses.returns import discounts_from, forward_discounted_sums
-from lightning_rl.modules.adam import adam
 from lightning_rl.modules.base import Objective, RLModule, require
-from lightning_rl.modules.micro_batches import MicroBatches
+from lightning_rl.modules.optimizers import adam
 from lightning_rl.modules.ppo import (
     DistilledTrajectories,
     PPOBatch,
@@ -23,10 +24,10 @@ from lightning_rl.modules.ppo import (
     policy_objective,
     value_loss,
 )
-from lightning_rl.moments import Moments
 from lightning_rl.networks.actor_critic import NETWORKS, DistillationNetwork
-from lightning_rl.networks.pixel_statistics import PixelNormalizer
-from lightning_rl.types import Rollout, Source
+from lightning_rl.networks.pixel_normalizer import PixelNormalizer
+from lightning_rl.protocols import Source
+from lightning_rl.types import Rollout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +217,7 @@ class PPODistillModule(RLModule):
         rewards, discounts = [extrinsic], [discounts_from(rollout.terminated, self.gamma)]
         weights, student_outputs = [1.0], None
         if self.distillation is not None:
-            self.normalizer.update(rollout.obs[1:].flatten(0, 1), ranks.total)
+            self.normalizer.update(rollout.obs[1:].flatten(0, 1), collectives.total)
             intrinsic, student_outputs = self.intrinsic_rewards(rollout.obs[1:], memory)
             rewards.append(intrinsic)
             discounts.append(self._intrinsic_discounts(rollout.terminated))
@@ -271,7 +272,7 @@ class PPODistillModule(RLModule):
         start = memory.get("intrinsic_sums", torch.zeros(errors.shape[1])).to(errors.device)
         sums = forward_discounted_sums(errors, start, self.distillation.gamma)
         memory["intrinsic_sums"] = sums[-1].cpu()
-        moments = Moments(*self.intrinsic_moments.tolist()).merged(ranks.merged(ranks.moments_of(sums)))
+        moments = Moments(*self.intrinsic_moments.tolist()).merged(collectives.merged(collectives.moments_of(sums)))
         self.intrinsic_moments.copy_(torch.tensor(moments, dtype=torch.float64))
         return errors / math.sqrt(moments.variance)
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_rl.networks.max_pool import MaxPool
+from lightning_rl.cpu.max_pool import MaxPool
 
 
 class ResidualBlock(nn.Module):

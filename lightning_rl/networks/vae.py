@@ -8,8 +8,8 @@ from einops import rearrange
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
+from lightning_rl.cpu.sub_pixel import SubPixelConv, SubPixelShuffle, UpConv
 from lightning_rl.networks.output_linear import OutputLinear
-from lightning_rl.networks.sub_pixel import SubPixelConv, SubPixelShuffle, UpConv
 
 _LUMINANCE = (299.0, 587.0, 114.0)  # ITU-R BT.601, in thousandths: sums of bytes by these are exact in float32
 Images = Literal["binary", "rgb"]

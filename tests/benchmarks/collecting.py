@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lightning_rl import allocator
+from lightning_rl.cpu import allocator
 from lightning_rl.data.collector import Collector
-from lightning_rl.data.evaluation import UniformPolicy
+from lightning_rl.data.evaluation_dataset import UniformPolicy
 from lightning_rl.envs.normalize import ReturnScaling
-from lightning_rl.envs.procgen import NUM_ACTIONS, ProcgenVectorEnv
+from lightning_rl.envs.procgen import ProcgenVectorEnv
+from lightning_rl.envs.procgen_games import NUM_ACTIONS
 from lightning_rl.envs.statistics import EpisodeStatistics
 from tests.benchmarks import measure
 

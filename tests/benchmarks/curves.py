@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from lightning_rl.loggers import read_metrics
+from lightning_rl.runs.metrics_csv import read_metrics
 
 
 class Published(NamedTuple):

@@ -14,14 +14,15 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from lightning_rl import allocator, checkpoints
-from lightning_rl.callbacks.world_model import imagination
-from lightning_rl.cli import RunCLI
+from lightning_rl.callbacks.world_model_report import imagination
+from lightning_rl.cli.command import RunCLI
+from lightning_rl.cpu import allocator
 from lightning_rl.data.collector import Collector
-from lightning_rl.data.evaluation import UniformPolicy
+from lightning_rl.data.evaluation_dataset import UniformPolicy
 from lightning_rl.data.replay import ReplayBuffer
-from lightning_rl.modules.simple import SimPLeModule
-from lightning_rl.modules.world_model import reward_classes
+from lightning_rl.modules.simple.module import SimPLeModule
+from lightning_rl.modules.simple.world_model import reward_classes
+from lightning_rl.runs import checkpoint_files
 from lightning_rl.types import Windows
 from tests.benchmarks import measure
 
@@ -54,12 +55,12 @@ def resampled(count: int) -> Tensor:
 
 def loaded(run_dir: Path) -> tuple[SimPLeModule, RunCLI]:
     """The run's module with its last weights, acting in the precision that it learned in."""
-    checkpoint = run_dir / checkpoints.LAST
+    checkpoint = run_dir / checkpoint_files.LAST
     cli = RunCLI(["validate", "--config", str(run_dir / "config.yaml"), "--ckpt_path", str(checkpoint)])
     module = cli.model
     if not isinstance(module, SimPLeModule):
         raise TypeError(f"expected a run of SimPLeModule, {run_dir} is one of {type(module).__name__}")
-    module.load_state_dict(checkpoints.read(checkpoint)["state_dict"])
+    module.load_state_dict(checkpoint_files.read(checkpoint)["state_dict"])
     module.trainer = cli.trainer
     module.setup("validate")
     return module, cli

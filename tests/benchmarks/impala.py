@@ -22,16 +22,16 @@ import torch
 import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lightning_rl import allocator
+from lightning_rl.cpu import allocator
+from lightning_rl.cpu.bfloat16 import cpu_has_bf16, suitable
+from lightning_rl.cpu.micro_batches import MicroBatches, threads
 from lightning_rl.data.collector import Collector
 from lightning_rl.envs.procgen import ProcgenVectorEnv
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.modules.impala_vae import Autoencoding, ImpalaVAEModule, Unrolls
-from lightning_rl.modules.micro_batches import MicroBatches, threads
-from lightning_rl.precision import cpu_has_bf16, suitable
 from tests.benchmarks import measure
 from tests.benchmarks.impala_peer import PlainLearner
-from tests.modules.worlds import Batches, fit
+from tests.support.worlds import Batches, fit
 
 WANTED_SPEED, WANTED_COST = 4.0, 2.0
 SIDES = ("with_vae", "without_vae", "peer")

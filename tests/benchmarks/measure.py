@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lightning_rl import cli
-from lightning_rl.loggers import read_metrics
+from lightning_rl.cli.program import main
+from lightning_rl.runs.metrics_csv import read_metrics
 
 REPOSITORY = Path(__file__).parents[2]
 CPUINFO = Path("/proc/cpuinfo")
@@ -127,7 +127,7 @@ def fit(
     }
     configs = [REPOSITORY / "configs" / "ppo.yaml", REPOSITORY / "configs" / "hardware" / "cpu.yaml"]
     arguments = ["fit", *(part for config in configs for part in ("--config", str(config)))]
-    status = cli.main([*arguments, *(part for key, value in options.items() for part in (f"--{key}", str(value)))])
+    status = main([*arguments, *(part for key, value in options.items() for part in (f"--{key}", str(value)))])
     if status != 0:
         raise RuntimeError(f"lightning-rl fit ended with {status}")
     return [float(row["time/env_steps_per_second"]) for row in read_metrics(run_dir / "metrics.csv")]

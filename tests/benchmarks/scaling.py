@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from lightning_rl.loggers import read_metrics
+from lightning_rl.runs.metrics_csv import read_metrics
 from tests.benchmarks import measure
 
 WANTED = 0.85

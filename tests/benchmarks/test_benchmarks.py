@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_rl.cli import RunCLI
+from lightning_rl.cli.command import RunCLI
 from lightning_rl.modules.impala_vae import Unrolls
 from lightning_rl.types import Recall
 from tests.benchmarks import collecting, curves, impala, measure, memory, scaling, throughput
 from tests.benchmarks.impala_peer import PlainLearner
-from tests.modules.worlds import NUM_ENVS, NUM_STEPS, OBS_SHAPE, Batches, draw_rollout, fit, generator
+from tests.support.worlds import NUM_ENVS, NUM_STEPS, OBS_SHAPE, Batches, draw_rollout, fit, generator
 
 
 def test_a_pair_s_ratio_is_first_over_second_and_the_median_is_of_ratios() -> None:

@@ -25,17 +25,17 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
-from lightning_rl import allocator
+from lightning_rl.cpu import allocator
+from lightning_rl.cpu.bfloat16 import suitable
+from lightning_rl.cpu.micro_batches import MicroBatches
 from lightning_rl.data.replay import ReplayBuffer
-from lightning_rl.modules.micro_batches import MicroBatches
-from lightning_rl.modules.simple import SimPLeModule
-from lightning_rl.modules.world_model import WorldModelBatch, WorldModelOptions
-from lightning_rl.networks import next_frame
-from lightning_rl.networks.pixels import standardized
-from lightning_rl.precision import suitable
+from lightning_rl.modules.simple.module import SimPLeModule
+from lightning_rl.modules.simple.world_model import WorldModelBatch, WorldModelOptions
+from lightning_rl.networks.world_model import next_frame
+from lightning_rl.networks.world_model.pixels import standardized
 from lightning_rl.types import Recall, Rollout
 from tests.benchmarks import measure
-from tests.modules.worlds import Batches, fit
+from tests.support.worlds import Batches, fit
 
 WANTED = 3.0
 SIDES = ("ours", "peer")

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from pytorch_lightning import Trainer
 
-from lightning_rl.callbacks.iteration import StopAtBoundary
+from lightning_rl.callbacks.graceful_stop import StopAtBoundary
 from lightning_rl.callbacks.reconstructions import AutoencoderPictures
 from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.modules.impala_vae import Autoencoding, ImpalaVAEModule
 from lightning_rl.modules.ppo_distill import PPODistillModule
 from tests.callbacks.full_disk import RememberingWandb, leave_no_room_for
-from tests.runs import fit
+from tests.support.runs import fit
 
 LATENT = 3
 ROW = 2 * (64 + 2)  # pixels that another row of images adds

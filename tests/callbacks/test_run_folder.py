@@ -6,9 +6,9 @@ from typing import IO
 import pytest
 import yaml
 
-from lightning_rl import durable
-from lightning_rl.cli import main
-from tests.runs import ENV_STEPS, fit, fit_args, rows
+from lightning_rl.cli.program import main
+from lightning_rl.runs import atomic_files
+from tests.support.runs import ENV_STEPS, fit, fit_args, rows
 
 
 def test_a_resumed_run_says_what_differs_and_cuts_metrics_to_the_checkpoint(
@@ -75,7 +75,7 @@ def test_a_config_that_does_not_fit_on_the_disk_leaves_the_old_one(
 
     fit(tmp_path, iterations=1)
     before = (tmp_path / "config.yaml").read_bytes()
-    monkeypatch.setattr(durable, "flush", full)
+    monkeypatch.setattr(atomic_files, "flush", full)
 
     assert main(fit_args(tmp_path, "--ckpt_path", "last", iterations=2)) == 1
 

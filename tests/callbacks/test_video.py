@@ -5,8 +5,8 @@ import av
 import numpy as np
 import pytest
 
-from lightning_rl.cli import main
-from tests.runs import fit
+from lightning_rl.cli.program import main
+from tests.support.runs import fit
 
 
 def test_episodes_are_shown_side_by_side_and_dimmed_once_over(tmp_path: Path) -> None:

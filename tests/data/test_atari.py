@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lightning_rl.data.atari import AtariDataModule
-from lightning_rl.data.evaluation import UniformPolicy
+from lightning_rl.data.evaluation_dataset import UniformPolicy
 from lightning_rl.types import Episodes
-from tests.data.rollouts import assert_same, collected
+from tests.support.rollouts import assert_same, collected
 
 NUM_STEPS, NUM_ENVS = 7, 2
 SMALL: dict[str, Any] = {"game": "breakout", "num_envs": NUM_ENVS, "num_steps": NUM_STEPS, "max_episode_steps": 50}

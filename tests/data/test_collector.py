@@ -12,8 +12,8 @@ from lightning_rl.data.collector import Collector
 from lightning_rl.envs.normalize import ReturnScaling
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.types import ActorOutput, Recall, Rollout
-from tests.data.policies import PixelPolicy
-from tests.toys import CountingVectorEnv, IdentityVectorEnv
+from tests.support.policies import PixelPolicy
+from tests.support.toys import CountingVectorEnv, IdentityVectorEnv
 
 OBS_SHAPE = (4, 6, 3)
 NUM_STEPS, NUM_ENVS, NUM_ACTIONS = 7, 2, 5

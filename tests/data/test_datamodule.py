@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
 
-from lightning_rl.data.dataset import RolloutDataset
-from lightning_rl.data.evaluation import UniformPolicy
+from lightning_rl.data.evaluation_dataset import UniformPolicy
 from lightning_rl.data.procgen import ProcgenDataModule
+from lightning_rl.data.rollout_dataset import RolloutDataset
 from lightning_rl.envs.procgen import ProcgenVectorEnv
-from lightning_rl.types import ActorOutput, Episodes, Source
-from tests.data.rollouts import assert_same, collected
+from lightning_rl.protocols import Source
+from lightning_rl.types import ActorOutput, Episodes
+from tests.support.rollouts import assert_same, collected
 
 NUM_STEPS, NUM_ENVS = 7, 2
 SMALL: dict[str, Any] = {"num_envs": NUM_ENVS, "num_steps": NUM_STEPS, "num_levels": 50, "start_level": 10}

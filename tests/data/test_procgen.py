@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_rl.data.evaluation import UniformPolicy
+from lightning_rl.data.evaluation_dataset import UniformPolicy
 from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.types import Rollout
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lightning_rl.data.replay import ReplayBuffer
-from lightning_rl.types import Recall, ReplayError, Rollout, Windows
+from lightning_rl.errors import ReplayError
+from lightning_rl.types import Recall, Rollout, Windows
 
 T, B, K = 13, 23, 3  # 23 trajectories: two are held out of the first rollout, two of the second
 

@@ -9,13 +9,12 @@ from ale_py import ALEInterface, ALEState, roms
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from lightning_rl.envs.atari import (
+from lightning_rl.envs.atari import AtariVectorEnv, cartridge
+from lightning_rl.envs.atari_games import (
     GAMES,
     PAPER_GAMES,
     RANDOM_AND_HUMAN_RETURNS,
-    AtariVectorEnv,
     canonical_game,
-    cartridge,
     check_options,
     human_normalized,
 )

@@ -6,8 +6,8 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_rl.envs.frame_stack import FrameStack
-from lightning_rl.types import ResumableVectorEnv
-from tests.toys import CountingVectorEnv, IdentityVectorEnv
+from lightning_rl.protocols import ResumableVectorEnv
+from tests.support.toys import CountingVectorEnv, IdentityVectorEnv
 
 OBS_SHAPE = (2, 3, 3)
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_rl.envs.imagined import ImaginedVectorEnv, Outcomes
-from lightning_rl.types import ImaginedStep, ResumableVectorEnv, WorldModel
+from lightning_rl.protocols import ResumableVectorEnv, WorldModel
+from lightning_rl.types import ImaginedStep
 
 B, H, W, K, A = 5, 2, 3, 4, 7
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from lightning_rl.distributed.running_moments import Moments
 from lightning_rl.envs.normalize import ReturnScaling, RewardClipping
-from lightning_rl.moments import Moments
-from lightning_rl.types import ResumableVectorEnv
-from tests.toys import CountingVectorEnv, ToyVectorEnv
+from lightning_rl.protocols import ResumableVectorEnv
+from tests.support.toys import CountingVectorEnv, ToyVectorEnv
 
 OBS_SHAPE = (2, 2, 3)
 

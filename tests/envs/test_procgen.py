@@ -13,15 +13,10 @@ import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from lightning_rl.envs.procgen import (
-    DISTRIBUTION_MODES,
-    GAMES,
-    RETURN_RANGES,
-    ProcgenVectorEnv,
-    check_options,
-    normalized_return,
-)
-from lightning_rl.types import State, UsageError
+from lightning_rl.envs.procgen import ProcgenVectorEnv
+from lightning_rl.envs.procgen_games import DISTRIBUTION_MODES, GAMES, RETURN_RANGES, check_options, normalized_return
+from lightning_rl.errors import UsageError
+from lightning_rl.types import State
 
 pytestmark = pytest.mark.skipif(find_spec("procgen") is None, reason="procgen has no wheel for this platform")
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from lightning_rl.envs.normalize import ReturnScaling
 from lightning_rl.envs.statistics import EpisodeStatistics
-from lightning_rl.types import ResumableVectorEnv
-from tests.toys import ConstantRewardVectorEnv, CountingVectorEnv
+from lightning_rl.protocols import ResumableVectorEnv
+from tests.support.toys import ConstantRewardVectorEnv, CountingVectorEnv
 
 OBS_SHAPE = (2, 2, 3)
 Outcome = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]

@@ -7,8 +7,8 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from lightning_rl.losses.policy import approx_kl, clip_fraction, clipped_surrogate_loss, entropy, log_probs_of
-from tests import reference
-from tests.losses.compare import Array, assert_matches, rounded, tensor
+from tests.support import reference
+from tests.support.compare import Array, assert_matches, rounded, tensor
 
 NUM_STEPS, NUM_ENVS, NUM_ACTIONS = 5, 3, 7
 EPSILON = 0.2

@@ -3,10 +3,10 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
+from lightning_rl.distributed.running_moments import Moments
 from lightning_rl.losses.returns import discounts_from, forward_discounted_sums, generalized_advantages, normalized
-from lightning_rl.moments import Moments
-from tests import reference
-from tests.losses.compare import Array, assert_matches, rounded, tensor
+from tests.support import reference
+from tests.support.compare import Array, assert_matches, rounded, tensor
 
 GAMMA = 0.9
 NUM_ENVS = 3

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from lightning_rl.losses.surprise import MAX_ABS_REWARD, Visited, surprise_minimising_rewards
-from tests import reference
-from tests.losses.compare import Array, rounded, tensor
-from tests.reference import Integers
+from tests.support import reference
+from tests.support.compare import Array, rounded, tensor
+from tests.support.reference import Integers
 
 T, B, Z = 11, 3, 5
 

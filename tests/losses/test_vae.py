@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lightning_rl.losses.vae import gaussian_image_nll, gaussian_kl, gaussian_log_density, image_nll, sampled_kl
-from tests import reference
-from tests.losses.compare import Array, assert_matches, rounded, tensor
+from tests.support import reference
+from tests.support.compare import Array, assert_matches, rounded, tensor
 
 N, Z = 3, 5
 

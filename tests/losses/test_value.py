@@ -7,8 +7,8 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from lightning_rl.losses.value import clipped_value_loss, squared_value_loss
-from tests import reference
-from tests.losses.compare import Array, assert_matches, rounded, tensor
+from tests.support import reference
+from tests.support.compare import Array, assert_matches, rounded, tensor
 
 EPSILON = 0.2
 

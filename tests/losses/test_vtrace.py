@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lightning_rl.losses.returns import discounts_from, generalized_advantages
 from lightning_rl.losses.vtrace import vtrace
-from tests import reference
-from tests.losses.compare import assert_matches, rounded, tensor
+from tests.support import reference
+from tests.support.compare import assert_matches, rounded, tensor
 
 GAMMA = 0.9
 NUM_ENVS = 3

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_rl.callbacks.iteration import IterationMetrics
-from lightning_rl.data.dataset import RolloutDataset
+from lightning_rl.callbacks.iteration_metrics import IterationMetrics
+from lightning_rl.cpu.micro_batches import MicroBatches
 from lightning_rl.data.procgen import ProcgenDataModule
-from lightning_rl.modules.micro_batches import MicroBatches
+from lightning_rl.data.rollout_dataset import RolloutDataset
 from lightning_rl.modules.ppo_distill import PPODistillModule
 from lightning_rl.types import Episodes
-from tests.modules.worlds import (
+from tests.support.toys import CountingVectorEnv
+from tests.support.worlds import (
     NUM_ACTIONS,
     NUM_ENVS,
     NUM_STEPS,
@@ -33,7 +34,6 @@ from tests.modules.worlds import (
     make_trainer,
     whole_batch,
 )
-from tests.toys import CountingVectorEnv
 
 
 def decided(**options: Any) -> PPODistillModule:

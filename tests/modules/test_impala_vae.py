@@ -7,16 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_rl.cpu.micro_batches import MicroBatches
 from lightning_rl.data.collector import Collector
-from lightning_rl.data.evaluation import EvaluationDataset
+from lightning_rl.data.evaluation_dataset import EvaluationDataset
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.losses.policy import log_probs_of
 from lightning_rl.modules.base import Objective
 from lightning_rl.modules.impala_vae import Autoencoding, Frames, ImpalaVAEModule, SurpriseMinimising, Unrolls
-from lightning_rl.modules.micro_batches import MicroBatches
 from lightning_rl.types import Recall
-from tests import reference
-from tests.modules.worlds import (
+from tests.support import reference
+from tests.support.toys import CountingVectorEnv
+from tests.support.worlds import (
     NUM_ACTIONS,
     NUM_ENVS,
     NUM_STEPS,
@@ -30,7 +31,6 @@ from tests.modules.worlds import (
     make_collector,
     make_trainer,
 )
-from tests.toys import CountingVectorEnv
 
 LATENT = 11
 

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from lightning_rl.modules.joint_optimizer import JointOptimizer
+from lightning_rl.modules.optimizers import JointOptimizer
 
 
 def networks() -> tuple[nn.Linear, nn.Linear]:

@@ -7,18 +7,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_rl.data.dataset import RolloutDataset
-from lightning_rl.data.evaluation import EvaluationDataset
+from lightning_rl.data.evaluation_dataset import EvaluationDataset
+from lightning_rl.data.rollout_dataset import RolloutDataset
+from lightning_rl.distributed.running_moments import Moments
 from lightning_rl.envs.normalize import ReturnScaling
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.losses.policy import log_probs_of
 from lightning_rl.modules.ppo import DistilledTrajectories, PPOBatch
 from lightning_rl.modules.ppo_distill import PPODistillModule
-from lightning_rl.moments import Moments
 from lightning_rl.types import Rollout
-from tests import reference
-from tests.losses.compare import Array, assert_matches
-from tests.modules.worlds import (
+from tests.support import reference
+from tests.support.compare import Array, assert_matches
+from tests.support.toys import CountingVectorEnv
+from tests.support.worlds import (
     NUM_ACTIONS,
     NUM_ENVS,
     NUM_STEPS,
@@ -34,7 +35,6 @@ from tests.modules.worlds import (
     make_module,
     whole_batch,
 )
-from tests.toys import CountingVectorEnv
 
 EXTRINSIC, INTRINSIC = 0, 1
 ENDS = draw_rollout(2).terminated.numpy()

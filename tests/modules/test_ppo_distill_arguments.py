@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_rl.modules.micro_batches import MicroBatches
+from lightning_rl.cpu.micro_batches import MicroBatches
 from lightning_rl.modules.ppo_distill import Distillation, PPODistillModule
 from lightning_rl.types import Rollout
-from tests.modules.worlds import NUM_ENVS, NUM_STEPS, draw_rollout, generator, make_distilled, make_module
+from tests.support.worlds import NUM_ENVS, NUM_STEPS, draw_rollout, generator, make_distilled, make_module
 
 BAD_VALUES: dict[str, list[Any]] = {
     "gamma": [-0.1, 1.1, float("nan")],

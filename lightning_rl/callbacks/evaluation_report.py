@@ -1,0 +1,163 @@
+"""What `validate` and `test` found: two returns; the papers' table and `test.json`."""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
+from rich.console import Console
+from rich.table import Table
+
+from lightning_rl.callbacks.iteration_metrics import data_of
+from lightning_rl.distributed import collectives
+from lightning_rl.errors import UsageError
+from lightning_rl.modules.base import RLModule
+from lightning_rl.runs.atomic_files import replacing
+from lightning_rl.types import Episodes
+
+_Z_95 = 1.959964  # the normal distribution's 97.5 % quantile
+
+
+class EvaluationReport(Callback):
+    """Prints `mean (variance) [max, min]` per level set and writes `test.json`.
+
+    The interval is the normal one of the mean, mean ± 1.96 · s / √n over episodes: it says how well these weights are
+    known, not how another seed would have trained.
+
+    Args:
+        run_dir: where `test.json` goes.
+        method: named in the report.
+        checkpoint: likewise.
+    """
+
+    def __init__(self, run_dir: Path, *, method: str, checkpoint: Path | None) -> None:
+        self._path = run_dir / "test.json"
+        self._method = method
+        self._checkpoint = checkpoint
+        self._episodes: dict[str, Episodes] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the returns, for `validate`; during `fit` they are in the iteration's row."""
+        if trainer.state.fn == TrainerFn.VALIDATING and isinstance(pl_module, RLModule):
+            means = collectives.mean(pl_module.validation_returns)
+            for key, value in means.items() if trainer.is_global_zero else ():
+                sys.stdout.write(f"{key:<31} {value:.2f}\n")
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Episodes,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps the episodes of a level set, of all ranks."""
+        self._episodes[batch.level_set] = _joined(collectives.gathered(batch))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reports."""
+        if not trainer.is_global_zero:
+            return
+        data = data_of(trainer)
+        report = {
+            "method": self._method,
+            "game": data.game,
+            "distribution_mode": data.distribution_mode,
+            "checkpoint": None if self._checkpoint is None else str(self._checkpoint),
+            "env_steps": data.env_steps,
+            "level_sets": {
+                name: summary(
+                    episodes,
+                    data.level_sets.get(name, (0, 0)),
+                    normalized_return=data.normalized_return,
+                )
+                for name, episodes in self._episodes.items()
+            },
+        }
+        with replacing(self._path) as file:
+            file.write((json.dumps(report, indent=2) + "\n").encode())
+        console = Console()
+        if not console.is_terminal:
+            console.width = 120  # a file has no width; rich would fold the table to 80 columns
+        console.print(table(report, budget=data.test_env_steps))
+
+
+def _joined(parts: Sequence[Episodes]) -> Episodes:
+    complete = [part.level_complete for part in parts if part.level_complete is not None]
+    return Episodes(
+        level_set=parts[0].level_set,
+        returns=torch.cat([part.returns for part in parts]),
+        lengths=torch.cat([part.lengths for part in parts]),
+        level_complete=torch.cat(complete) if complete else None,
+    )
+
+
+def summary(
+    episodes: Episodes, levels: tuple[int, int], *, normalized_return: Callable[[float], float | None]
+) -> dict[str, Any]:
+    """The statistics of one level set, as `test.json` has them.
+
+    Args:
+        episodes: played there.
+        levels: their number and the first.
+        normalized_return: a return on the scale that is published for the game, or None without one.
+
+    Raises:
+        UsageError: no episode was finished.
+    """
+    returns = episodes.returns
+    if not len(returns):
+        raise UsageError(f"data.test_env_steps must be more: no episode of {episodes.level_set} ended within it")
+    mean, variance = float(returns.mean()), float(returns.var(correction=0))
+    half = _Z_95 * math.sqrt(variance / max(len(returns) - 1, 1))
+    complete = episodes.level_complete
+    return {
+        "num_levels": levels[0],
+        "start_level": levels[1],
+        "episodes": len(returns),
+        "env_steps": int(episodes.lengths.sum()),
+        "return_mean": mean,
+        "return_variance": variance,
+        "return_max": float(returns.max()),
+        "return_min": float(returns.min()),
+        "return_ci95": [mean - half, mean + half],
+        "normalized_return": normalized_return(mean),
+        "level_complete_rate": None if complete is None else float(complete.double().mean()),
+    }
+
+
+def table(report: dict[str, Any], *, budget: int | None) -> Table:
+    """The papers' form, one row per level set."""
+    game = " ".join(filter(None, (report["game"], report["distribution_mode"])))
+    heading = f"{report['method']} on {game} after {report['env_steps']} env steps"
+    caption = None if budget is None else f"whole episodes within {budget} env steps: short episodes count too often"
+    columns = Table(title=heading, caption=caption)
+    for column in (
+        "levels",
+        "return: mean (variance) [max, min]",
+        "95 % interval",
+        "normalized",
+        "complete",
+        "episodes",
+    ):
+        columns.add_column(column)
+    for name, row in report["level_sets"].items():
+        columns.add_row(
+            name,
+            f"{row['return_mean']:.2f} ({row['return_variance']:.2f}) [{row['return_max']:g}, {row['return_min']:g}]",
+            "{:.2f} to {:.2f}".format(*row["return_ci95"]),
+            _number(row["normalized_return"]),
+            _number(row["level_complete_rate"]),
+            str(row["episodes"]),
+        )
+    return columns
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

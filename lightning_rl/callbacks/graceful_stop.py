@@ -1,0 +1,83 @@
+"""Signals that ask to stop, and the end of a run at the next boundary."""
+
+import os
+import signal
+import time
+from functools import partial
+from types import FrameType
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
+
+from lightning_rl.distributed import collectives
+from lightning_rl.runs.signals import SIGNALS, STOPPED, Watchman, end_at_signals
+
+
+def is_stopped_by_signal(trainer: Trainer) -> bool:
+    """Whether the run was asked to stop; who asked waits for the process to end."""
+    return any(isinstance(c, StopAtBoundary) and c.received is not None for c in trainer.callbacks)  # type: ignore[attr-defined]
+
+
+_ECHO_SECONDS = 1.0
+"""A launcher passes on the signal that a scheduler has sent to all processes: it comes twice and is meant once."""
+
+
+class StopAtBoundary(Callback):
+    """Turns SIGTERM and SIGUSR1 into: finish this epoch, save, and end. One that comes seconds later ends at once.
+
+    Where nothing is trained there is nothing to save, and the first one ends the process, with the same status.
+
+    Args:
+        watchman: has answered signals until then.
+
+    Attributes:
+        received: number of the signal, or None; once all ranks have agreed to stop, of one that any of them received.
+    """
+
+    def __init__(self, watchman: Watchman | None = None) -> None:
+        self.received: int | None = None
+        self._watchman = watchman or Watchman()
+        self._received_at: float | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Takes the signals over from Lightning, as soon as it has set handlers of its own.
+
+        Its handlers would save, broadcast or requeue in mid-epoch, and end the process with status 0.
+        """
+        connector = trainer._signal_connector
+        set_lightnings = connector.register_signal_handlers
+
+        def set_handlers() -> None:
+            set_lightnings()
+            if stage == TrainerFn.FITTING:
+                self._note_signals(trainer)
+            else:
+                end_at_signals(partial(_end_launched, trainer))
+
+        connector.register_signal_handlers = set_handlers  # type: ignore[method-assign]  # no hook is called right after it
+
+    def _note_signals(self, trainer: Trainer) -> None:
+        def note(number: int, _frame: FrameType | None) -> None:
+            now = time.monotonic()
+            if self._received_at is None:
+                self.received, self._received_at = number, now
+            elif now - self._received_at > _ECHO_SECONDS:
+                _end_launched(trainer, signal.SIGKILL)
+                os._exit(STOPPED)
+
+        self._watchman.stop()
+        for number in SIGNALS:
+            signal.signal(number, note)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops, if any rank was asked to."""
+        received = [number for number in collectives.gathered(self.received) if number is not None]
+        if received:
+            self.received = received[0]
+            trainer.should_stop = True
+
+
+def _end_launched(trainer: Trainer, number: int) -> None:
+    """Sends a signal to the other ranks, where this process has started them."""
+    if trainer.strategy.launcher is not None:
+        trainer.strategy.launcher.kill(number)

@@ -1,0 +1,20 @@
+"""Pictures and videos that a run can do without."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pytorch_lightning.utilities import rank_zero_warn
+
+
+@contextmanager
+def going_on_without(path: Path) -> Iterator[None]:
+    """Warns where `path` cannot be written, and goes on after the block: a full disk costs a picture, not the run.
+
+    Args:
+        path: What the block writes.
+    """
+    try:
+        yield
+    except OSError as error:
+        rank_zero_warn(f"{path} was not written ({error}); the run goes on without it")

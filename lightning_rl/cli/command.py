@@ -1,0 +1,394 @@
+"""The `lightning-rl` command: LightningCLI with run folders, and one-line answers to wrong input."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse import Namespace
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from pytorch_lightning.callbacks import ProgressBar, Timer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from pytorch_lightning.utilities import rank_zero_only
+
+import lightning_rl
+from lightning_rl.callbacks.checkpointing import RunCheckpoint
+from lightning_rl.callbacks.evaluation_report import EvaluationReport
+from lightning_rl.callbacks.graceful_stop import StopAtBoundary
+from lightning_rl.callbacks.iteration_metrics import IterationMetrics
+from lightning_rl.callbacks.progress import EnvStepsProgress
+from lightning_rl.callbacks.random_states import RandomStates
+from lightning_rl.callbacks.reconstructions import AutoencoderPictures
+from lightning_rl.callbacks.run_folder import RunFolder
+from lightning_rl.callbacks.same_start import SameStart
+from lightning_rl.callbacks.video import RecordMedia
+from lightning_rl.callbacks.world_model_report import WorldModelReport
+from lightning_rl.cli.config_files import asked_data_class, check_configs, check_numbers
+from lightning_rl.cli.error_messages import say
+from lightning_rl.cli.registry import data_class, module_class
+from lightning_rl.cli.run_location import RunLocation
+from lightning_rl.cpu.bfloat16 import suitable, uses_cuda
+from lightning_rl.errors import UnsavedError, UsageError
+from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.metrics_csv import MetricsCSV
+from lightning_rl.runs.signals import STOPPED, Watchman
+from lightning_rl.runs.wandb_run import drop_obsolete_settings, outlive, silent_server
+from lightning_rl.version import __version__
+
+for _name in lightning_rl.__all__:  # the parser knows classes that were imported
+    getattr(lightning_rl, _name)
+
+_TRAINER_DEFAULTS = {
+    "max_epochs": -1,  # data.total_env_steps is the budget
+    "num_sanity_val_steps": 0,  # would play whole episodes before training
+    "check_val_every_n_epoch": 10,
+    "reload_dataloaders_every_n_epochs": 1,  # a method's iterations may differ in length; asking again costs nothing
+    "use_distributed_sampler": False,  # each rank has games of its own
+    "enable_model_summary": False,
+    "log_every_n_steps": 1,
+    "logger": {
+        "class_path": "pytorch_lightning.loggers.WandbLogger",
+        "init_args": {"project": "lightning_rl", "offline": True},
+    },
+}
+
+
+_IN_MIDST = "it would cut iterations short; data.total_env_steps and trainer.max_epochs end a run"
+_REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
+    "gradient_clip_val": (("null", None), "model.max_grad_norm is the bound"),
+    "limit_train_batches": (("null", None), _IN_MIDST),
+    "max_steps": ((-1,), _IN_MIDST),
+}
+"""Options of Lightning's, their allowed values as people write and as programs read them, and what to use instead."""
+
+
+class _Parser(LightningArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UsageError(message) from ex
+
+
+class RunCLI(LightningCLI):
+    """LightningCLI with run folders: it decides where a run lives and what it continues before anything is built.
+
+    Args:
+        args: the command line without the program's name.
+        watchman: answers signals until training does.
+    """
+
+    def __init__(self, args: list[str], *, watchman: Watchman | None = None) -> None:
+        self.stopper = StopAtBoundary(watchman)
+        self._remarks: list[str] = []  # said once nothing was found wrong
+        self._asked = args[0] if args else ""
+        check_configs(args)
+        self._data_class = asked_data_class(args)
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=None,
+            seed_everything_default=1,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=_Parser,
+            parser_kwargs={
+                "prog": "lightning-rl",
+                "version": __version__,
+                "epilog": "`lightning-rl doctor` tells what a bug report needs, and what will break on this machine.",
+            },
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static in Lightning, and called on `self`
+        """The one that is asked for, since the parser of each takes its time; all of them for help and for an error."""
+        every = super().subcommands()
+        return {self._asked: every[self._asked]} if self._asked in every else every
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The run folder, the defaults, and what follows from the environment."""
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="Everything that this run writes goes there."
+        )
+        parser.add_argument(
+            "--policy_from",
+            type=str | None,
+            default=None,
+            help="Start with the policy of this checkpoint, of whatever method.",
+        )
+        parser.add_argument(
+            "--allow_inexact_resume",
+            type=bool,
+            default=False,
+            help="Continue with other numbers of ranks, actors or environments.",
+        )
+        defaults = {f"trainer.{key}": value for key, value in _TRAINER_DEFAULTS.items()}
+        parser.set_defaults({**defaults, "data": {"class_path": self._data_class}})
+        parser.link_arguments("allow_inexact_resume", "data.init_args.allow_inexact_resume")
+        parser.link_arguments("data.num_actions", "model.init_args.num_actions", apply_on="instantiate")
+        parser.link_arguments("data.obs_shape", "model.init_args.obs_shape", apply_on="instantiate")
+        parser.link_arguments("data.reward_values", "model.init_args.reward_values", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses `args` without Lightning's warning that the process has arguments of its own: they are the same."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would let a checkpoint's hyper-parameters override the command line, silently."""
+
+    def _set_seed(self) -> None:
+        """Seeds weights and everything else, without a line that says so."""
+        seed = self.config[self.subcommand].seed_everything
+        if isinstance(seed, bool) or not 0 <= seed < 2**32:
+            raise UsageError(f"seed_everything must be an integer from 0 to {2**32 - 1}, found {seed}")
+        seed_everything(seed, workers=True, verbose=False)
+
+    def before_instantiate_classes(self) -> None:
+        """Finds the run folder and the checkpoint, and refuses what would overwrite or mislead."""
+        config = self.config[self.subcommand]
+        for key in ("model", "data", "trainer"):
+            if not isinstance(config.get(key), Namespace):
+                raise UsageError(f"{key} must be a group of options, found {config.get(key)}")
+            check_numbers(config[key].as_dict(), key)
+        for key, (allowed, instead) in _REFUSED.items():
+            if config.trainer[key] not in allowed:
+                raise UsageError(f"trainer.{key} must be {allowed[0]}, found {config.trainer[key]}; {instead}")
+        config.data.init_args.seed = config.seed_everything
+        if self.subcommand in ("validate", "test"):
+            config.verbose = False  # Lightning's table cuts names off; `EvaluationReport` says it
+        if self.subcommand == "predict" and config.trainer.devices == "auto":
+            config.trainer.devices = 1  # a few episodes, in one video
+        self._suit_precision(config.trainer)
+        self.saved_config = config.clone()
+        if config.trainer.deterministic is None and uses_cuda(config.trainer.accelerator):
+            config.trainer.deterministic = True  # many kernels add in any order, and a resumed run would not repeat
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nobody reads it
+        module = module_class(config.model.class_path)
+        self.method = module.method(config.model.init_args.as_dict())
+        self.game = data_class(config.data.class_path).game_named(str(config.data.init_args.get("game")))
+        self.location = RunLocation.find(
+            str(self.subcommand), run_dir=config.run_dir, ckpt_path=config.ckpt_path, method=self.method, game=self.game
+        )
+        self.run_dir, self.checkpoint = self.location.run_dir, self.location.checkpoint
+        self._remarks.extend(self.location.remarks)
+        config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
+        self._place_logger(config.trainer)
+
+    def _suit_precision(self, trainer: Namespace) -> None:
+        precision = suitable(trainer.precision, trainer.accelerator)
+        if precision != trainer.precision:
+            self._remarks.append(f"this CPU only emulates {trainer.precision}: trainer.precision {precision} is taken")
+            trainer.precision = precision
+
+    def _place_logger(self, trainer: Namespace) -> None:
+        mode = os.environ.get("WANDB_MODE")
+        if self.subcommand != "fit" or trainer.fast_dev_run:
+            trainer.logger = False  # a W&B run is a training; judging one leaves test.json and a video
+        elif isinstance(trainer.logger, Namespace) and trainer.logger.class_path.endswith(".WandbLogger"):
+            if mode == "disabled":
+                trainer.logger = False
+                return
+            place: dict[str, Any] = {
+                "save_dir": str(self.run_dir),
+                "id": self.location.run_id,
+                "name": self.location.run_id,
+            }
+            if mode is not None:
+                place["offline"] = mode != "online"
+            online = not place.get("offline", trainer.logger.init_args.get("offline", False))
+            if online and getattr(rank_zero_only, "rank", 0) == 0 and (server := silent_server()) is not None:
+                place["offline"] = True
+                self._remarks.append(f"W&B's {server} does not answer: the run is logged offline, for `wandb sync`")
+            for key, value in place.items():
+                trainer.logger.init_args[key] = value
+
+    def instantiate_classes(self) -> None:
+        """Builds module, data module and trainer, and checks that they and the checkpoint fit together."""
+        self.complete = False
+        with _notices_held_back():
+            super().instantiate_classes()
+            _require_known_strategy(self.trainer)
+            self.datamodule.check_agent(self.model)
+            if self.subcommand == "fit":
+                self.model.check_trainer(self.trainer)
+            self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
+            if self.location.saved is not None and self.checkpoint is not None:
+                self._check(self.location.saved, self.checkpoint)
+            elif (given := self.config[self.subcommand].policy_from) is not None:
+                checkpoint_files.take_policy(Path(given), self.model.network)
+        self.location = replace(self.location, saved=None)  # as large as the run; Lightning reads the file itself
+
+    def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:
+        """Refuses a checkpoint that does not fit; a run that has spent its env steps is complete."""
+        checkpoint_files.check_fits(saved, checkpoint, module=self.model, method=self.method, game=self.game)
+        checkpoint_files.check_progress(saved, checkpoint, module=self.model, trainer=self.trainer)
+        games = saved.get(type(self.datamodule).__qualname__)
+        if self.subcommand != "fit":
+            if games is not None:
+                self.datamodule.check_contents(games)
+            return
+        if games is None:
+            raise UsageError(f"ckpt_path: {checkpoint} holds no games to continue; a last.ckpt does")
+        done, most = saved["epoch"] + 1, self.trainer.max_epochs
+        if most is not None and 0 <= most < done:
+            raise UsageError(f"trainer.max_epochs must be at least {done}, which {checkpoint} has done, found {most}")
+        self.datamodule.trainer = self.trainer  # which knows the number of ranks
+        self.datamodule.continues_in = checkpoint.parent
+        self.datamodule.check_state(games)
+        self.complete = games["env_steps"] >= self.datamodule.total_env_steps
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer with this package's callbacks, checkpoint files and metrics.csv."""
+        config = self._get(self.config_init, "trainer")
+        callbacks = [*_as_list(config["callbacks"]), *self._callbacks()]
+        if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(EnvStepsProgress())
+        plugins = _as_list(config["plugins"])
+        loggers = _as_list(config["logger"])
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):  # Lightning starts its run before any callback is heard
+                drop_obsolete_settings(logger)
+                outlive(logger)
+        if self.subcommand == "fit" and not config["fast_dev_run"]:
+            loggers = [*loggers, MetricsCSV(self.run_dir / "metrics.csv")]
+        if config["max_time"] is not None:
+            callbacks.append(Timer(config["max_time"], interval="epoch"))  # Lightning's would end in mid-iteration
+        self._checkpoint_io = checkpoint_files.AtomicCheckpointIO()
+        trainer: Trainer = super().instantiate_trainer(
+            callbacks=callbacks,
+            logger=loggers or False,
+            plugins=[*plugins, *_cluster_environment(plugins), self._checkpoint_io],
+            default_root_dir=str(self.run_dir),
+            max_time=None,
+            **kwargs,
+        )
+        return trainer
+
+    def _callbacks(self) -> list[Callback]:
+        metadata = {"method": self.method, "game": self.game, "run_id": self.location.run_id, "version": __version__}
+        return [
+            SameStart(self._start),
+            RunFolder(self.run_dir, config=self.saved_config, parser=self._parser(self.subcommand)),
+            IterationMetrics(),
+            RandomStates(),
+            self.stopper,
+            RunCheckpoint(self.run_dir, metadata),
+            AutoencoderPictures(self.run_dir, title=f"{self.method} on {self.game}"),
+            WorldModelReport(self.run_dir, title=f"{self.method} on {self.game}"),
+            RecordMedia(self.run_dir, title=f"{self.method} on {self.game}"),
+            EvaluationReport(self.run_dir, method=self.method, checkpoint=self.checkpoint),
+        ]
+
+    @property
+    def _start(self) -> str:
+        """What this process begins with."""
+        saved = self.location.saved
+        if saved is None:
+            return "new weights"
+        return f"{self.checkpoint} of epoch {saved.get('epoch')}, step {saved.get('global_step')}"
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing yet: `run` does it, so that wrong input can be told from failures in training."""
+
+    def run(self) -> None:
+        """Trains, validates, tests or predicts."""
+        for remark in self._remarks if self.trainer.is_global_zero else ():
+            say(remark)
+        if self.complete and self.checkpoint is not None:
+            steps = self.datamodule.total_env_steps
+            say(f"{self.checkpoint} is at data.total_env_steps {steps} already: nothing to do; give more to go on")
+            return
+        if self.subcommand == "fit" and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._train_alone()
+        else:
+            self._run()
+
+    def _train_alone(self) -> None:
+        """Trains, unless another process does in the same folder.
+
+        Raises:
+            BusyError: it does.
+            UnsavedError: what was learned last is not on the disk.
+        """
+        with self.location.held_alone():
+            self._run()
+        if self.stopper.received is None:
+            if checkpoint_files.LAST in self._checkpoint_io.unsaved:
+                last = self.run_dir / checkpoint_files.LAST
+                raise UnsavedError(f"{last} is not what was learned last: it was not saved")
+            self._say_what_is_where()
+
+    def _run(self) -> None:
+        with self.location.announced():
+            super()._run_subcommand(str(self.subcommand))
+
+    @property
+    def stopped_status(self) -> int:
+        """143 after a signal, else 0; 0 also for ranks that Lightning has started, which would kill the others."""
+        if self.stopper.received is None:
+            return 0
+        environment = getattr(self.trainer.strategy, "cluster_environment", None)
+        return 0 if isinstance(environment, LightningEnvironment) and self.trainer.local_rank else STOPPED
+
+    def _say_what_is_where(self) -> None:
+        last = self.run_dir / checkpoint_files.LAST
+        found = {
+            "checkpoint": last,
+            "video": self.run_dir / "media" / "episodes.mp4",
+            "metrics": self.run_dir / "metrics.csv",
+            "picture": self.run_dir / "media" / "learning_curve.png",
+            "vae": self.run_dir / "media" / "reconstructions.png",
+        }
+        lines = [f"{what:<11}{path}" for what, path in found.items() if path.exists()]
+        lines += [f"next:      lightning-rl test --ckpt_path {last}"]
+        sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _cluster_environment(given: list[Any]) -> list[ClusterEnvironment]:
+    """Slurm's, but without Lightning's requeueing: that is for whoever reads the exit status."""
+    if TorchElasticEnvironment.detect() or any(isinstance(plugin, ClusterEnvironment) for plugin in given):
+        return []
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def _require_known_strategy(trainer: Trainer) -> None:
+    """Refuses what shards parameters, which are clipped and saved whole here, and what forks a process with games."""
+    strategy = trainer.strategy
+    known = type(strategy) in (DDPStrategy, SingleDeviceStrategy)
+    if not known or isinstance(strategy.launcher, _MultiProcessingLauncher):
+        raise UsageError(f"trainer.strategy must be auto or ddp, found {type(strategy).__name__}")
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+@contextmanager
+def _notices_held_back() -> Iterator[None]:
+    """Leaves out Lightning's notices about hardware, and warns only once nothing was found wrong."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        with warnings.catch_warnings(record=True) as held:
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+    for warning in held:
+        warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)

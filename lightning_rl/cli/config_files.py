@@ -1,0 +1,105 @@
+"""Config files of the command line: which are given, whether they are safe to parse, and what they name."""
+
+import math
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_rl.cli.registry import CLASSES
+from lightning_rl.errors import UsageError
+
+_MAX_CONFIG_BYTES, _MAX_CONFIG_VALUES, _MAX_CONFIG_DEPTH = 1_000_000, 20_000, 50
+
+
+def check_numbers(value: Any, key: str = "") -> None:
+    """Refuses numbers in a config that no option means: NaN, and infinity where it is not for a bound left out.
+
+    Raises:
+        UsageError: names the key.
+    """
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for name, item in inner:
+        check_numbers(item, f"{key}.{name}".lstrip(".").removesuffix(".init_args"))
+    if isinstance(value, float) and not math.isfinite(value):
+        if math.isnan(value) or not key.rpartition(".")[2].startswith("max_"):
+            raise UsageError(f"{key} must be finite, found {value}")
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise UsageError(f"{key} must be below 2⁶³ in size, found a number of {len(hex(value)) - 2} hexadecimal digits")
+
+
+def check_configs(args: list[str]) -> None:
+    """Refuses config files that would take the parser more than moments: pipes, heaps of text, aliases of aliases.
+
+    Raises:
+        UsageError: names the file and what is wrong.
+    """
+    for path in (Path(name) for name in values(args, "--config", "-c")):
+        try:
+            if path.exists() and not path.is_dir():
+                _check_config(path)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"config: {path} is not a config: {error}") from error
+
+
+def _check_config(path: Path) -> None:
+    if not path.is_file() or path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ValueError(f"it must be a file of at most {_MAX_CONFIG_BYTES} bytes")
+    text = path.read_text(encoding="utf-8")
+    with suppress(yaml.YAMLError):  # what is wrong the parser will tell
+        _check_nesting(text)
+
+
+def _check_nesting(text: str) -> None:
+    """Counts values as they are once every alias is replaced by what it stands for."""
+    sizes: dict[str | None, int] = {}
+    counts: list[int] = [0]
+    anchors: list[str | None] = [None]
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        match event:
+            case yaml.CollectionStartEvent():
+                counts.append(1)
+                anchors.append(event.anchor)
+            case yaml.CollectionEndEvent():
+                sizes[anchors.pop()] = size = counts.pop()
+                counts[-1] += size
+            case yaml.AliasEvent():
+                counts[-1] += _MAX_CONFIG_VALUES if event.anchor in anchors else sizes.get(event.anchor, 1)
+            case yaml.ScalarEvent():
+                counts[-1] += 1
+        if len(counts) > _MAX_CONFIG_DEPTH or counts[-1] > _MAX_CONFIG_VALUES:
+            raise ValueError(f"more than {_MAX_CONFIG_VALUES} values, or more than {_MAX_CONFIG_DEPTH} in one another")
+
+
+def asked_data_class(args: list[str]) -> str:
+    """The data module that the command line or else its last config names; by default Procgen's.
+
+    The parser must begin from its defaults: it keeps those of another one where the names are the same.
+    """
+    named = ["ProcgenDataModule"]
+    for path in values(args, "--config", "-c"):
+        with suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # what is wrong the parser will tell
+            named.append(yaml.safe_load(Path(path).read_text(encoding="utf-8"))["data"]["class_path"])
+    named += values(args, "--data", "--data.class_path")
+    paths = {c.__name__: f"lightning_rl.{c.__name__}" for c in CLASSES["data"]()}
+    known = [paths[name] for name in (str(given).rpartition(".")[2] for given in named) if name in paths]
+    return known[-1]
+
+
+def values(args: list[str], *names: str) -> list[str]:
+    """What is given to an option, as `--name value` or `--name=value`."""
+    pairs = [(*arg.split("=", 1), following)[:2] for arg, following in pairwise([*args, ""])]
+    return [value for name, value in pairs if name in names]
+
+
+def with_run_config(args: list[str]) -> list[str]:
+    """Takes a run's own config.yaml where a checkpoint is named and no config is given."""
+    named = values(args, "--ckpt_path")
+    if not named or values(args, "--config", "-c", "--model"):
+        return args
+    run_dir = (values(args, "--run_dir") or [""])[-1]
+    folder = Path(run_dir) if named[-1] in ("last", "best") else Path(named[-1]).parent
+    config = folder / "config.yaml"
+    return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args

@@ -1,0 +1,116 @@
+"""Wrong input, told in one line: what it names, what was found, what is allowed."""
+
+import contextlib
+import difflib
+import inspect
+import re
+import sys
+from dataclasses import is_dataclass
+from typing import get_args
+
+from pytorch_lightning import Trainer
+
+from lightning_rl.cli.config_files import values
+from lightning_rl.cli.registry import CLASSES
+
+_MAX_LINE = 2000  # characters of a message
+
+
+def essence(message: str, args: list[str]) -> str:
+    """What the parser's nested message is about: the key, the value found, what is allowed."""
+    key = _key(message)
+    if unknown := re.search(r"(?:Option|accept option) '([^']+)'|unrecognized arguments: --([\w.]+)", message):
+        return _unknown(f"{key}.{unknown[1] or unknown[2]}".lstrip("."), message)
+    if lacking := re.search(r"argument (--\w+): expected one argument", message):
+        names = [arg for arg in args if arg.startswith(lacking[1]) and not values([arg, "--"], arg)[0].strip("-")]
+        return f"{', '.join(names)}: expected a value"
+    if missing := re.search(r"arguments are required: (?:\w+\.)?(\w+)", message):
+        return f"{missing[1]} is missing; give --config FILE, as configs/ppo.yaml"
+    if re.match("Problems parsing config|Unexpected config", message):
+        return f"config: {', '.join(values(args, '--config', '-c'))} is not a config: {message.partition(': ')[2]}"
+    return _wrong_value(key, message)
+
+
+def _key(message: str) -> str:
+    """The key that the innermost message is about; an inner one stands further to the right."""
+    keys, depth = [], -1
+    for indent, name in re.findall(r'^( *)(?:- )?Parser key "([^"]+)"', message, re.MULTILINE):
+        if len(indent) > depth:
+            keys.append(name)
+            depth = len(indent)
+    return ".".join(keys)
+
+
+_NO_REASON = "Expected|Does|Import path|Not a valid|Problem with|a class path|a dict with"
+"""What the parser says of every kind of value that would have been allowed."""
+
+
+def _wrong_value(key: str, message: str) -> str:
+    value = re.search(r"(?:Given|Got) value: (.*)", message)
+    if key in CLASSES and re.search("import path|class_path '|Import path", message):
+        found = re.search(r"class_path'(?::|, val=) ?'([^']+)'", value[1]) if value else None
+        names = ", ".join(c.__name__ for c in CLASSES[key]())
+        return f"{key} must be one of {names}, found {found[1] if found else value and value[1]}"
+    reasons = [line for line in re.findall(r"^ *- (.*)", message, re.MULTILINE) if not re.match(_NO_REASON, line)]
+    if reasons and "Parser key" not in reasons[-1]:
+        return str(reasons[-1])
+    if value and (wanted := dict.fromkeys(re.findall("Problem with given (class_path)|subclass of (\\w+)", message))):
+        kinds = ["class_path and init_args" if problem else name for problem, name in wanted]
+        return f"{key} must be {' or '.join(kinds)}, found {value[1]}"
+    expected = re.findall(r"Expected an? (<class '[^']+'>|typing\.Literal\[[^]]*])", message)
+    if not expected or not value:
+        return re.sub(r'Parser key "([^"]+)":', r"\1:", message)
+    types = expected[:1] if "Got value" in message else list(dict.fromkeys(expected))
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " or ".join(types)).replace("NoneType", "null")
+    text = re.sub(r"typing\.Literal\[(.*?)]", r"one of \1", text)
+    return f"{key} must be {text}, found {value[1]}"
+
+
+def _unknown(option: str, message: str) -> str:
+    parent, _, name = option.replace(".init_args", "").rpartition(".")
+    if name == "class_path":
+        return f"{parent} takes class_path and init_args, found {message.rpartition('Given value: ')[2]}"
+    allowed = _options(parent, lacking=name)
+    near = [f"{parent}.{other}".lstrip(".") for other in difflib.get_close_matches(name, allowed, n=3)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(allowed)}"
+    return f"{option} is not an option; {hint}" if allowed else f"{option} is not an option"
+
+
+_OWN_OPTIONS = [
+    "config",
+    "model",
+    "data",
+    "trainer",
+    "seed_everything",
+    "run_dir",
+    "ckpt_path",
+    "policy_from",
+    "allow_inexact_resume",
+]
+
+
+def _options(parent: str, *, lacking: str) -> list[str]:
+    """Names of the options under a key of the config; none where the key is another program's.
+
+    Of the classes that the key may stand for, those that know `lacking` are not the one that refused it.
+    """
+    head, *rest = parent.split(".")
+    owners = [Trainer] if head == "trainer" else CLASSES.get(head, list)()
+    for name in rest:
+        annotations = [inspect.signature(c).parameters[name].annotation for c in owners if name in _names(c)]
+        owners = [part for annotation in annotations for part in get_args(annotation) if is_dataclass(part)]
+    refusing = [_names(owner) for owner in owners if lacking not in _names(owner)]
+    return list(dict.fromkeys(name for names in refusing for name in names)) if parent else _OWN_OPTIONS
+
+
+def _names(owner: type) -> list[str]:
+    return list(inspect.signature(owner).parameters)
+
+
+def say(message: str) -> None:
+    """One line, whatever names and values of others it holds."""
+    line = "".join(char if char.isprintable() else "�" for char in " ".join(message.split()))
+    line = re.sub(r"(\S{80})\S{200,}(\S{80})", r"\1…\2", line)
+    with contextlib.suppress(OSError):  # a log file may be on the disk that is full
+        sys.stderr.write(f"lightning-rl: {line[:_MAX_LINE]}\n")
+        sys.stderr.flush()

@@ -1,0 +1,93 @@
+"""The program behind `lightning-rl`: runs the command, and turns what went wrong into one line and an exit status."""
+
+import errno
+import os
+import re
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from lightning_rl.cli.command import RunCLI
+from lightning_rl.cli.config_files import with_run_config
+from lightning_rl.cli.error_messages import essence, say
+from lightning_rl.cli.run_location import launchers_run_dir
+from lightning_rl.cpu import allocator
+from lightning_rl.errors import ActorError, BusyError, ReplayError, UnsavedError, UsageError
+from lightning_rl.runs.signals import SIGNALS, Watchman, end_at_signals, end_with
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        args: without the program's name; the process's own by default.
+
+    Returns:
+        Exit status: 0 done, 1 an actor process failed and 2 wrong input, told in one line on stderr, 143 stopped by a
+            signal after saving.
+    """
+    allocator.keep_freed_memory()
+    if launchers_run_dir() is not None:
+        end_with(os.getppid())
+    os.environ.setdefault("WANDB_SILENT", "true")  # it would tell six lines of what the run folder shows
+    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # between Lightning and torch, no matter for users
+    given = sys.argv[1:] if args is None else args
+    with _signals_answered() as watchman:
+        return _answered(given, watchman)
+
+
+def _answered(given: list[str], watchman: Watchman) -> int:
+    try:
+        cli = RunCLI(with_run_config(given), watchman=watchman)
+    except (UsageError, ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
+        say(essence(str(error), given))
+        return 2
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and re.search("alloc|overflow|dimension", str(error)) is None:
+            raise
+        say(f"model and data must be of a size that this machine can hold, found more: {error}")
+        return 2
+    return _status_of(cli)
+
+
+def _status_of(cli: RunCLI) -> int:
+    """Runs what was built."""
+    try:
+        cli.run()
+    except UsageError as error:  # what only playing could show
+        say(str(error))
+        return 2
+    except (ActorError, FloatingPointError, ReplayError, UnsavedError) as error:
+        say(f"{error}; to continue from the last boundary: --run_dir {cli.run_dir} --ckpt_path last")
+        return 1
+    except (BusyError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_ROOM:
+            raise
+        say(f"{error}" + ("; make room and give the same command again" if isinstance(error, OSError) else ""))
+        return 1
+    return cli.stopped_status
+
+
+@contextmanager
+def _signals_answered() -> Iterator[Watchman]:
+    """Ends the process at signals that come before there is anything to save; afterwards all is as it was."""
+    watchman = Watchman()
+    if threading.current_thread() is not threading.main_thread():
+        yield watchman
+        return
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    end_at_signals()
+    watchman.start()
+    try:
+        yield watchman
+    finally:
+        watchman.stop()
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

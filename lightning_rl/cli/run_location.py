@@ -1,0 +1,215 @@
+"""Where a run lives and which checkpoint it continues, decided before anything is built or written."""
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_rl.distributed import collectives
+from lightning_rl.errors import BusyError, UsageError
+from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.folder_lock import held
+
+_FILES_OF_A_RUN = (
+    checkpoint_files.LAST,
+    checkpoint_files.PREVIOUS,
+    checkpoint_files.BEST,
+    "metrics.csv",
+    "replay",
+    "config.yaml",
+)
+_LAUNCHER_VARIABLE = "LIGHTNING_RL_RUN_DIR"
+"""Environment variable in which a process leaves its process id and its run folder to the ranks that it starts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLocation:
+    """The run folder and the checkpoint that a command works with.
+
+    Attributes:
+        run_dir: everything that the run writes goes there.
+        checkpoint: the file that is continued or judged; None for a new run.
+        saved: contents of the checkpoint.
+        run_id: id of the W&B run.
+        last_seen: inode and modification time of `last.ckpt` when it was read; tells whether another process has saved.
+        remarks: what the user should be told once the command is known to be right.
+    """
+
+    run_dir: Path
+    checkpoint: Path | None
+    saved: dict[str, Any] | None
+    run_id: str
+    last_seen: tuple[int, int] | None
+    remarks: tuple[str, ...]
+
+    @classmethod
+    def find(
+        cls, subcommand: str, *, run_dir: str | None, ckpt_path: str | None, method: str, game: str
+    ) -> "RunLocation":
+        """Decides on the run folder and reads the checkpoint.
+
+        Args:
+            subcommand: fit, validate, test or predict.
+            run_dir: as given on the command line.
+            ckpt_path: as given: a file, `last`, `best` or nothing.
+            method: part of a new run's path.
+            game: likewise.
+
+        Raises:
+            UsageError: the folder cannot be used, or holds another run.
+            ValueError: the checkpoint cannot be read.
+        """
+        given = None if run_dir is None else _folder(run_dir)
+        checkpoint, remarks = _checkpoint(subcommand, ckpt_path, given)
+        if subcommand == "fit":
+            folder = given or launchers_run_dir() or _new_run_dir(method, game)
+            _refuse_to_overwrite(folder, checkpoint, anew_or_on=ckpt_path == "last")
+        elif checkpoint is None:
+            raise UsageError(f"ckpt_path: {subcommand} needs a checkpoint, found none; give --ckpt_path FILE")
+        else:
+            folder = given or checkpoint.parent
+        _check_writable(folder)
+        last_seen = _identity(folder / checkpoint_files.LAST)
+        saved = None if checkpoint is None else checkpoint_files.read(checkpoint)
+        return cls(
+            run_dir=folder,
+            checkpoint=checkpoint,
+            saved=saved,
+            run_id=_run_id(folder, checkpoint, saved, named=given is not None),
+            last_seen=last_seen,
+            remarks=remarks,
+        )
+
+    @contextmanager
+    def held_alone(self) -> Iterator[None]:
+        """Keeps other processes from training in the folder as long as this one does.
+
+        Raises:
+            BusyError: another one does, or has saved there since the checkpoint was read.
+        """
+        with held(self.run_dir) as alone:
+            if not alone:
+                raise BusyError(f"run_dir: another process trains in {self.run_dir}; let it end, or give another one")
+            if _identity(self.run_dir / checkpoint_files.LAST) != self.last_seen:
+                raise BusyError(f"run_dir: another process has just saved in {self.run_dir}; give the command again")
+            _set_damaged_aside(self.checkpoint)
+            yield
+
+    @contextmanager
+    def announced(self) -> Iterator[None]:
+        """Tells processes that Lightning starts meanwhile where the run lives."""
+        os.environ[_LAUNCHER_VARIABLE] = f"{os.getpid()}:{self.run_dir}"
+        try:
+            yield
+        finally:
+            del os.environ[_LAUNCHER_VARIABLE]
+
+
+def launchers_run_dir() -> Path | None:
+    """The run folder of the process that has started this one, where that is another rank of the run."""
+    launcher, _, run_dir = os.environ.get(_LAUNCHER_VARIABLE, "").partition(":")
+    return Path(run_dir) if launcher == str(os.getppid()) else None
+
+
+def _checkpoint(subcommand: str, given: str | None, run_dir: Path | None) -> tuple[Path | None, tuple[str, ...]]:
+    """The file that `--ckpt_path` means, and what to tell the user about the choice."""
+    if given is None:
+        return None, ()
+    if given in ("last", "best"):
+        if run_dir is None:
+            raise UsageError(f"ckpt_path: {given} needs --run_dir, the folder to continue from")
+        return _last_of(subcommand, run_dir) if given == "last" else (run_dir / checkpoint_files.BEST, ())
+    if "://" in given:
+        raise UsageError(f"ckpt_path must be a file of this machine, found {given}")
+    return Path(given), ()
+
+
+def _last_of(subcommand: str, run_dir: Path) -> tuple[Path | None, tuple[str, ...]]:
+    last, previous = run_dir / checkpoint_files.LAST, run_dir / checkpoint_files.PREVIOUS
+    if subcommand == "fit" and not last.exists() and not previous.exists():
+        return None, (f"{run_dir} holds no checkpoint yet: a new run starts",)
+    if checkpoint_files.is_readable(last) or not checkpoint_files.is_readable(previous):
+        return last, ()
+    state = "damaged" if last.exists() else "not there"
+    return previous, (f"{last} is {state}: {previous} is taken instead",)
+
+
+def _new_run_dir(method: str, game: str) -> Path:
+    processes = collectives.started_from_outside()
+    if processes > 1:
+        raise UsageError(f"run_dir: {processes} processes that train together need --run_dir DIR, found none")
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    return Path("checkpoints", method, game, name)
+
+
+def _run_id(run_dir: Path, checkpoint: Path | None, saved: dict[str, Any] | None, *, named: bool) -> str:
+    """The id that the run goes on under; a new one for a new run and for a branch into another folder."""
+    sweeps = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    if sweeps:  # W&B would log a sweep's run under no other
+        return sweeps
+    new = re.sub(r"[^A-Za-z0-9_-]", "-", run_dir.name) + (f"-{secrets.token_hex(2)}" if named else "")
+    if checkpoint is None or saved is None or checkpoint.parent.resolve() != run_dir.resolve():
+        return new
+    return str(saved[checkpoint_files.METADATA].get("run_id", new))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one under its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _set_damaged_aside(checkpoint: Path | None) -> None:
+    """Renames a damaged `last.ckpt`, which would else become the `previous.ckpt` at the first save."""
+    if checkpoint is not None and checkpoint.name == checkpoint_files.PREVIOUS:
+        last = checkpoint.with_name(checkpoint_files.LAST)
+        if last.exists() and not checkpoint_files.is_readable(last):
+            last.replace(last.with_name("damaged.ckpt"))
+
+
+def _refuse_to_overwrite(run_dir: Path, checkpoint: Path | None, *, anew_or_on: bool) -> None:
+    """Refuses a folder whose files this run would replace: of another run, or of this one from later on.
+
+    Args:
+        run_dir: the folder.
+        checkpoint: what is continued; None starts anew.
+        anew_or_on: the command serves first start and restart; a start that was killed before it saved leaves files
+            that are then replaced.
+    """
+    names = _FILES_OF_A_RUN[:2] if anew_or_on else _FILES_OF_A_RUN
+    found = [name for name in names if (run_dir / name).exists()]
+    if found and (checkpoint is None or checkpoint.parent.resolve() != run_dir.resolve()):
+        raise UsageError(
+            f"run_dir: {run_dir} holds a run already ({found[0]}); give another folder, or --ckpt_path last to"
+            " continue that one"
+        )
+    last = run_dir / checkpoint_files.LAST
+    if checkpoint is not None and checkpoint.name != checkpoint_files.LAST and checkpoint_files.is_readable(last):
+        raise UsageError(
+            f"run_dir: {run_dir} goes on until {last}, which a run from {checkpoint} would replace; give another"
+            " --run_dir to branch off there, or --ckpt_path last"
+        )
+
+
+def _folder(given: str) -> Path:
+    try:
+        os.stat(given)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it is made, or `_check_writable` says why not
+    except (OSError, ValueError) as error:
+        raise UsageError(f"run_dir: {given} cannot be a folder ({error}); give another one") from error
+    return Path(given)
+
+
+def _check_writable(run_dir: Path) -> None:
+    existing = next(folder for folder in (run_dir, *run_dir.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"run_dir: {run_dir} cannot be written; give a folder that you may write to")

@@ -1,0 +1,320 @@
+"""Collecting in processes of their own, while the learner learns."""
+
+import atexit
+import multiprocessing
+import os
+import pickle
+import signal
+from collections import deque
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import fields
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_rl.data.actor_process import Failure, Job, MakeEnv, Order, Report, Slot, receive, run_actor, send
+from lightning_rl.data.collector import check_collector, require_generator
+from lightning_rl.data.shared_memory import Layout, SharedTensors, shared
+from lightning_rl.envs.statistics import RecentEpisodes
+from lightning_rl.errors import ActorError
+from lightning_rl.protocols import Policy, RemotePolicy
+from lightning_rl.state import require
+from lightning_rl.types import ActorOutput, Recall, Rollout, State
+
+_AHEAD = 2  # rollouts ordered at a time: one is waited for while the next is collected
+_START_SECONDS = 300.0  # imports from a slow disk, and building the games
+
+
+class ActorPool:
+    """Actor processes, each with a `Collector` of its own, that share the environments of one rank out among them.
+
+    A rollout is one of all environments: each actor fills the columns of its own, in memory that all share. Two are
+    ordered at a time, so the actors collect the next while the learner learns from the last; a rollout is collected by
+    the policy of the moment at which it was ordered. All but the first are therefore one update behind when they are
+    learned from, never more, whatever the processes' speed, and the same seed gives the same bits.
+
+    A state holds the games as they were before the rollout that is being collected, and the policy that collects it: a
+    run continued from it collects that rollout again, and goes on with the same bits as one that never stopped.
+
+    The processes start with the first rollout. They end with `close`, with the learner, however that ends, and when
+    one of them fails.
+
+    Args:
+        make_env: builds an actor's environments.
+        num_actors: K, processes.
+        num_envs: B, environments of all actors.
+        num_steps: T, steps of one rollout.
+        obs_shape: height, width and channels of a frame.
+        seeds: of the games and of the actions, for each actor.
+        seed: of `generator`.
+        hang_seconds: an actor that takes no step for so long while it should is taken for hung.
+
+    Attributes:
+        env_steps: decisions in the rollouts handed out so far.
+        generator: the stream of every random choice that the learner makes between two updates.
+        memory: what the method carries from rollout to rollout, one row per environment.
+
+    Raises:
+        ActorError: from `collect` and `state_dict`: an actor died, hangs or raised; all have been ended.
+
+    Reference:
+        Espeholt et al. 2018, IMPALA, section 3, https://arxiv.org/abs/1802.01561; deepmind/scalable_agent,
+        experiment.py, for the queue of one batch
+    """
+
+    def __init__(
+        self,
+        make_env: MakeEnv,
+        *,
+        num_actors: int,
+        num_envs: int,
+        num_steps: int,
+        obs_shape: tuple[int, int, int],
+        seeds: Sequence[tuple[int, int]],
+        seed: int,
+        hang_seconds: float = 20.0,
+    ) -> None:
+        self.num_envs = num_envs
+        self.num_steps = num_steps
+        self.generator = torch.Generator().manual_seed(seed)
+        self.memory: dict[str, Tensor] = {}
+        self.replay = None  # who learns from a replay buffer collects in its own process
+        self.env_steps = 0
+        self._make_env = make_env
+        self._columns = _shares(num_envs, num_actors)
+        self._obs_shape = obs_shape
+        self._seeds = seeds
+        self._hang_seconds = hang_seconds
+        self._episodes = RecentEpisodes()
+        self._mean_raw_reward = 0.0
+        self._updates = 0
+        self._ordered: deque[Order] = deque()
+        self._arrived: deque[list[Report]] = deque()
+        self._slots: list[Slot] = []
+        self._processes: list[SpawnProcess] = []
+        self._connections: list[Connection] = []
+        self._beats = SharedTensors({"steps": (torch.int64, (num_actors,))})
+        self._restored: State = {"actors": None, "ahead": None}
+
+    def collect(self, policy: Policy) -> Rollout:
+        """The next rollout, and orders the one after it; what the last call returned is overwritten from now on.
+
+        Args:
+            policy: as the learner has it now, a `RemotePolicy`; acts in the rollouts that are ordered now.
+        """
+        if not isinstance(policy, RemotePolicy):
+            raise TypeError(f"actors need a RemotePolicy, found {type(policy).__name__}")
+        if not self._processes:
+            self._start(policy)
+        while len(self._ordered) < _AHEAD:
+            self._order(policy.state_dict(), self._updates)
+        order = self._ordered.popleft()
+        reports = self._arrived.popleft() if self._arrived else self._answers(self._hang_seconds)
+        for report in reports:
+            self._episodes.add(report.episodes)
+        widths = [columns.stop - columns.start for columns in self._columns]
+        rewards = [report.mean_raw_reward for report in reports]
+        self._mean_raw_reward = float(np.average(rewards, weights=widths))
+        lag = self._updates - min(report.version for report in reports)
+        self.env_steps += self.num_steps * self.num_envs
+        self._updates += 1
+        return _rollout(self._slots[order.slot].rollout, lag)
+
+    def _order(self, weights: dict[str, Tensor], version: int) -> None:
+        slot = 1 - self._ordered[-1].slot if self._ordered else 0
+        self._slots[slot].policy.copy_(weights)
+        self._ordered.append(Order(slot, version))
+        self._tell(self._ordered[-1])
+
+    def _start(self, policy: RemotePolicy) -> None:
+        actor = policy.actor()
+        layout = self._layout(actor.act(np.zeros((self.num_envs, *self._obs_shape), np.uint8), torch.Generator()))
+        self._slots = [Slot(SharedTensors(layout), shared(actor.state_dict())) for _ in range(_AHEAD)]
+        context = multiprocessing.get_context("spawn")
+        atexit.register(self.close)
+        pickled = pickle.dumps(actor)
+        for index, columns in enumerate(self._columns):
+            job = Job(
+                make_env=self._make_env,
+                columns=columns,
+                num_steps=self.num_steps,
+                seeds=self._seeds[index],
+                policy=pickled,
+                index=index,
+                slots=self._slots,
+                beats=self._beats,
+                learner=os.getpid(),
+            )
+            ours, theirs = context.Pipe()
+            process = context.Process(target=run_actor, args=(job, theirs), name=f"actor-{index}", daemon=True)
+            process.start()
+            theirs.close()  # so that the actor's end is the only one, and its death is seen
+            self._processes.append(process)
+            self._connections.append(ours)
+        self._answers(_START_SECONDS)  # a state is more than a pipe holds: it is sent to those who read
+        states = self._restored["actors"] or [None] * len(self._processes)
+        for index, state in enumerate(states):
+            self._tell(state, only=index)
+        self._answers(_START_SECONDS)
+        if self._restored["ahead"] is not None:
+            self._order(self._restored["ahead"]["policy"], self._restored["ahead"]["version"])
+        self._restored = {"actors": None, "ahead": None}
+
+    def _layout(self, output: ActorOutput) -> Layout:
+        """Types and shapes of a rollout's tensors, from what the policy puts out."""
+        steps, envs = self.num_steps, self.num_envs
+        state = 0 if output.state is None else output.state.shape[1]
+        layout: Layout = {
+            "actions": (torch.int64, (steps, envs)),
+            "rewards": (torch.float32, (steps, envs)),
+            "terminated": (torch.bool, (steps, envs)),
+            "behavior_logits": (torch.float32, (steps, envs, output.logits.shape[1])),
+            "behavior_values": (torch.float32, (steps, envs, output.values.shape[1])),
+            "obs": (torch.uint8, (steps + 1, envs, *self._obs_shape)),
+            "recall.previous_actions": (torch.int64, (envs,)),
+            "recall.previous_rewards": (torch.float32, (envs,)),
+            "recall.starts": (torch.bool, (envs,)),
+            "recall.state": (torch.float32, (envs, state)),
+        }
+        if output.noise is not None:
+            layout["behavior_noise"] = (torch.float32, (steps, envs, output.noise.shape[1]))
+        return layout
+
+    def _tell(self, message: Any, only: int | None = None) -> None:
+        for index, connection in enumerate(self._connections):
+            if only in (None, index):
+                try:
+                    send(connection, message)
+                except OSError:  # it died, which the next answer that is waited for will say
+                    return
+
+    def _answers(self, seconds: float) -> list[Any]:
+        """One answer of every actor, in their order."""
+        answers: dict[int, Any] = {}
+        quiet = dict.fromkeys(range(len(self._connections)), 0)  # seconds without a step, as this process lives them
+        steps = self._beats["steps"].tolist()
+        while waiting := [index for index in quiet if index not in answers]:
+            ready = wait([self._connections[index] for index in waiting], timeout=1.0)
+            for index in waiting:
+                if self._connections[index] in ready:
+                    answers[index] = self._answer(index)
+            now = self._beats["steps"].tolist()
+            for index in () if ready else waiting:
+                quiet[index] = 0 if now[index] != steps[index] else quiet[index] + 1
+                if quiet[index] >= seconds:
+                    self._processes[index].kill()
+                    self._fail(index, f"hangs: it has not taken a step for {seconds:g} seconds, and was ended")
+            steps = now
+        return [answers[index] for index in sorted(answers)]
+
+    def _answer(self, index: int) -> Any:
+        try:
+            answer = receive(self._connections[index])
+        except (EOFError, OSError):
+            self._fail(index, "died")
+        if isinstance(answer, Failure):
+            self._fail(index, f"raised {answer.text}")
+        return answer
+
+    def _fail(self, index: int, what: str) -> NoReturn:
+        process = self._processes[index]
+        process.join(timeout=10.0)  # it is about to end; should it not, it is ended
+        process.kill()
+        process.join()
+        code, pid = process.exitcode or 0, process.pid
+        name = f" ({signal.Signals(-code).name})" if code < 0 else ""
+        number = len(self._processes)
+        self.close()
+        raise ActorError(f"actor {index} of {number}, process {pid}, {what}; exit code {code}{name}")
+
+    def metrics(self) -> dict[str, float]:
+        """Returns and lengths of recent episodes, in the units of the game, and the last rollout's mean raw reward."""
+        return {**self._episodes.metrics(), "rollout/reward": self._mean_raw_reward}
+
+    def state_dict(self) -> State:
+        """Everything of the last boundary; waits for the actors to finish the rollout that they collect."""
+        actors, ahead = self._restored["actors"], self._restored["ahead"]
+        if self._processes:
+            if not self._arrived:
+                self._arrived.append(self._answers(self._hang_seconds))
+            self._tell(None)
+            actors = self._answers(self._hang_seconds)
+            [order] = self._ordered
+            policy = {name: tensor.clone() for name, tensor in self._slots[order.slot].policy.items()}
+            ahead = {"policy": policy, "version": order.version}
+        return {
+            "actors": actors,
+            "ahead": ahead,
+            "env_steps": self.env_steps,
+            "updates": self._updates,
+            "mean_raw_reward": self._mean_raw_reward,
+            "episodes": self._episodes.state_dict(),
+            "generator": self.generator.get_state(),
+            "memory": deepcopy(self.memory),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Continues from a saved state, once the next rollout is asked for."""
+        self.close()
+        self._restored = {"actors": state["actors"], "ahead": state["ahead"]}
+        self.env_steps = state["env_steps"]
+        self._updates = state["updates"]
+        self._mean_raw_reward = state["mean_raw_reward"]
+        self._episodes.load_state_dict(state["episodes"])
+        self.generator.set_state(state["generator"].cpu())
+        self.memory = deepcopy(state["memory"])
+
+    def close(self) -> None:
+        """Ends the processes at once: what they hold is saved with the learner, or lost with it."""
+        atexit.unregister(self.close)
+        for process in self._processes:
+            process.kill()
+        for process, connection in zip(self._processes, self._connections, strict=True):
+            process.join()
+            process.close()
+            connection.close()
+        self._processes, self._connections, self._slots = [], [], []
+        self._ordered.clear()
+        self._arrived.clear()
+
+
+def check_pool(state: State, key: str, *, num_envs: int, num_actors: int) -> None:
+    """Refuses what no pool of so many actors saves, before one is built; `key` is the state's own.
+
+    Raises:
+        ValueError: names the key.
+    """
+    schema = {
+        "env_steps": int,
+        "updates": int,
+        "mean_raw_reward": float,
+        "episodes": {"recent_returns": Tensor, "recent_lengths": Tensor},
+        "generator": torch.Generator().get_state(),
+        "memory": {str: Tensor},
+        "actors": None if state.get("actors") is None else (dict,) * num_actors,
+        "ahead": None if state.get("ahead") is None else {"policy": {str: Tensor}, "version": int},
+    }
+    require(state, schema, key)
+    require_generator(state["generator"], key)
+    for index, (share, actor) in enumerate(zip(_shares(num_envs, num_actors), state["actors"] or [], strict=False)):
+        check_collector(actor, f"{key}.actors.{index}", num_envs=share.stop - share.start)
+
+
+def _shares(num_envs: int, num_actors: int) -> list[slice]:
+    """Consecutive columns for each actor, whose numbers differ by one at most."""
+    ends = [num_envs * (index + 1) // num_actors for index in range(num_actors)]
+    return [slice(start, stop) for start, stop in zip([0, *ends], ends, strict=False)]
+
+
+def _rollout(tensors: SharedTensors, policy_lag: int) -> Rollout:
+    recall = Recall(**{field.name: tensors[f"recall.{field.name}"] for field in fields(Recall)})
+    others = {name: tensor for name, tensor in tensors.items() if not name.startswith("recall.")}
+    return Rollout(**others, recall=recall, policy_lag=policy_lag)
+
+
+# Connection.send would hand tensors over through files of their own; plain pickles hold them

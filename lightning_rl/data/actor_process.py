@@ -1,0 +1,154 @@
+"""An actor: the process that collects a part of every rollout, and what it is told and tells."""
+
+import pickle
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+
+from lightning_rl.cpu import allocator
+from lightning_rl.data.collector import Collector
+from lightning_rl.data.shared_memory import SharedTensors
+from lightning_rl.envs.statistics import EpisodeStatistics
+from lightning_rl.protocols import RemotePolicy, ResumableVectorEnv
+from lightning_rl.runs.signals import end_with
+from lightning_rl.types import ActorOutput, Recall, Rollout
+
+MakeEnv = Callable[[int, int], ResumableVectorEnv]
+"""Builds so many environments with this seed, in the process that will step them; picklable."""
+
+
+class Slot(NamedTuple):
+    """Shared room for one rollout of all environments, and the policy that collects it."""
+
+    rollout: SharedTensors
+    policy: SharedTensors
+
+
+class Order(NamedTuple):
+    """Asks every actor for its part of a rollout."""
+
+    slot: int
+    version: int
+
+
+class Report(NamedTuple):
+    """What an actor says of its part of a rollout, beside what it wrote into the slot."""
+
+    version: int
+    mean_raw_reward: float
+    episodes: list[tuple[float, int]]
+
+
+class Failure(NamedTuple):
+    """An exception, in words: not every one can be pickled."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What an actor process is given when it starts."""
+
+    make_env: MakeEnv
+    columns: slice
+    num_steps: int
+    seeds: tuple[int, int]
+    policy: bytes  # pickled: pickling through the process's arguments would put each tensor into /dev/shm
+    index: int
+    slots: Sequence[Slot]
+    beats: SharedTensors
+    learner: int
+
+
+def send(connection: Connection, message: Any) -> None:
+    """Sends a message as a plain pickle, which holds its tensors."""
+    connection.send_bytes(pickle.dumps(message))
+
+
+def receive(connection: Connection) -> Any:
+    """The next message; waits for it."""
+    return pickle.loads(connection.recv_bytes())
+
+
+def run_actor(job: Job, connection: Connection) -> None:
+    """An actor process, from its start to its end."""
+    end_with(job.learner)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # sent to all processes of a job; the learner answers them
+    torch.set_num_threads(1)
+    allocator.keep_freed_memory()
+    try:
+        _serve(job, connection)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the learner is gone
+    except Exception as error:  # the learner names it; it goes on to Python, which prints it and exits with 1
+        send(connection, Failure(f"{type(error).__name__}: {error}"))
+        raise
+
+
+def _serve(job: Job, connection: Connection) -> None:
+    """Says when it is ready, takes the state to begin from, or None, and answers orders.
+
+    They are for rollouts, or None for the state before the last.
+    """
+    games, actions = job.seeds
+    env = EpisodeStatistics(job.make_env(job.columns.stop - job.columns.start, games))
+    collector = Collector(env, num_steps=job.num_steps, seed=actions)
+    policy = _CountedPolicy(pickle.loads(job.policy), job)
+    policy.act(env.reset()[0], torch.Generator())  # compiles what is compiled at its first use
+    send(connection, None)
+    restored = receive(connection)
+    if restored is not None:
+        collector.load_state_dict(restored)
+    before = restored
+    send(connection, None)
+    while True:
+        order: Order | None = receive(connection)
+        if order is None:
+            send(connection, before)
+            continue
+        before = collector.state_dict()
+        slot, finished = job.slots[order.slot], env.num_finished
+        policy.load_state_dict(slot.policy)
+        frames = slot.rollout["obs"].numpy()[:, job.columns]
+        _write(collector.collect(policy, frames), slot.rollout, job.columns)
+        episodes = env.recent.last(env.num_finished - finished)
+        send(connection, Report(order.version, collector.mean_raw_reward, episodes))
+
+
+def _write(rollout: Rollout, tensors: SharedTensors, columns: slice) -> None:
+    """Puts everything but the frames, which are there already, into this actor's columns."""
+    for name, tensor in tensors.items():
+        if name == "recall.state" and rollout.recall.state.shape[1] == 0:  # of a policy that has not lived yet
+            tensor[columns] = 0
+        elif name.startswith("recall."):
+            tensor[columns] = getattr(rollout.recall, name.removeprefix("recall."))
+        elif name != "obs":
+            tensor[:, columns] = getattr(rollout, name)
+
+
+class _CountedPolicy:
+    """Shows the learner that the actor moves."""
+
+    def __init__(self, policy: RemotePolicy, job: Job) -> None:
+        self._policy = policy
+        self._beats = job.beats["steps"][job.index : job.index + 1]
+        self.load_state_dict = policy.load_state_dict
+
+    def act(
+        self,
+        obs: UInt8[NDArray[Any], "B H W C"],
+        generator: torch.Generator,
+        *,
+        recall: Recall | None = None,
+        greedy: bool = False,
+    ) -> ActorOutput:
+        """As the policy itself."""
+        self._beats += 1
+        return self._policy.act(obs, generator, recall=recall, greedy=greedy)

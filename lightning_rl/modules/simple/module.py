@@ -1,0 +1,332 @@
+"""SimPLe: a world model learned from real play, and a policy that learns in it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float32
+from pytorch_lightning import Trainer
+from torch import Tensor
+
+from lightning_rl.cpu.micro_batches import MicroBatches
+from lightning_rl.data.collector import Collector
+from lightning_rl.envs.imagined import ImaginedVectorEnv, Outcomes
+from lightning_rl.losses.returns import discounts_from
+from lightning_rl.modules.base import Objective, RLModule, require
+from lightning_rl.modules.optimizers import JointOptimizer, adam
+from lightning_rl.modules.ppo import (
+    DistilledTrajectories,
+    PPOBatch,
+    normalized_over_ranks,
+    policy_objective,
+    value_loss,
+)
+from lightning_rl.modules.simple.outer_loop import OuterLoop, Slice
+from lightning_rl.modules.simple.simulator import Simulator
+from lightning_rl.modules.simple.world_model import COLORS, WorldModelBatch, WorldModelOptions, window_losses
+from lightning_rl.networks.actor_critic import NETWORKS
+from lightning_rl.protocols import Replay, Source
+from lightning_rl.types import Rollout
+
+
+class SimPLeModule(RLModule):
+    """Simulated policy learning: real play trains a model of the game, the model trains the policy.
+
+    One run is Algorithm 1. An iteration is a slice of it: some updates of the world model, after collecting where a
+    pass begins, or some imagined rollouts and what the policy learns from them. Slices differ in length, so
+    `trainer.reload_dataloaders_every_n_epochs` must be 1, as the command has it.
+
+    Args:
+        num_actions: actions of the environment.
+        obs_shape: height, width and channels of its stacks of frames.
+        reward_values: rewards that the game gives, which the world model tells apart.
+        world_model: its size, and how it learns.
+        outer_loop: how much of what, in turns.
+        network: the policy's: `two_conv`, the paper's, or `three_stack`, IMPALA's.
+        num_imagined_envs: environments imagined together.
+        imagined_length: steps of an imagined rollout; the last one's reward is not learned from, its state's value is
+            the bootstrap.
+        imagined_outcomes: the policy is given the `likeliest` reward of each imagined step, and the episode ends where
+            that is likelier than not (the paper); or the `expected` reward, and the episode ends by chance, for games
+            whose rewards and ends cannot be foreseen for sure.
+        learn_from_real: let the policy learn from each collected rollout, too, as the released code does.
+        gamma: γ, discount per env step.
+        lambda_: λ of generalised advantage estimation.
+        epsilon: ε, clip of the probability ratio.
+        epochs: passes over a rollout.
+        minibatch_size: samples of one update of the policy: whole time steps of all environments, so a multiple of
+            their number. What is left over of all epochs together is not learned from.
+        value_weight: factor on the value loss, ½ · error²; the released code's is error².
+        entropy_weight: factor on the entropy bonus.
+        learning_rate: Adam's, for the policy.
+        max_grad_norm: bound on the norm of the policy's gradient.
+        micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
+        greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+
+    Raises:
+        ValueError: a value outside its range.
+
+    Reference:
+        Kaiser et al. 2020, Model-based reinforcement learning for Atari, https://arxiv.org/abs/1903.00374;
+        tensor2tensor, rl/trainer_model_based.py, rl/ppo_learner.py, models/research/rl.py `ppo_original_params`
+    """
+
+    uses_replay = True
+    reward_values: Tensor
+    pass_index: Tensor
+    slice_index: Tensor
+    world_model_updates: Tensor
+    imagined_steps: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_actions: int = 15,
+        obs_shape: tuple[int, int, int] = (64, 64, 12),
+        reward_values: Sequence[float] | None = (-1.0, 0.0, 1.0),
+        world_model: WorldModelOptions = WorldModelOptions(),  # noqa: B008  # frozen
+        outer_loop: OuterLoop = OuterLoop(),  # noqa: B008  # frozen
+        network: Literal["two_conv", "three_stack"] = "two_conv",
+        num_imagined_envs: int = 16,
+        imagined_length: int = 50,
+        imagined_outcomes: Outcomes = "likeliest",
+        learn_from_real: bool = False,
+        gamma: float = 0.99,
+        lambda_: float = 0.95,
+        epsilon: float = 0.1,
+        epochs: int = 3,
+        minibatch_size: int = 320,
+        value_weight: float = 2.0,
+        entropy_weight: float = 0.01,
+        learning_rate: float = 1e-4,
+        max_grad_norm: float = 0.5,
+        micro_batches: MicroBatches | None = None,
+        greedy: bool = False,
+    ) -> None:
+        super().__init__(micro_batches=micro_batches, max_grad_norm=max_grad_norm, greedy=greedy)
+        for name, share in (("gamma", gamma), ("lambda_", lambda_)):
+            require(name, share, 0 <= share <= 1, "in [0, 1]")
+        for name, size in (("epsilon", epsilon), ("learning_rate", learning_rate), ("max_grad_norm", max_grad_norm)):
+            require(name, size, size > 0, "positive")
+        for name, number in (("epochs", epochs), ("num_imagined_envs", num_imagined_envs)):
+            require(name, number, number >= 1, "at least 1")
+        require("imagined_length", imagined_length, imagined_length >= 2, "at least 2")
+        if reward_values is None or 0.0 not in reward_values:
+            raise ValueError(
+                "model.reward_values must be the few rewards that a step can give, 0 among them, found"
+                f" {reward_values}; give --data.return_scaling false (Procgen) or --data.reward_clipping true (Atari)"
+            )
+        self.options = world_model
+        self.outer_loop = outer_loop
+        self.num_actions = num_actions
+        self.num_frames = obs_shape[-1] // COLORS
+        self.num_imagined_envs = num_imagined_envs
+        self.imagined_length = imagined_length
+        self.imagined_outcomes = imagined_outcomes
+        self.learn_from_real = learn_from_real
+        self.gamma = gamma
+        self.lambda_ = lambda_
+        self.epsilon = epsilon
+        self.epochs = epochs
+        self.minibatch_size = minibatch_size
+        self._updates_per_rollout(imagined_length - 1, num_imagined_envs)  # refuses a size that does not fit
+        self.learning_rate = learning_rate
+        self.network = NETWORKS[network](obs_shape, num_actions, 1)
+        self.world_model = world_model.build(obs_shape, num_actions, num_rewards=len(reward_values))
+        self.loss_weights = {"policy": 1.0, "value": value_weight, "entropy": entropy_weight}
+        self.register_buffer("reward_values", torch.tensor(list(reward_values), dtype=torch.float32))
+        self._imagined_rewards: list[float] = []  # of the rollouts of this slice
+        for counter in ("pass_index", "slice_index", "world_model_updates", "imagined_steps"):
+            self.register_buffer(counter, torch.tensor(0))
+
+    @classmethod
+    def method(cls, init_args: dict[str, Any]) -> str:  # noqa: ARG003  # the same for all
+        """`simple`."""
+        return "simple"
+
+    def setup(self, stage: str) -> None:
+        """See `RLModule`.
+
+        Raises:
+            ValueError: the Trainer would not ask for the next slice's length.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            self.check_trainer(self.trainer)
+
+    def check_trainer(self, trainer: Trainer) -> None:
+        """Refuses a Trainer that would not ask for the next slice's length.
+
+        Raises:
+            ValueError: names its option.
+        """
+        found = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]  # set by a connector
+        if found != 1:
+            raise ValueError(
+                f"trainer.reload_dataloaders_every_n_epochs must be 1 for SimPLeModule, whose iterations differ in"
+                f" length, found {found}"
+            )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adafactor (or Adam) for the world model and Adam for the policy, in one."""
+        options = self.options
+        model: list[dict[str, Any]] = [
+            {"params": list(self.world_model.parameters()), "max_grad_norm": options.max_grad_norm}
+        ]
+        policy: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
+        kind = torch.optim.Adafactor if options.optimizer == "adafactor" else adam
+        return JointOptimizer(
+            [
+                kind(model, lr=options.learning_rate),
+                adam(policy, lr=self.learning_rate, betas=(0.85, 0.997), eps=1e-6),
+            ]
+        )
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Warms the world model's learning rate up, by its own updates."""
+        share = min(1.0, int(self.world_model_updates) / self.options.warm_up)
+        optimizer.param_groups[0]["lr"] = self.options.learning_rate * share
+
+    @property
+    def slice(self) -> Slice:
+        """What the next iteration does."""
+        return self._slices()[int(self.slice_index)]
+
+    def _slices(self) -> list[Slice]:
+        return self.outer_loop.slices(int(self.pass_index), self.num_imagined_envs * self.imagined_length)
+
+    @property
+    def world_model_is_trained(self) -> bool:
+        """Whether the slice that has just run was the last one of the world model in its pass."""
+        slices, index = self._slices(), int(self.slice_index)
+        return slices[index].phase == "policy" and slices[index - 1].phase == "world model"
+
+    def _advance(self) -> None:
+        """Counts the slice that begins as done: nothing runs after the last batch of an epoch."""
+        slices = self._slices()
+        index = int(self.slice_index)
+        self.phase = f"pass {int(self.pass_index) + 1}: {slices[index].phase} {100 * index // len(slices)}%"
+        self.slice_index.add_(1)
+        if index + 1 == len(slices):
+            self.slice_index.zero_()
+            self.pass_index.add_(1)
+
+    def _updates_per_rollout(self, num_steps: int, num_envs: int) -> int:
+        steps, rest = divmod(self.minibatch_size, num_envs)
+        most = self.epochs * num_steps
+        valid = rest == 0 and 1 <= steps <= most
+        allowed = f"a multiple of {num_envs} environments, from {num_envs} to {num_envs * most}"
+        require("minibatch_size", self.minibatch_size, valid, allowed)
+        return most // steps
+
+    def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
+        """Of the next slice: updates of the world model, or minibatches of the imagined rollouts."""
+        size = self.slice.size
+        if self.slice.phase == "policy":
+            return size * self._updates_per_rollout(self.imagined_length - 1, self.num_imagined_envs)
+        if not self.learn_from_real:
+            return size
+        real = self._updates_per_rollout(num_steps, num_envs)
+        return real + size if self.slice.collects else size
+
+    def batches(self, source: Source) -> Iterator[WorldModelBatch | PPOBatch]:
+        """One slice of Algorithm 1."""
+        if source.replay is None:
+            raise RuntimeError("SimPLeModule learns from a replay buffer, and its source has none")
+        now = self.slice
+        self._advance()
+        if now.collects:
+            rollout = source.collect(self)
+            source.replay.append(rollout)
+            if self.learn_from_real:
+                last_values = self.act(rollout.obs[-1].numpy(), source.generator).values
+                yield from self._minibatches(rollout.to(self.device), last_values.to(self.device), source.generator)
+        if now.phase == "world model":
+            yield from self._real_windows(source.replay, source.generator, now.size)
+        else:
+            yield from self._imagined_minibatches(source.replay, source.generator, now.size)
+
+    def _real_windows(self, replay: Replay, generator: torch.Generator, number: int) -> Iterator[WorldModelBatch]:
+        for _ in range(number):
+            windows = replay.sample(self.options.batch_size, num_targets=self.options.num_targets, generator=generator)
+            self.world_model_updates.add_(1)
+            yield WorldModelBatch(windows=windows.to(self.device), update=int(self.world_model_updates))
+
+    def _imagined_minibatches(self, replay: Replay, generator: torch.Generator, number: int) -> Iterator[PPOBatch]:
+        self._imagined_rewards = []
+        for _ in range(number):
+            rollout = self.imagined_rollout(replay, generator)
+            self.imagined_steps.add_(rollout.actions.numel())
+            self._imagined_rewards.append(float(rollout.rewards.mean()))
+            kept = rollout.first(self.imagined_length - 1)  # V at the last state is known; what follows it is not
+            last_values = rollout.behavior_values[-1]
+            yield from self._minibatches(kept.to(self.device), last_values.to(self.device), generator)
+
+    def simulator(self) -> Simulator:
+        """The world model as it is now, to be stepped."""
+        return Simulator(
+            self.world_model, self.reward_values, micro_batches=self.micro_batches, precision=self.precision
+        )
+
+    def imagined_rollout(self, replay: Replay, generator: torch.Generator) -> Rollout:
+        """The policy's play in the world model, from real frames of the newest rollout."""
+        env = ImaginedVectorEnv(
+            self.simulator(),
+            lambda number, stream: replay.starts(number, generator=stream),
+            num_envs=self.num_imagined_envs,
+            num_actions=self.num_actions,
+            generator=generator,
+            outcomes=self.imagined_outcomes,
+        )
+        collector = Collector(env, num_steps=self.imagined_length, seed=generator)
+        return collector.collect(self)
+
+    def _minibatches(
+        self, rollout: Rollout, last_values: Float32[Tensor, "B 1"], generator: torch.Generator
+    ) -> Iterator[PPOBatch]:
+        """Time steps of a rollout in random order, all environments of a step together, `epochs` times."""
+        trajectories = self.trajectories(rollout, last_values)
+        num_steps, num_envs = rollout.actions.shape
+        order = torch.cat([torch.randperm(num_steps, generator=generator) for _ in range(self.epochs)])
+        environments = torch.arange(num_envs)
+        for steps in order.split(self.minibatch_size // num_envs)[: self._updates_per_rollout(num_steps, num_envs)]:
+            indices = (steps[:, None] * num_envs + environments).flatten()
+            yield trajectories.minibatch(indices.to(self.device))
+
+    @torch.no_grad()
+    def trajectories(self, rollout: Rollout, last_values: Float32[Tensor, "B 1"]) -> DistilledTrajectories:
+        """The rollout with its advantages, normalised over all of it, and returns."""
+        trajectories = DistilledTrajectories.from_rollout(
+            rollout,
+            rewards=rollout.rewards.unsqueeze(-1),
+            discounts=discounts_from(rollout.terminated, self.gamma).unsqueeze(-1),
+            last_values=last_values,
+            weights=[1.0],
+            lambda_=self.lambda_,
+        )
+        return replace(trajectories, advantages=normalized_over_ranks(trajectories.advantages))
+
+    def on_train_epoch_end(self) -> None:
+        """Logs how much was imagined and what it earned, and how often the world model was updated."""
+        self.log_dict(
+            {"imagined_steps": self.imagined_steps.double(), "world_model/updates": self.world_model_updates.double()}
+        )
+        if self._imagined_rewards:
+            self.log("imagined/reward", sum(self._imagined_rewards) / len(self._imagined_rewards), sync_dist=True)
+            self._imagined_rewards = []
+
+    def weights(self, batch: WorldModelBatch | PPOBatch) -> dict[str, float]:
+        """Those of the network that the batch is for."""
+        return self.options.loss_weights if isinstance(batch, WorldModelBatch) else self.loss_weights
+
+    def objective(self, batch: WorldModelBatch | PPOBatch, generator: torch.Generator) -> Objective:
+        """The world model's losses on windows of real play, or the policy's on samples of imagined play."""
+        if isinstance(batch, WorldModelBatch):
+            losses = window_losses(
+                self.world_model, batch, self.options, reward_values=self.reward_values, generator=generator
+            )
+            return Objective(losses, {})
+        logits, values = self.network(batch.obs)
+        losses, metrics = policy_objective(batch, logits, epsilon=self.epsilon)
+        return Objective({**losses, "value": value_loss(batch, values)}, metrics)

@@ -1,0 +1,102 @@
+"""The code of a frame to come, guessed before it comes."""
+
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lightning_rl.networks.dropout import dropped_out
+from lightning_rl.networks.init import unit_scaling_lstm_
+from lightning_rl.networks.output_linear import OutputLinear
+from lightning_rl.networks.world_model.latent import DiscreteLatent
+
+_ONE = 2.0**40
+"""Chances are added as integers of this unit: on a GPU torch adds floats up in no fixed order."""
+
+
+class BitPrior(nn.Module):
+    """An LSTM that predicts a code from what is known before the frame comes, symbol after symbol.
+
+    Its state and its first input are dense layers of the features. It runs in float32 under mixed precision, too.
+
+    Args:
+        num_features: F.
+        config: the code.
+
+    Reference:
+        tensor2tensor, layers/discretization.py, `predict_bits_with_lstm`
+    """
+
+    powers: Tensor
+
+    def __init__(self, num_features: int, config: DiscreteLatent) -> None:
+        super().__init__()
+        size, num_values = config.prior_size, 2**config.bits_per_symbol
+        self.config = config
+        self.num_features = num_features
+        self.start = nn.Linear(num_features, 3 * size)
+        self.embed = nn.Linear(num_values, size)
+        self.lstm = nn.LSTM(size, size, batch_first=True)
+        unit_scaling_lstm_(self.lstm)
+        self.logits = OutputLinear(size, num_values)
+        self.register_buffer("powers", 2 ** torch.arange(config.bits_per_symbol), persistent=False)
+
+    def forward(
+        self,
+        features: Float[Tensor, "N {self.num_features}"],
+        bits: Float32[Tensor, "N {self.config.num_bits}"],
+        generator: torch.Generator | None = None,
+    ) -> Float32[Tensor, "N"]:
+        """Cross-entropy of the code under the prior, nats, mean over symbols; no gradient reaches the bits.
+
+        Args:
+            features: what is known.
+            bits: the code, 1 and −1.
+            generator: switches dropout on.
+        """
+        symbols = self.symbols(bits)
+        with torch.autocast(features.device.type, enabled=False):
+            first, state = self._started(features)
+            later = dropped_out(self._embedded(symbols[:, :-1]), self.config.prior_dropout, generator)
+            outputs, _ = self.lstm(torch.cat([first, later], dim=1), state)
+            logits = self.logits(dropped_out(outputs, self.config.prior_dropout, generator))
+            # one row per symbol: of more dimensions torch has no deterministic kernel for GPUs
+            nats = functional.cross_entropy(logits.flatten(0, 1), symbols.flatten(), reduction="none")
+        return nats.view_as(symbols).mean(1)
+
+    def sampled(
+        self, features: Float[Tensor, "N {self.num_features}"], generator: torch.Generator
+    ) -> Float32[Tensor, "N {self.config.num_bits}"]:
+        """A code drawn from the prior, 1 and −1; one uniform number for each symbol, from a generator anywhere."""
+        num_symbols = self.config.num_bits // self.config.bits_per_symbol
+        chances = torch.rand((num_symbols, len(features), 1), generator=generator, device=generator.device)
+        symbols = []
+        with torch.autocast(features.device.type, enabled=False):
+            inputs, state = self._started(features)
+            for chance in chances.to(features.device):
+                outputs, state = self.lstm(inputs, state)
+                below = (self.logits(outputs.squeeze(1)).softmax(-1) * _ONE).long().cumsum(-1)
+                # the last sum is one but for rounding, so it is not looked at
+                symbols.append((below[:, :-1] <= (chance * _ONE).long()).sum(-1))
+                inputs = self._embedded(symbols[-1].unsqueeze(1))
+        return self.bits(torch.stack(symbols, dim=1))
+
+    def symbols(self, bits: Float32[Tensor, "N {self.config.num_bits}"]) -> Int64[Tensor, "N S"]:
+        """The symbols of a code: its bits in groups, the lowest first."""
+        groups: Tensor = bits.unflatten(1, (-1, self.config.bits_per_symbol)) > 0
+        return (groups * self.powers).sum(-1)
+
+    def bits(self, symbols: Int64[Tensor, "N S"]) -> Float32[Tensor, "N {self.config.num_bits}"]:
+        """The code of symbols."""
+        return torch.where((symbols.unsqueeze(-1) & self.powers) > 0, 1.0, -1.0).flatten(1)
+
+    def _embedded(self, symbols: Int64[Tensor, "N S"]) -> Float32[Tensor, "N S {self.config.prior_size}"]:
+        embedded: Tensor = functional.embedding(symbols, self.embed.weight.T) + self.embed.bias
+        return embedded
+
+    def _started(
+        self, features: Float[Tensor, "N {self.num_features}"]
+    ) -> tuple[Float32[Tensor, "N 1 P"], tuple[Float32[Tensor, "1 N P"], Float32[Tensor, "1 N P"]]]:
+        """The LSTM's first input and its state."""
+        first, output, cell = self.start(features.float()).chunk(3, dim=1)
+        return first.unsqueeze(1), (output.unsqueeze(0).contiguous(), cell.unsqueeze(0).contiguous())

@@ -1,0 +1,283 @@
+"""Checkpoint files: written so that a kill leaves the old one or the new one, read without executing anything."""
+
+import errno
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterable
+from copy import deepcopy
+from pathlib import Path
+from types import NoneType
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning_fabric.utilities.types import _PATH
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from lightning_rl.runs.atomic_files import flush, replacing
+from lightning_rl.state import Schema, like, mismatch, require
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+METADATA = "lightning_rl"
+_CONTENTS: Schema = {METADATA: {"method": str, "game": str, "run_id": str}, "state_dict": {str: Tensor}}
+_PLAIN = (dict, OrderedDict, list, tuple, str, int, float, bool, NoneType)
+_MAX_DEPTH = 50
+_DAMAGED = "is damaged or cut short"
+
+
+class _UnusableError(Exception):
+    """What is wrong with a file."""
+
+
+@runtime_checkable
+class ChecksState(Protocol):
+    """A callback that can tell whether it could continue from a saved state."""
+
+    def check_state(self, state_dict: dict[str, Any]) -> None:
+        """Refuses, with a ValueError, what `load_state_dict` could make nothing of."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, flushes to disk, renames; the `last.ckpt` that was there becomes `previous.ckpt`.
+
+    Lightning's own stages in `$TMPDIR`: across file systems its move is a copy, and nothing is flushed. When the disk
+    is full the older checkpoints stay as they are, a warning says so, and training goes on to the next boundary.
+
+    Attributes:
+        unsaved: names of the files whose newest contents are not on disk.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unsaved: set[str] = set()
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        """Replaces `path` in one step."""
+        target = Path(path)
+        try:
+            _require_space_beside(target)
+            with replacing(target) as file:
+                torch.save(checkpoint, file)
+                flush(file)
+                if target.name == LAST and target.exists():
+                    _keep_as_previous(target)
+            self.unsaved.discard(target.name)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            self.unsaved.add(target.name)
+            rank_zero_warn(
+                f"{target} was not saved ({error}); older checkpoints are intact, the next boundary tries again"
+            )
+
+    @override
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any | None = lambda storage, _: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Loads tensors and plain containers; what a checkpoint carries beyond that is refused, never executed."""
+        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        return checkpoint
+
+
+def _require_space_beside(target: Path) -> None:
+    """Raises where the disk cannot take another file of the target's size, before it is filled to the brim."""
+    needed = target.stat().st_size if target.exists() else 0
+    free = shutil.disk_usage(target.parent).free if target.parent.exists() else needed
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed} bytes are needed, {free} are free")
+
+
+def _keep_as_previous(target: Path) -> None:
+    """Both names hold the file until the other takes its place, so that a readable `last.ckpt` is always there."""
+    previous = target.with_name(PREVIOUS)
+    link = target.with_name(f".{PREVIOUS}.partial")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(target, link)
+    except OSError:  # some file systems have no links
+        with replacing(previous) as file, target.open("rb") as source:
+            shutil.copyfileobj(source, file)
+    else:
+        link.replace(previous)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The checkpoint at `path`, of tensors and plain containers only.
+
+    Raises:
+        ValueError: there is none, it is damaged, it carries code, or lightning_rl did not write it.
+    """
+    try:
+        return _load(path)
+    except _UnusableError as error:
+        raise ValueError(f"ckpt_path: {path} {error}{_newest_beside(path)}") from error
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not path.is_file():  # a pipe or a device might never end
+        raise _UnusableError("is no file" if path.exists() else "is not there")
+    try:
+        _check_archive(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        carries_code = re.search("GLOBAL|blocked", str(error)) is not None
+        reason = "carries code or foreign objects, which are never executed" if carries_code else "is damaged"
+        raise _UnusableError(reason) from error
+    except Exception as error:  # zipfile and torch raise whatever altered bytes lead them to
+        raise _UnusableError(_DAMAGED) from error
+    if not isinstance(checkpoint, dict) or not _CONTENTS.keys() <= checkpoint.keys():
+        raise _UnusableError("was not written by lightning_rl")
+    if not _is_plain(checkpoint):
+        raise _UnusableError("carries code or foreign objects, which are never executed")
+    if (wrong := mismatch(checkpoint, _CONTENTS)) is not None:
+        raise _UnusableError(f"was not written by lightning_rl: {wrong}")
+    return checkpoint
+
+
+def _check_archive(path: Path) -> None:
+    """Compares checksums, which torch writes and does not look at, once nothing claims to be more than the file holds.
+
+    Raises:
+        BadZipFile: what torch would read is not what it has written.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        # torch compresses nothing, so what would inflate is not its own
+        stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+        if not stored or sum(member.file_size for member in members) > path.stat().st_size:
+            raise zipfile.BadZipFile("it would inflate")
+        if (damaged := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
+
+
+def _is_plain(checkpoint: dict[str, Any]) -> bool:
+    """Whether these are tensors that are no larger than what was saved of them, in containers that end."""
+    inner: list[Any] = [checkpoint]
+    for _ in range(_MAX_DEPTH):
+        containers: dict[int, Any] = {}  # each once, however often it is held
+        for container in inner:
+            leaves = [*container.keys(), *container.values()] if isinstance(container, dict) else container
+            if not all(_is_own_tensor(leaf) or type(leaf) in _PLAIN for leaf in leaves):
+                return False
+            containers |= {id(leaf): leaf for leaf in leaves if isinstance(leaf, dict | list | tuple)}
+        inner = list(containers.values())
+        if not inner:
+            return True
+    return False
+
+
+def _is_own_tensor(value: Any) -> bool:
+    if type(value) is not Tensor or value.layout is not torch.strided or value.device.type != "cpu":
+        return False
+    return value.nbytes <= value.untyped_storage().nbytes()  # else one number stands for many
+
+
+def _newest_beside(path: Path) -> str:
+    others = [other for other in path.parent.glob("*.ckpt") if other != path and other.is_file()]
+    for other in sorted(others, key=lambda other: other.stat().st_mtime, reverse=True):
+        if is_readable(other):
+            return f"; the newest good one beside it is {other}"
+    return "; there is no good one beside it"
+
+
+def is_readable(path: Path) -> bool:
+    """Whether a checkpoint of lightning_rl can be loaded from `path`."""
+    try:
+        _load(path)
+    except _UnusableError:
+        return False
+    return True
+
+
+def take_policy(path: Path, network: nn.Module) -> None:
+    """Puts the policy of a checkpoint, of whatever method, into `network`.
+
+    Raises:
+        ValueError: the file cannot be read, or its policy is of another shape.
+    """
+    try:
+        saved = read(path)["state_dict"]
+    except ValueError as error:
+        raise ValueError(str(error).replace("ckpt_path", "policy_from", 1)) from error
+    prefix = "network."
+    policy = {name.removeprefix(prefix): tensor for name, tensor in saved.items() if name.startswith(prefix)}
+    built = network.state_dict()
+    for name in sorted(policy.keys() | built.keys()):
+        shapes = [None if tensors.get(name) is None else tuple(tensors[name].shape) for tensors in (policy, built)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"policy_from: {path} has {prefix}{name} of shape {shapes[0]}, this network of shape {shapes[1]}; give"
+                " --model.network and --data.frame_stack as that policy was trained"
+            )
+    network.load_state_dict(policy)
+
+
+def check_fits(checkpoint: dict[str, Any], path: Path, *, module: LightningModule, method: str, game: str) -> None:
+    """Refuses a checkpoint of another method, game or shape.
+
+    Raises:
+        ValueError: names what differs.
+    """
+    metadata = checkpoint[METADATA]
+    for key, expected in (("method", method), ("game", game)):
+        if metadata.get(key) != expected:
+            raise ValueError(f"ckpt_path: {path} is of {key} {metadata.get(key)}, this command of {key} {expected}")
+    saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+    built = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    for name in sorted(saved.keys() | built.keys()):
+        if saved.get(name) != built.get(name):
+            raise ValueError(
+                f"ckpt_path: {path} has {name} of shape {saved.get(name)}, this network of shape {built.get(name)};"
+                " give the options that it was trained with"
+            )
+
+
+def check_progress(checkpoint: dict[str, Any], path: Path, *, module: LightningModule, trainer: Trainer) -> None:
+    """Refuses a checkpoint of which Lightning, torch or a callback would find only halfway that it cannot be restored.
+
+    Raises:
+        ValueError: names the key.
+    """
+    schema = {
+        "epoch": int,
+        "global_step": int,
+        "pytorch-lightning_version": str,
+        "loops": like(trainer._checkpoint_connector._get_loops_state_dict()),
+        "callbacks": {str: dict},
+        "optimizer_states": ({"state": {int: dict}},),
+        "lr_schedulers": [None],
+    }
+    try:
+        require(checkpoint, schema)
+        if re.fullmatch(r"\d+(\.\d+)+\w*", version := checkpoint["pytorch-lightning_version"]) is None:
+            raise ValueError(f"pytorch-lightning_version must be a version, found {version}")  # noqa: TRY301  # told as the rest
+        known = checkpoint["optimizer_states"][0]["state"].keys()
+        require(checkpoint, _optimizer_schema(module, known))
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if state and isinstance(callback, ChecksState):
+                callback.check_state(state)
+    except ValueError as error:
+        raise ValueError(f"ckpt_path: {path}: {error}") from error
+
+
+def _optimizer_schema(module: LightningModule, known: Iterable[int]) -> Schema:
+    """What `module`'s optimiser saves after a step, of these parameters: others may not have had a gradient yet."""
+    copy = deepcopy(module)
+    optimizer = copy.configure_optimizers()
+    if not isinstance(optimizer, Optimizer):
+        return None
+    for parameter in copy.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    saved = like(optimizer.state_dict())
+    groups = tuple({"params": group["params"]} for group in saved["param_groups"])  # other options are this run's
+    state = {index: saved["state"].get(index) for index in known}
+    return {"optimizer_states": ({"state": state, "param_groups": groups},), "lr_schedulers": ()}

@@ -1,0 +1,183 @@
+"""The learning curve on disk: `metrics.csv`, and the x-axis of Weights & Biases."""
+
+import csv
+import io
+import os
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+from typing_extensions import override
+
+Row = dict[str, str]
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a `metrics.csv`, each with the cells it has; none of a file that is not there.
+
+    A last line without its line end was torn by a kill in mid-write: it is left out.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The rows, in order, as text; empty cells left out.
+
+    Raises:
+        ValueError: The file has rows and its first column is not `env_steps`.
+    """
+    return _read(path)[1]
+
+
+class MetricsCSV(Logger):
+    """Owns `metrics.csv`: one row per logged iteration, on the disk when `log_metrics` returns.
+
+    The first column is `env_steps`, the others stand in order of first appearance. A key that appears later adds a
+    column, and the file is replaced by its widened self in one step, so a kill never leaves less than was there.
+    Metrics without `env_steps` belong to no point of the curve and are not written. A row that is given again is not
+    written twice. Only rank zero writes. A file that is already there is continued.
+
+    Args:
+        path: The file; its folder is made with the first row.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._columns: list[str] = []  # of the file as it is known to be; empty: unknown, the next write is a rewrite
+        self._unwritten: list[Row] = []
+        self._given: Row = {}
+
+    @property
+    @override
+    def name(self) -> str:
+        """Empty: the run folder has a name, this file needs none."""
+        return ""
+
+    @property
+    @override
+    def version(self) -> str:
+        """Empty: a run folder holds one curve."""
+        return ""
+
+    @property
+    @override
+    def save_dir(self) -> str:
+        """The run folder."""
+        return str(self.path.parent)
+
+    @override
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: they are in `config.yaml`."""
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float | int], step: int | None = None) -> None:
+        """Appends one row; a full disk is warned about, and the row is written together with the next one.
+
+        Args:
+            metrics: The values of one iteration, `env_steps` among them.
+            step: Lightning's own count of batches; not used.
+        """
+        if "env_steps" not in metrics:
+            return
+        row = {key: _cell(key, value) for key, value in metrics.items()}
+        if row == self._given:
+            return
+        self._given = row
+        self._unwritten.append(row)
+        try:
+            self._write()
+        except OSError as error:
+            self._columns = []  # whatever happened to the file, it is read again
+            rank_zero_warn(f"{self.path} cannot be written ({error.strerror}); the row is kept and tried again")
+        else:
+            self._unwritten.clear()
+
+    @rank_zero_only
+    def truncate_after(self, env_steps: int, *, epochs: int) -> None:
+        """Drops the rows beyond the checkpoint that a run continues from, and a torn last line.
+
+        Args:
+            env_steps: The checkpoint's.
+            epochs: Its number of epochs, for methods that do not play in each; a row of Lightning's says its own.
+        """
+        if self.path.exists():
+            columns, rows = _read(self.path)
+            kept = [row for row in rows if int(row["env_steps"]) <= env_steps and int(row.get("epoch", -1)) < epochs]
+            before, after = self.path.read_bytes(), _lines(columns, kept).encode()
+            if not before.startswith(after):
+                _replace(self.path, after.decode())
+            elif before != after:
+                os.truncate(self.path, len(after))  # which a full disk allows
+            self._columns = columns
+        self._given = {}
+
+    def _write(self) -> None:
+        keys = {key: None for row in self._unwritten for key in row}
+        if self._columns and keys.keys() <= set(self._columns):
+            _append(self.path, _lines(self._columns, self._unwritten, header=False))
+            return
+        known, rows = _read(self.path)
+        columns = list(dict.fromkeys(["env_steps", *known, *keys]))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(self.path, _lines(columns, [*rows, *self._unwritten]))
+        self._columns = columns
+
+
+def _cell(key: str, value: float | int) -> str:
+    """`env_steps` as a whole number, anything else as the shortest text that reads back as the same float."""
+    return str(round(value)) if key in ("env_steps", "imagined_steps") else repr(value)
+
+
+def _read(path: Path) -> tuple[list[str], list[Row]]:
+    """Columns and rows of the file's complete lines."""
+    text = path.read_bytes() if path.exists() else b""
+    lines = csv.reader(io.StringIO(text[: text.rfind(b"\n") + 1].decode(), newline=""))
+    columns = next(lines, [])
+    if columns and columns[0] != "env_steps":
+        raise ValueError(f"{path}: expected 'env_steps' as the first column of a metrics.csv, found {columns[0]!r}")
+    cells = (zip(columns, line, strict=False) for line in lines)
+    return columns, [{column: cell for column, cell in row if cell} for row in cells]
+
+
+def _lines(columns: list[str], rows: Iterable[Row], *, header: bool = True) -> str:
+    """The rows as CSV, under a header unless they continue a file."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _append(path: Path, text: str) -> None:
+    """Puts `text` at the end of the file, all of it or nothing.
+
+    It is on the disk then: a resumed run cuts this file at its checkpoint, so the file must not lag behind that.
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        os.truncate(path, size)
+        raise
+
+
+def _replace(path: Path, text: str) -> None:
+    """Puts `text` in the place of the file in one step: a reader, or a kill, meets the old file or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

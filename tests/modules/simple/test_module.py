@@ -1,0 +1,316 @@
+"""SimPLe's loop: what is learned when, from what, and by which network."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_rl.cpu.micro_batches import MicroBatches
+from lightning_rl.data.replay import ReplayBuffer
+from lightning_rl.losses.returns import discounts_from, generalized_advantages
+from lightning_rl.modules.ppo import PPOBatch
+from lightning_rl.modules.simple.module import SimPLeModule
+from lightning_rl.modules.simple.outer_loop import OuterLoop
+from lightning_rl.modules.simple.world_model import WorldModelBatch
+from lightning_rl.protocols import Replay, Source, WorldModel
+from lightning_rl.types import Rollout
+from tests.support.dreams import KINDS, OBS_SHAPE, REWARDS, K, Recorded, module, play, windows
+from tests.support.worlds import Batches, fit, learn_once
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Recorded:
+    return Recorded(ReplayBuffer(tmp_path, game="noise", num_frames=K))
+
+
+def policy_batch() -> PPOBatch:
+    count = 8
+    generator = torch.Generator().manual_seed(2)
+    return PPOBatch(
+        obs=torch.randint(256, (count, *OBS_SHAPE), generator=generator, dtype=torch.uint8),
+        actions=torch.randint(5, (count,), generator=generator),
+        behavior_log_probs=torch.randn(count, generator=generator) - 2,
+        behavior_values=torch.zeros(count, 1),
+        advantages=torch.randn(count, generator=generator),
+        returns=torch.randn(count, 1, generator=generator),
+    )
+
+
+def test_the_parts_fit_the_protocols(source: Recorded) -> None:
+    assert isinstance(source, Source)
+    assert isinstance(module().simulator(), WorldModel)
+
+
+def test_a_run_goes_through_its_phases(source: Recorded) -> None:
+    learner = module()
+    seen = []
+    for _ in range(12):
+        declared = learner.batches_per_iteration(9, 4)
+        batches = list(learner.batches(source))
+        kinds = {type(batch) for batch in batches}
+        assert len(batches) == declared
+        assert len(kinds) == 1
+        seen.append((kinds.pop().__name__, len(batches), source.collected))
+
+    model, policy = "WorldModelBatch", "PPOBatch"
+    updates = 3 * 5 // 2  # epochs × steps with a known next value, two steps of four environments in a minibatch
+    first = [(model, 2, 1), (model, 2, 1), (model, 1, 1), (policy, updates, 1), (policy, updates, 1)]
+    second = [(model, 2, 2), (model, 1, 2), *[(policy, updates, 2)] * 4]
+    assert seen == [*first, *second, (model, 2, 3)]
+    assert int(learner.world_model_updates) == 5 + 3 + 2
+    assert int(learner.imagined_steps) == (2 + 4) * 4 * 6
+
+
+def test_the_phase_that_runs_is_told(source: Recorded) -> None:
+    learner = module()
+
+    told = []
+    for _ in range(4):
+        list(learner.batches(source))
+        told.append((learner.phase, learner.world_model_is_trained))
+
+    assert told == [
+        ("pass 1: world model 0%", False),
+        ("pass 1: world model 20%", False),
+        ("pass 1: world model 40%", True),
+        ("pass 1: policy 60%", False),
+    ]
+
+
+def test_the_policy_learns_from_collected_play_only_if_asked_to(source: Recorded) -> None:
+    learner = module(learn_from_real=True)
+
+    declared = learner.batches_per_iteration(9, 4)
+    batches = list(learner.batches(source))
+
+    assert [type(batch) for batch in batches] == [PPOBatch] * 13 + [WorldModelBatch] * 2
+    assert len(batches) == declared
+    assert isinstance(batches[0], PPOBatch)
+    real = play(seed=1).obs[:-1].flatten(0, 1)
+    assert all((real == frame).flatten(1).all(1).any() for frame in batches[0].obs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch", ["world model", "policy"])
+def test_a_batch_changes_the_network_that_it_is_for_and_no_bit_of_the_other(kind: str, batch: str) -> None:
+    learner = module(kind)
+    before = {name: parameter.detach().clone() for name, parameter in learner.named_parameters()}
+    learner.world_model_updates.fill_(50)
+    given: Any = WorldModelBatch(windows=windows(), update=50) if batch == "world model" else policy_batch()
+
+    fit(learner, Batches(given))
+
+    changed = {
+        name.split(".")[0] for name, parameter in learner.named_parameters() if not parameter.equal(before[name])
+    }
+    assert changed == {"world_model" if batch == "world model" else "network"}
+
+
+def test_imagined_play_starts_from_real_stacks_in_every_environment(source: Recorded) -> None:
+    learner = module()
+    replay = source.replay
+    assert replay is not None
+    replay.append(play())
+    real = {bytes(stack.numpy()) for stack in replay.starts(600, generator=torch.Generator().manual_seed(0))}
+
+    rollouts = [learner.imagined_rollout(replay, source.generator) for _ in range(2)]
+
+    for rollout in rollouts:
+        assert rollout.obs.shape == (7, 4, *OBS_SHAPE)
+        assert all(bytes(stack.numpy()) in real for stack in rollout.obs[0])
+        assert {float(reward) for reward in rollout.rewards.flatten()} <= set(REWARDS)
+    assert not torch.equal(rollouts[0].obs[0], rollouts[1].obs[0])
+
+
+def test_the_value_of_the_last_state_is_the_bootstrap_and_its_reward_is_not_learned_from(source: Recorded) -> None:
+    learner = module()
+    rollout = play(num_steps=6, seed=8)
+    rollout.behavior_values.copy_(torch.randn(6, 4, 1, generator=torch.Generator().manual_seed(1)))
+    learner.imagined_rollout = lambda *_: rollout  # type: ignore[method-assign]
+    assert source.replay is not None
+
+    batches = list(learner._imagined_minibatches(source.replay, source.generator, 1))
+
+    values = rollout.behavior_values[..., 0]
+    advantages = generalized_advantages(
+        rewards=rollout.rewards[:5],
+        discounts=discounts_from(rollout.terminated[:5], 0.99),
+        values=values[:5],
+        next_values=values[1:],
+        lambda_=0.95,
+    )
+    normalised = (advantages - advantages.mean()) / advantages.std(correction=0)
+    frames = rollout.obs[:5].flatten(0, 1)
+    for batch in batches:
+        rows = [int((frames == frame).flatten(1).all(1).nonzero()) for frame in batch.obs]
+        assert torch.allclose(batch.returns[:, 0], (advantages + values[:5]).flatten()[rows], atol=1e-5)
+        assert torch.allclose(batch.advantages, normalised.flatten()[rows], atol=1e-4)
+
+
+def test_a_minibatch_holds_whole_steps_and_epochs_visit_each_about_equally(source: Recorded) -> None:
+    learner = module(epochs=4)
+    rollout = play(num_steps=5, seed=4)
+    frames = rollout.obs[:5].flatten(0, 1)
+
+    batches = list(learner._minibatches(rollout, torch.zeros(4, 1), source.generator))
+
+    steps = []
+    for batch in batches:
+        rows = [int((frames == frame).flatten(1).all(1).nonzero()) for frame in batch.obs]
+        assert [row % 4 for row in rows] == [0, 1, 2, 3] * 2
+        steps += [row // 4 for row in rows[::4]]
+    assert sorted(steps) == sorted([0, 1, 2, 3, 4] * 4)
+
+
+def test_the_papers_rollout_gives_seven_updates() -> None:
+    assert SimPLeModule(world_model=module().options)._updates_per_rollout(49, 16) == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"minibatch_size": 6}, "model.minibatch_size must be a multiple of 4 environments, from 4 to 60, found 6"),
+        ({"minibatch_size": 64}, "model.minibatch_size must be a multiple of 4 environments, from 4 to 60, found 64"),
+        ({"imagined_length": 1}, "model.imagined_length must be at least 2, found 1"),
+        ({"gamma": 1.5}, r"model.gamma must be in \[0, 1\], found 1.5"),
+        ({"world_model": {"dropout": 1.0}}, r"model.world_model.dropout must be in \[0, 1\), found 1.0"),
+        ({"world_model": {"compress_steps": 5}}, "compress_steps must be at most 4 for frames of obs_shape 12×10"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        module(**given)
+
+
+def test_the_world_models_learning_rate_warms_up_by_its_own_updates() -> None:
+    learner = module(world_model={"learning_rate": 0.3, "warm_up": 10})
+    optimizer = learner.configure_optimizers()
+
+    rates = []
+    for updates in (1, 5, 10, 40):
+        learner.world_model_updates.fill_(updates)
+        learner.on_before_optimizer_step(optimizer)
+        rates.append([group["lr"] for group in optimizer.param_groups])
+
+    assert rates == [[pytest.approx(0.03), 1e-4], [pytest.approx(0.15), 1e-4], [0.3, 1e-4], [0.3, 1e-4]]
+
+
+def test_a_recurrent_models_state_is_warmed_up_on_the_older_frames_of_the_stack() -> None:
+    learner = module("stochastic")
+    frames = windows(2).frames[:, :K]
+    stack = torch.cat(list(frames.unbind(1)), dim=-1)
+
+    state = learner.simulator().begin(stack)
+
+    expected: Tensor | None = None
+    with torch.no_grad():
+        for frame in frames[:, :-1].unbind(1):
+            expected = learner.world_model.remembered(frame, expected)
+    assert state is not None
+    assert expected is not None
+    assert torch.equal(state, expected)
+
+
+def test_a_recurrent_model_imagines_from_its_state_and_the_newest_frame_of_the_stack() -> None:
+    learner = module("stochastic")
+    obs = torch.cat(list(windows(4).frames[:, :K].unbind(1)), dim=-1)
+    older, newest = obs.clone(), obs.clone()
+    older[..., :-3] = 0
+    newest[..., -3:] = 0
+
+    frames = [
+        learner.simulator()
+        .imagine(seen, torch.tensor([0, 1, 2, 3]), torch.Generator().manual_seed(5), learner.simulator().begin(obs))
+        .frames
+        for seen in (obs, older, newest)
+    ]
+
+    assert torch.equal(frames[0], frames[1])
+    assert not torch.equal(frames[0], frames[2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_were_cast_once_imagine_what_weights_that_are_cast_at_each_step_do(kind: str) -> None:
+    learner = module(kind, micro_batches=MicroBatches(size=4, num_threads=1))
+    learner._autocast = torch.bfloat16
+    once, each = learner.simulator(), learner.simulator()
+    each._model = learner.world_model
+    assert once._model.embed.weight.dtype == torch.bfloat16
+    assert learner.world_model.embed.weight.dtype == torch.float32
+    obs, actions = torch.cat(list(windows(4).frames[:, :K].unbind(1)), dim=-1), torch.tensor([0, 1, 2, 3])
+
+    steps = [side.imagine(obs, actions, torch.Generator().manual_seed(5), side.begin(obs)) for side in (once, each)]
+
+    assert torch.equal(steps[0].frames, steps[1].frames)
+    assert torch.equal(steps[0].expected_rewards, steps[1].expected_rewards)
+    assert torch.equal(steps[0].end_probabilities, steps[1].end_probabilities)
+
+
+def test_imagination_draws_from_the_generator_alone() -> None:
+    learner = module("stochastic")
+    obs = torch.cat(list(windows(4).frames[:, :K].unbind(1)), dim=-1)
+    actions = torch.tensor([0, 1, 2, 3])
+
+    steps = []
+    for number in range(2):
+        torch.manual_seed(number)
+        learner.train(number == 0)
+        steps.append(
+            learner.simulator().imagine(obs, actions, torch.Generator().manual_seed(5), learner.simulator().begin(obs))
+        )
+
+    assert torch.equal(steps[0].frames, steps[1].frames)
+    assert torch.equal(steps[0].rewards, steps[1].rewards)
+
+
+def test_without_ends_an_imagined_episode_never_ends() -> None:
+    learner = module(world_model={"predict_ends": False})
+    obs = torch.cat(list(windows(4).frames[:, :K].unbind(1)), dim=-1)
+
+    step = learner.simulator().imagine(obs, torch.tensor([0, 1, 2, 3]), torch.Generator())
+
+    assert not step.end_probabilities.any()
+
+
+def test_a_row_says_what_imagined_steps_earned(source: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = {"first_world_model_updates": 1, "world_model_updates": 1, "imagined_steps": 48, "policy_slice": 2}
+    learner = module(outer_loop=OuterLoop(imagined_passes={}, **loop))
+    imagine, means = learner.imagined_rollout, []
+
+    def recorded(replay: Replay, generator: torch.Generator) -> Rollout:
+        rollout = imagine(replay, generator)
+        rollout.rewards[:] = torch.randn(rollout.rewards.shape)
+        means.append(float(rollout.rewards.mean()))
+        return rollout
+
+    monkeypatch.setattr(learner, "imagined_rollout", recorded)
+    monkeypatch.setattr(learner, "log_dict", lambda _: None)
+    logged: list[tuple[str, float]] = []
+    monkeypatch.setattr(learner, "log", lambda key, value, **_: logged.append((key, value)))
+    for _ in range(4):  # of two passes, each a slice of the world model's and one of the policy's
+        list(learner.batches(source))
+        learner.on_train_epoch_end()
+
+    assert len(means) == 4
+    assert [key for key, _ in logged] == ["imagined/reward"] * 2
+    assert [value for _, value in logged] == pytest.approx([sum(means[:2]) / 2, sum(means[2:]) / 2])
+
+
+@pytest.mark.parametrize("predicts", [True, False])
+def test_ends_are_learned_where_imagination_asks_for_them(predicts: bool) -> None:
+    learner = module(world_model={"predict_ends": predicts})
+
+    gradients, _ = learn_once(learner, WorldModelBatch(windows=windows(), update=1))
+
+    ends = [gradient for name, gradient in gradients.items() if name.startswith("world_model.end.")]
+    assert [gradient is not None and bool(gradient.any()) for gradient in ends] == ([True] * 4 if predicts else [])
+    assert ("end" in learner.options.loss_weights) == predicts
+
+
+def test_a_trainer_that_would_not_ask_for_the_next_slices_length_is_refused() -> None:
+    batch = Batches(WorldModelBatch(windows=windows(), update=1))
+
+    with pytest.raises(ValueError, match=r"reload_dataloaders_every_n_epochs must be 1 for SimPLeModule, .*, found 0"):
+        fit(module(), batch, reload_dataloaders_every_n_epochs=0)

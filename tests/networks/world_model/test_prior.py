@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from lightning_rl.networks.world_model.latent import DiscreteLatent
+from lightning_rl.networks.world_model.prior import BitPrior
+from tests.support import reference
+
+N, F = 3, 7
+CONFIG = DiscreteLatent(num_bits=10, bits_per_symbol=2, prior_size=11, prior_dropout=0.0)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def codes(count: int = N) -> Tensor:
+    return torch.randint(2, (count, CONFIG.num_bits)).float() * 2 - 1
+
+
+def test_the_loss_matches_its_definition() -> None:
+    prior, features, bits = BitPrior(F, CONFIG), torch.randn(N, F), codes()
+
+    losses = prior(features, bits)
+
+    weights = {name: value.detach().double().numpy() for name, value in prior.named_parameters()}
+    pairs = zip(features.double().numpy(), bits.double().numpy(), strict=True)
+    expected = [reference.bit_prior(given, code, CONFIG.bits_per_symbol, weights) for given, code in pairs]
+    assert_close(losses.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=1e-5)
+
+
+def test_no_gradient_reaches_the_bits_and_some_reaches_all_else() -> None:
+    prior, features, bits = BitPrior(F, CONFIG), torch.randn(N, F, requires_grad=True), codes().requires_grad_()
+
+    prior(features, bits).sum().backward()
+
+    assert bits.grad is None
+    assert features.grad is not None
+    assert features.grad.abs().sum() > 0
+    assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in prior.parameters())
+
+
+def test_symbols_are_bits_and_bits_are_symbols() -> None:
+    prior = BitPrior(F, CONFIG)
+    bits = torch.tensor([[1.0, -1.0, -1.0, 1.0, 1.0, 1.0, -1.0, -1.0, 1.0, -1.0]])
+
+    assert prior.symbols(bits).tolist() == [[1, 2, 3, 0, 1]]
+    assert torch.equal(prior.bits(prior.symbols(bits)), bits)
+
+
+def test_codes_are_drawn_as_often_as_the_loss_says() -> None:
+    config = DiscreteLatent(num_bits=4, bits_per_symbol=2, prior_size=5)
+    prior, count = BitPrior(F, config), 20_011
+    features = torch.randn(1, F)
+    every = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4)
+    with torch.no_grad():
+        for name, parameter in prior.named_parameters():
+            parameter.mul_(2.0 if "weight" in name else 1.0)  # far from uniform
+        chances = (-2 * prior(features.expand(16, F), every)).exp()
+
+        drawn = prior.sampled(features.expand(count, F), seeded())
+
+    frequencies = (drawn.unsqueeze(1) == every).all(-1).float().mean(0)
+    assert float(chances.sum()) == pytest.approx(1.0, abs=1e-5)
+    assert chances.max() > 2 * chances.min()
+    assert_close(frequencies, chances, rtol=0, atol=0.016)  # above four standard errors of one half
+
+
+def test_codes_are_the_generators_alone() -> None:
+    prior, features = BitPrior(F, CONFIG), torch.randn(17, F)
+
+    first = prior.sampled(features, seeded(1))
+    torch.manual_seed(99)
+    again, other = prior.sampled(features, seeded(1)), prior.sampled(features, seeded(2))
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_dropout_needs_a_generator() -> None:
+    prior = BitPrior(F, DiscreteLatent(num_bits=10, bits_per_symbol=2, prior_size=11, prior_dropout=0.5))
+    features, bits = torch.randn(N, F), codes()
+
+    assert torch.equal(prior(features, bits), prior(features, bits))
+    assert torch.all(prior(features, bits) != prior(features, bits, seeded()))
+
+
+def test_the_forget_gate_starts_open_and_weights_within_the_bound_of_both_inputs() -> None:
+    lstm = BitPrior(F, CONFIG).lstm
+
+    parameters = {name: value.detach() for name, value in lstm.named_parameters()}
+    assert parameters["bias_ih_l0"].tolist() == [0.0] * 11 + [1.0] * 11 + [0.0] * 22
+    assert parameters["bias_hh_l0"].tolist() == [0.0] * 44
+    bound = 1.3 * np.sqrt(3 / 22)
+    assert 0.9 * bound < float(parameters["weight_hh_l0"].abs().max()) <= bound
+
+
+def test_the_prior_is_float32_under_mixed_precision() -> None:
+    prior, features, bits = BitPrior(F, CONFIG), torch.randn(N, F), codes()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = prior(features, bits)
+
+    assert torch.equal(loss, prior(features, bits))
+
+
+def test_bits_that_are_no_whole_symbols_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_bits must be a multiple of bits_per_symbol 8, found 12"):
+        DiscreteLatent(num_bits=12)
