@@ -8,34 +8,34 @@ from lightning_rl.version import __version__
 if TYPE_CHECKING:
     from lightning_rl.data.atari import AtariDataModule
     from lightning_rl.data.procgen import ProcgenDataModule
-    from lightning_rl.modules.impala_vae import Autoencoding, ImpalaVAEModule, SurpriseMinimising
-    from lightning_rl.modules.ppo_distill import Distillation, PPODistillModule
+    from lightning_rl.modules.impala_vae import ImpalaVAEModule, SurpriseConfig, VAEConfig
+    from lightning_rl.modules.ppo_distill import DistillationConfig, PPODistillModule
     from lightning_rl.modules.simple.module import SimPLeModule
-    from lightning_rl.modules.simple.world_model import WorldModelOptions
+    from lightning_rl.modules.simple.world_model import WorldModelConfig
 
 # imported when asked for: a process that plays games needs no Lightning, and `doctor` must start where it is missing
 _HOMES = {
     "AtariDataModule": "data.atari",
-    "Autoencoding": "modules.impala_vae",
-    "Distillation": "modules.ppo_distill",
+    "VAEConfig": "modules.impala_vae",
+    "DistillationConfig": "modules.ppo_distill",
     "ImpalaVAEModule": "modules.impala_vae",
     "PPODistillModule": "modules.ppo_distill",
     "ProcgenDataModule": "data.procgen",
     "SimPLeModule": "modules.simple.module",
-    "SurpriseMinimising": "modules.impala_vae",
-    "WorldModelOptions": "modules.simple.world_model",
+    "SurpriseConfig": "modules.impala_vae",
+    "WorldModelConfig": "modules.simple.world_model",
 }
 
 __all__ = [
     "AtariDataModule",
-    "Autoencoding",
-    "Distillation",
+    "DistillationConfig",
     "ImpalaVAEModule",
     "PPODistillModule",
     "ProcgenDataModule",
     "SimPLeModule",
-    "SurpriseMinimising",
-    "WorldModelOptions",
+    "SurpriseConfig",
+    "VAEConfig",
+    "WorldModelConfig",
     "__version__",
 ]
 

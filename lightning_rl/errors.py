@@ -1,4 +1,4 @@
-"""Failures that a user is told of in one line."""
+"""Failures that a user is told of in one line, and the refusal of an option."""
 
 
 class UsageError(Exception):
@@ -19,3 +19,19 @@ class BusyError(RuntimeError):
 
 class UnsavedError(RuntimeError):
     """A run has ended and its end is not on the disk, told in one line: which file is older."""
+
+
+def check_option(key: str, value: object, valid: bool, allowed: str) -> None:
+    """Refuses an option by its key in the config.
+
+    Args:
+        key: for example `model.gamma`.
+        value: as found.
+        valid: whether it is allowed.
+        allowed: what is, in words that follow "must be".
+
+    Raises:
+        ValueError: names the key, what is allowed and what was found.
+    """
+    if not valid:
+        raise ValueError(f"{key} must be {allowed}, found {value}")

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_rl.types import ActorOutput, ImaginedStep, Recall, Rollout, State, Windows
+from lightning_rl.types import ActorOutput, ImaginedStep, RecurrentInputs, Rollout, State, Windows
 
 
 @runtime_checkable
@@ -71,12 +71,12 @@ class Policy(Protocol):
         obs: UInt8[NDArray[Any], "B H W C"],
         generator: torch.Generator,
         *,
-        recall: Recall | None = None,
+        recurrent_inputs: RecurrentInputs | None = None,
         greedy: bool = False,
     ) -> ActorOutput:
         """Samples actions with `generator` (on the CPU), or takes the most likely ones.
 
-        Without `recall` every frame opens an episode, and the first one.
+        Without `recurrent_inputs` every frame opens an episode, and the first one.
         """
 
 

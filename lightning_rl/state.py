@@ -36,7 +36,7 @@ def mismatch(value: Any, schema: Schema, key: str = "") -> str | None:
     return f"{key or 'it'} must be {_named(schema)}, found {_shown(value)}"
 
 
-def require(value: Any, schema: Schema, key: str = "") -> None:
+def validate_state(value: Any, schema: Schema, key: str = "") -> None:
     """Refuses what the schema does not allow; `key` is the value's own.
 
     Raises:

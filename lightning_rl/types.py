@@ -22,17 +22,20 @@ class TensorFields:
 
     def to(self: Fields, device: torch.device) -> Fields:
         """The same data on `device`."""
-        return self._mapped(lambda tensor: tensor.to(device))
+        return self.map_tensors(lambda tensor: tensor.to(device))
 
-    def _mapped(self: Fields, function: Callable[[Tensor], Tensor]) -> Fields:
+    def map_tensors(self: Fields, function: Callable[[Tensor], Tensor]) -> Fields:
+        """The same fields with `function` applied to every tensor, nested ones included."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]  # a mixin of dataclasses
         tensors: dict[str, Any] = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
-        nested = {name: value._mapped(function) for name, value in values.items() if isinstance(value, TensorFields)}
+        nested = {
+            name: value.map_tensors(function) for name, value in values.items() if isinstance(value, TensorFields)
+        }
         return replace(self, **tensors, **nested)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recall(TensorFields):
+class RecurrentInputs(TensorFields):
     """What `B` environments' frames do not show and a recurrent policy takes beside them, on the CPU.
 
     Where a frame opens an episode, the action and the reward are still the last ones of the episode before; the state
@@ -45,7 +48,7 @@ class Recall(TensorFields):
     state: Float32[Tensor, "B S"]  # the policy's own, after the frame before; S = 0 where it has none
 
     @classmethod
-    def nothing(cls, num_envs: int) -> "Recall":
+    def initial(cls, num_envs: int) -> "RecurrentInputs":
         """Before the first step."""
         return cls(
             previous_actions=torch.zeros(num_envs, dtype=torch.int64),
@@ -54,9 +57,9 @@ class Recall(TensorFields):
             state=torch.zeros(num_envs, 0),
         )
 
-    def rows(self, which: Bool[Tensor, "B"]) -> "Recall":
+    def rows(self, which: Bool[Tensor, "B"]) -> "RecurrentInputs":
         """Of some of the environments."""
-        return self._mapped(lambda tensor: tensor[which])
+        return self.map_tensors(lambda tensor: tensor[which])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +76,9 @@ class ActorOutput:
     state: Float32[Tensor, "B S"] | None = None
     noise: Float32[Tensor, "B Z"] | None = None
 
-    def recalled(self, rewards: Float32[NDArray[Any], "B"], ended: Bool[NDArray[Any], "B"]) -> Recall:
+    def next_inputs(self, rewards: Float32[NDArray[Any], "B"], ended: Bool[NDArray[Any], "B"]) -> RecurrentInputs:
         """What to know beside the next frames, after these rewards and ends."""
-        return Recall(
+        return RecurrentInputs(
             previous_actions=self.actions,
             previous_rewards=torch.from_numpy(rewards),
             starts=torch.from_numpy(ended),
@@ -92,8 +95,8 @@ class Rollout(TensorFields):
     it exists to bootstrap. Consecutive rollouts overlap there: `next.obs[0]` equals `this.obs[T]`.
 
     `behavior_values` holds the values of the policy's `K` critics while it acted, `behavior_noise` what it drew beside
-    its actions, `recall` what it knew beside `obs[0]`; `policy_lag` is the number of updates that the policy had, when
-    the rollout was handed out, beyond those it had when it acted.
+    its actions, `recurrent_inputs` what it took beside `obs[0]`. `policy_lag` is the number of updates between the
+    policy that acted and the one that the rollout was handed to.
     """
 
     actions: Int64[Tensor, "T B"]
@@ -102,7 +105,7 @@ class Rollout(TensorFields):
     behavior_logits: Float32[Tensor, "T B A"]
     behavior_values: Float32[Tensor, "T B K"]
     obs: UInt8[Tensor, "T+1 B H W C"]  # as rendered; the network's view of it as [N C H W] is already channels_last
-    recall: Recall
+    recurrent_inputs: RecurrentInputs
     behavior_noise: Float32[Tensor, "T B Z"] | None = None
     policy_lag: int = 0
 
@@ -133,7 +136,7 @@ class Windows(TensorFields):
 
     def rows(self, which: slice) -> "Windows":
         """Some of the windows."""
-        return self._mapped(lambda tensor: tensor[which])
+        return self.map_tensors(lambda tensor: tensor[which])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -430,7 +430,7 @@ class TestHostileConfigs:
             ("config: other.yaml", ["config", "other.yaml"]),
             ("data: 5", ["data must be LightningDataModule", "found 5"]),
             ("data: {init_args: 5}", ["data must be one of AtariDataModule", "found {'init_args': 5}"]),
-            ("model: {init_args: {micro_batches: 5}}", ["model.micro_batches must be MicroBatches", "found 5"]),
+            ("model: {init_args: {micro_batches: 5}}", ["model.micro_batches must be MicroBatchConfig", "found 5"]),
         ],
         ids=lambda value: value[:40] if isinstance(value, str | bytes) else "",
     )

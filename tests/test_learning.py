@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_rl.cpu.micro_batches import MicroBatches
+from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.collector import Collector
 from lightning_rl.data.rollout_dataset import RolloutDataset
-from lightning_rl.modules.ppo_distill import Distillation, PPODistillModule
+from lightning_rl.modules.ppo_distill import DistillationConfig, PPODistillModule
 from tests.support.toys import ConstantRewardVectorEnv, IdentityVectorEnv, ToyVectorEnv
 from tests.support.worlds import OBS_SHAPE, fit
 
@@ -57,7 +57,9 @@ def test_ppo_with_its_policy_loss_negated_unlearns() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["three_stack", "two_stack"])
 def test_ppo_with_distillation_reaches_ninety_percent_of_optimal(network: str) -> None:
-    module = make_module(network=network, distillation=Distillation(), dropout=0.5, normalize_advantages="rollout")
+    module = make_module(
+        network=network, distillation=DistillationConfig(), dropout=0.5, normalize_advantages="rollout"
+    )
 
     learn(module, identity_env(), iterations=20)
 
@@ -66,7 +68,7 @@ def test_ppo_with_distillation_reaches_ninety_percent_of_optimal(network: str) -
 
 @pytest.mark.slow
 def test_micro_batches_learn_as_well() -> None:
-    module = make_module(micro_batches=MicroBatches(size=24))
+    module = make_module(micro_batches=MicroBatchConfig(size=24))
 
     learn(module, identity_env(), iterations=30)
 

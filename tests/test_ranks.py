@@ -20,7 +20,7 @@ from torch import Tensor
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.program import main
 from lightning_rl.distributed import collectives
-from lightning_rl.distributed.running_moments import Moments
+from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.modules.base import RLModule
 from lightning_rl.modules.impala_vae import Unrolls
 from lightning_rl.types import TensorFields
@@ -324,17 +324,17 @@ def test_torchrun_on_two_nodes_trains_and_resumes(tmp_path: Path) -> None:
 
 
 def test_alone_a_process_agrees_with_itself() -> None:
-    own = Moments(1.0, 2.0, 3.0)
-    assert collectives.number() == 1
-    assert collectives.gathered("own") == ["own"]
-    assert collectives.merged(own) == own
-    assert collectives.mean({"a": 1.0}) == {"a": 1.0}
-    assert collectives.total(torch.tensor([5, 7])).tolist() == [5, 7]
+    own = RunningMoments(1.0, 2.0, 3.0)
+    assert collectives.world_size() == 1
+    assert collectives.all_gather("own") == ["own"]
+    assert collectives.all_reduce_moments(own) == own
+    assert collectives.all_reduce_mean({"a": 1.0}) == {"a": 1.0}
+    assert collectives.all_reduce_sum(torch.tensor([5, 7])).tolist() == [5, 7]
 
 
 def test_moments_of_a_sample() -> None:
     sample = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
-    assert collectives.moments_of(sample) == Moments(3.0, 3.5, 4.0)
+    assert collectives.moments_of(sample) == RunningMoments(3.0, 3.5, 4.0)
 
 
 def _first(found: Callable[[], list[Path]], process: subprocess.Popen[bytes]) -> list[Path]:

@@ -18,7 +18,7 @@ from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.program import main
 from lightning_rl.errors import BusyError
 from lightning_rl.runs import checkpoint_files
-from lightning_rl.runs.folder_lock import held
+from lightning_rl.runs.folder_lock import folder_lock
 from tests.support.runs import ENV_STEPS, differences, fit, fit_args, flat, load, rows, start, unlike, wait_until
 from tests.support.wandb_reader import read_history, read_run_id
 
@@ -287,7 +287,7 @@ class TestOfOneRun:
         self, run_dir: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         before = load(run_dir)
-        with held(run_dir) as alone:
+        with folder_lock(run_dir) as alone:
             assert alone
             assert main(fit_args(run_dir, *LAST, iterations=3)) == 1
         told = capsys.readouterr().err

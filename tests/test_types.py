@@ -6,7 +6,7 @@ from jaxtyping import TypeCheckError
 from torch import Tensor
 
 from lightning_rl.protocols import Agent, Policy
-from lightning_rl.types import ActorOutput, Episodes, Recall, Rollout, TensorFields
+from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs, Rollout, TensorFields
 
 
 def rollout(num_steps: int = 5, num_envs: int = 3, num_actions: int = 7) -> Rollout:
@@ -17,12 +17,12 @@ def rollout(num_steps: int = 5, num_envs: int = 3, num_actions: int = 7) -> Roll
         behavior_logits=torch.randn(num_steps, num_envs, num_actions),
         behavior_values=torch.randn(num_steps, num_envs, 2),
         obs=torch.randint(256, (num_steps + 1, num_envs, 4, 6, 1), dtype=torch.uint8),
-        recall=Recall.nothing(num_envs),
+        recurrent_inputs=RecurrentInputs.initial(num_envs),
     )
 
 
 def tensors_of(moved: Rollout) -> list[Tensor]:
-    values = [getattr(owner, field.name) for owner in (moved, moved.recall) for field in fields(owner)]
+    values = [getattr(owner, field.name) for owner in (moved, moved.recurrent_inputs) for field in fields(owner)]
     return [value for value in values if isinstance(value, Tensor)]
 
 

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from lightning_rl.distributed import collectives
 from lightning_rl.runs.checkpoint_files import BEST, LAST, METADATA, AtomicCheckpointIO
 from lightning_rl.runs.metrics_csv import MetricsCSV
-from lightning_rl.state import require
+from lightning_rl.state import validate_state
 
 
 class RunCheckpoint(Checkpoint):
@@ -45,7 +45,7 @@ class RunCheckpoint(Checkpoint):
         Raises:
             ValueError: says what it must be.
         """
-        require(state_dict, {"best_return": float | None}, f"callbacks.{self.state_key}")
+        validate_state(state_dict, {"best_return": float | None}, f"callbacks.{self.state_key}")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues the search for the best."""
@@ -68,7 +68,7 @@ class RunCheckpoint(Checkpoint):
 def is_unsaved(trainer: Trainer, name: str) -> bool:
     """Whether the newest contents of a checkpoint did not get to the disk; a collective call: one rank writes."""
     io = trainer.strategy.checkpoint_io
-    return any(collectives.gathered(isinstance(io, AtomicCheckpointIO) and name in io.unsaved))
+    return any(collectives.all_gather(isinstance(io, AtomicCheckpointIO) and name in io.unsaved))
 
 
 def _log_row(trainer: Trainer) -> None:

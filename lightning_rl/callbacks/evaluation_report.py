@@ -17,7 +17,7 @@ from lightning_rl.callbacks.iteration_metrics import data_of
 from lightning_rl.distributed import collectives
 from lightning_rl.errors import UsageError
 from lightning_rl.modules.base import RLModule
-from lightning_rl.runs.atomic_files import replacing
+from lightning_rl.runs.atomic_files import atomic_write
 from lightning_rl.types import Episodes
 
 _Z_95 = 1.959964  # the normal distribution's 97.5 % quantile
@@ -44,7 +44,7 @@ class EvaluationReport(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the returns, for `validate`; during `fit` they are in the iteration's row."""
         if trainer.state.fn == TrainerFn.VALIDATING and isinstance(pl_module, RLModule):
-            means = collectives.mean(pl_module.validation_returns)
+            means = collectives.all_reduce_mean(pl_module.validation_returns)
             for key, value in means.items() if trainer.is_global_zero else ():
                 sys.stdout.write(f"{key:<31} {value:.2f}\n")
 
@@ -58,7 +58,7 @@ class EvaluationReport(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps the episodes of a level set, of all ranks."""
-        self._episodes[batch.level_set] = _joined(collectives.gathered(batch))
+        self._episodes[batch.level_set] = _joined(collectives.all_gather(batch))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reports."""
@@ -80,7 +80,7 @@ class EvaluationReport(Callback):
                 for name, episodes in self._episodes.items()
             },
         }
-        with replacing(self._path) as file:
+        with atomic_write(self._path) as file:
             file.write((json.dumps(report, indent=2) + "\n").encode())
         console = Console()
         if not console.is_terminal:

@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_rl.distributed import collectives
-from lightning_rl.runs.signals import SIGNALS, STOPPED, Watchman, end_at_signals
+from lightning_rl.runs.signals import SIGNALS, STOPPED, SignalWatcher, end_at_signals
 
 
 def is_stopped_by_signal(trainer: Trainer) -> bool:
@@ -28,15 +28,15 @@ class StopAtBoundary(Callback):
     Where nothing is trained there is nothing to save, and the first one ends the process, with the same status.
 
     Args:
-        watchman: has answered signals until then.
+        signal_watcher: has answered signals until then.
 
     Attributes:
         received: number of the signal, or None; once all ranks have agreed to stop, of one that any of them received.
     """
 
-    def __init__(self, watchman: Watchman | None = None) -> None:
+    def __init__(self, signal_watcher: SignalWatcher | None = None) -> None:
         self.received: int | None = None
-        self._watchman = watchman or Watchman()
+        self._signal_watcher = signal_watcher or SignalWatcher()
         self._received_at: float | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -65,13 +65,13 @@ class StopAtBoundary(Callback):
                 _end_launched(trainer, signal.SIGKILL)
                 os._exit(STOPPED)
 
-        self._watchman.stop()
+        self._signal_watcher.stop()
         for number in SIGNALS:
             signal.signal(number, note)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops, if any rank was asked to."""
-        received = [number for number in collectives.gathered(self.received) if number is not None]
+        received = [number for number in collectives.all_gather(self.received) if number is not None]
         if received:
             self.received = received[0]
             trainer.should_stop = True

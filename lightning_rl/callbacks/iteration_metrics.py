@@ -47,7 +47,7 @@ class IterationMetrics(Callback):
             pl_module.validation_returns = {}
         self._env_steps, self._time = data.env_steps, now
         # a rank whose first episode goes on has no return yet, and what Lightning averages all must have
-        pl_module.log_dict(collectives.mean(means), sync_dist=True)
+        pl_module.log_dict(collectives.all_reduce_mean(means), sync_dist=True)
         # float32, Lightning's default, cannot count past 16.7 million
         pl_module.log("env_steps", torch.tensor(data.env_steps, dtype=torch.float64), sync_dist=True)
         if data.env_steps >= data.total_env_steps:

@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_rl.distributed import collectives
-from lightning_rl.state import Schema, require
+from lightning_rl.state import Schema, validate_state
 
 
 class RandomStates(Callback):
@@ -25,7 +25,7 @@ class RandomStates(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The states of torch's CPU and CUDA generators, of Python's and of NumPy's; a collective call."""
-        first, *others = collectives.gathered(_random_states())
+        first, *others = collectives.all_gather(_random_states())
         return {**first, "others": others} if others else first
 
     def check_state(self, state_dict: dict[str, Any]) -> None:
@@ -36,7 +36,7 @@ class RandomStates(Callback):
         """
         key = f"callbacks.{self.state_key}"
         for states in [state_dict, *state_dict.get("others", [])]:
-            require(states, _STATES, key)
+            validate_state(states, _STATES, key)
             if not 0 <= states["numpy"][2] <= len(states["numpy"][1]):  # NumPy would read beyond its end
                 raise ValueError(f"{key}.numpy.2 must be a position in the stream, found {states['numpy'][2]}")
             try:

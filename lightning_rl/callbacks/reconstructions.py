@@ -17,7 +17,7 @@ from lightning_rl.callbacks.media_output import going_on_without
 from lightning_rl.media.figures import draw_image_rows
 from lightning_rl.modules.impala_vae import ImpalaVAEModule
 from lightning_rl.runs.wandb_run import log_media
-from lightning_rl.state import require
+from lightning_rl.state import validate_state
 
 _NUM_FRAMES, _NUM_DIMENSIONS, _NUM_PARTS = 8, 8, 10
 _VALUES = (-3, -2, -1, 0, 1, 2, 3)
@@ -70,8 +70,8 @@ class AutoencoderPictures(Callback):
             ValueError: names the key.
         """
         key = f"callbacks.{self.state_key}"
-        require(state_dict, {"frames": Tensor, "env_steps": [int], "reconstructions": [Tensor]}, key)
-        require(state_dict["reconstructions"], (None,) * len(state_dict["env_steps"]), f"{key}.reconstructions")
+        validate_state(state_dict, {"frames": Tensor, "env_steps": [int], "reconstructions": [Tensor]}, key)
+        validate_state(state_dict["reconstructions"], (None,) * len(state_dict["env_steps"]), f"{key}.reconstructions")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues the picture."""

@@ -12,7 +12,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_rl.callbacks.graceful_stop import is_stopped_by_signal
 from lightning_rl.callbacks.iteration_metrics import data_of
-from lightning_rl.runs.atomic_files import remove_partial, replacing
+from lightning_rl.runs.atomic_files import atomic_write, remove_partial
 from lightning_rl.runs.metrics_csv import MetricsCSV
 from lightning_rl.runs.wandb_run import end_run, use_env_steps_axis
 
@@ -53,7 +53,7 @@ class RunFolder(Callback):
         if before is not None:
             self._say_differences(before, text)
         if before != text.encode():  # a run that is continued as it was needs no room
-            with replacing(self._path) as file:
+            with atomic_write(self._path) as file:
                 file.write(text.encode())
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

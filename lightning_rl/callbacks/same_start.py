@@ -22,7 +22,7 @@ class SameStart(Callback):
         Raises:
             UsageError: on all of them; it names the first that differs.
         """
-        starts = collectives.gathered(self._start)
+        starts = collectives.all_gather(self._start)
         for rank, start in enumerate(starts):
             if start != starts[0]:
                 raise UsageError(

@@ -44,7 +44,7 @@ from lightning_rl.cpu.bfloat16 import suitable, uses_cuda
 from lightning_rl.errors import UnsavedError, UsageError
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.metrics_csv import MetricsCSV
-from lightning_rl.runs.signals import STOPPED, Watchman
+from lightning_rl.runs.signals import STOPPED, SignalWatcher
 from lightning_rl.runs.wandb_run import drop_obsolete_settings, outlive, silent_server
 from lightning_rl.version import __version__
 
@@ -85,11 +85,11 @@ class RunCLI(LightningCLI):
 
     Args:
         args: the command line without the program's name.
-        watchman: answers signals until training does.
+        signal_watcher: answers signals until training does.
     """
 
-    def __init__(self, args: list[str], *, watchman: Watchman | None = None) -> None:
-        self.stopper = StopAtBoundary(watchman)
+    def __init__(self, args: list[str], *, signal_watcher: SignalWatcher | None = None) -> None:
+        self.stopper = StopAtBoundary(signal_watcher)
         self._remarks: list[str] = []  # said once nothing was found wrong
         self._asked = args[0] if args else ""
         check_configs(args)

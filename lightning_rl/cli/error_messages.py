@@ -16,7 +16,7 @@ from lightning_rl.cli.registry import CLASSES
 _MAX_LINE = 2000  # characters of a message
 
 
-def essence(message: str, args: list[str]) -> str:
+def short_message(message: str, args: list[str]) -> str:
     """What the parser's nested message is about: the key, the value found, what is allowed."""
     key = _key(message)
     if unknown := re.search(r"(?:Option|accept option) '([^']+)'|unrecognized arguments: --([\w.]+)", message):

@@ -14,11 +14,11 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.config_files import with_run_config
-from lightning_rl.cli.error_messages import essence, say
+from lightning_rl.cli.error_messages import say, short_message
 from lightning_rl.cli.run_location import launchers_run_dir
 from lightning_rl.cpu import allocator
 from lightning_rl.errors import ActorError, BusyError, ReplayError, UnsavedError, UsageError
-from lightning_rl.runs.signals import SIGNALS, Watchman, end_at_signals, end_with
+from lightning_rl.runs.signals import SIGNALS, SignalWatcher, end_at_signals, end_with
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -39,15 +39,15 @@ def main(args: list[str] | None = None) -> int:
     os.environ.setdefault("WANDB_SILENT", "true")  # it would tell six lines of what the run folder shows
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # between Lightning and torch, no matter for users
     given = sys.argv[1:] if args is None else args
-    with _signals_answered() as watchman:
-        return _answered(given, watchman)
+    with _signals_answered() as signal_watcher:
+        return _answered(given, signal_watcher)
 
 
-def _answered(given: list[str], watchman: Watchman) -> int:
+def _answered(given: list[str], signal_watcher: SignalWatcher) -> int:
     try:
-        cli = RunCLI(with_run_config(given), watchman=watchman)
+        cli = RunCLI(with_run_config(given), signal_watcher=signal_watcher)
     except (UsageError, ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
-        say(essence(str(error), given))
+        say(short_message(str(error), given))
         return 2
     except (MemoryError, OverflowError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and re.search("alloc|overflow|dimension", str(error)) is None:
@@ -76,18 +76,18 @@ def _status_of(cli: RunCLI) -> int:
 
 
 @contextmanager
-def _signals_answered() -> Iterator[Watchman]:
+def _signals_answered() -> Iterator[SignalWatcher]:
     """Ends the process at signals that come before there is anything to save; afterwards all is as it was."""
-    watchman = Watchman()
+    signal_watcher = SignalWatcher()
     if threading.current_thread() is not threading.main_thread():
-        yield watchman
+        yield signal_watcher
         return
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     end_at_signals()
-    watchman.start()
+    signal_watcher.start()
     try:
-        yield watchman
+        yield signal_watcher
     finally:
-        watchman.stop()
+        signal_watcher.stop()
         for number, handler in handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

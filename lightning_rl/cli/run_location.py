@@ -13,7 +13,7 @@ from typing import Any
 from lightning_rl.distributed import collectives
 from lightning_rl.errors import BusyError, UsageError
 from lightning_rl.runs import checkpoint_files
-from lightning_rl.runs.folder_lock import held
+from lightning_rl.runs.folder_lock import folder_lock
 
 _FILES_OF_A_RUN = (
     checkpoint_files.LAST,
@@ -92,7 +92,7 @@ class RunLocation:
         Raises:
             BusyError: another one does, or has saved there since the checkpoint was read.
         """
-        with held(self.run_dir) as alone:
+        with folder_lock(self.run_dir) as alone:
             if not alone:
                 raise BusyError(f"run_dir: another process trains in {self.run_dir}; let it end, or give another one")
             if _identity(self.run_dir / checkpoint_files.LAST) != self.last_seen:

@@ -14,7 +14,7 @@ MAX_THREADS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class MicroBatches:
+class MicroBatchConfig:
     """How work on a CPU is cut so that activations stay in its caches; the optimiser step is the same.
 
     Two threads that each take a part of their own keep two cores busier than one operator that is split over two
@@ -82,7 +82,7 @@ class _KnownGradients(torch.autograd.Function):
         return None, None, *(gradients if scale == 1 else [gradient * scale for gradient in gradients])
 
 
-def accumulated(jobs: Sequence[Callable[[], Part]], parameters: Sequence[Tensor], *, num_threads: int) -> Part:
+def accumulate_gradients(jobs: Sequence[Callable[[], Part]], parameters: Sequence[Tensor], *, num_threads: int) -> Part:
     """The sum of the parts that the jobs compute, with its gradients, holding one part's activations per thread.
 
     Args:

@@ -23,8 +23,8 @@ from lightning_rl.data.shared_memory import Layout, SharedTensors, shared
 from lightning_rl.envs.statistics import RecentEpisodes
 from lightning_rl.errors import ActorError
 from lightning_rl.protocols import Policy, RemotePolicy
-from lightning_rl.state import require
-from lightning_rl.types import ActorOutput, Recall, Rollout, State
+from lightning_rl.state import validate_state
+from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout, State
 
 _AHEAD = 2  # rollouts ordered at a time: one is waited for while the next is collected
 _START_SECONDS = 300.0  # imports from a slow disk, and building the games
@@ -176,10 +176,10 @@ class ActorPool:
             "behavior_logits": (torch.float32, (steps, envs, output.logits.shape[1])),
             "behavior_values": (torch.float32, (steps, envs, output.values.shape[1])),
             "obs": (torch.uint8, (steps + 1, envs, *self._obs_shape)),
-            "recall.previous_actions": (torch.int64, (envs,)),
-            "recall.previous_rewards": (torch.float32, (envs,)),
-            "recall.starts": (torch.bool, (envs,)),
-            "recall.state": (torch.float32, (envs, state)),
+            "recurrent_inputs.previous_actions": (torch.int64, (envs,)),
+            "recurrent_inputs.previous_rewards": (torch.float32, (envs,)),
+            "recurrent_inputs.starts": (torch.bool, (envs,)),
+            "recurrent_inputs.state": (torch.float32, (envs, state)),
         }
         if output.noise is not None:
             layout["behavior_noise"] = (torch.float32, (steps, envs, output.noise.shape[1]))
@@ -299,7 +299,7 @@ def check_pool(state: State, key: str, *, num_envs: int, num_actors: int) -> Non
         "actors": None if state.get("actors") is None else (dict,) * num_actors,
         "ahead": None if state.get("ahead") is None else {"policy": {str: Tensor}, "version": int},
     }
-    require(state, schema, key)
+    validate_state(state, schema, key)
     require_generator(state["generator"], key)
     for index, (share, actor) in enumerate(zip(_shares(num_envs, num_actors), state["actors"] or [], strict=False)):
         check_collector(actor, f"{key}.actors.{index}", num_envs=share.stop - share.start)
@@ -312,9 +312,11 @@ def _shares(num_envs: int, num_actors: int) -> list[slice]:
 
 
 def _rollout(tensors: SharedTensors, policy_lag: int) -> Rollout:
-    recall = Recall(**{field.name: tensors[f"recall.{field.name}"] for field in fields(Recall)})
-    others = {name: tensor for name, tensor in tensors.items() if not name.startswith("recall.")}
-    return Rollout(**others, recall=recall, policy_lag=policy_lag)
+    recurrent_inputs = RecurrentInputs(
+        **{field.name: tensors[f"recurrent_inputs.{field.name}"] for field in fields(RecurrentInputs)}
+    )
+    others = {name: tensor for name, tensor in tensors.items() if not name.startswith("recurrent_inputs.")}
+    return Rollout(**others, recurrent_inputs=recurrent_inputs, policy_lag=policy_lag)
 
 
 # Connection.send would hand tensors over through files of their own; plain pickles hold them

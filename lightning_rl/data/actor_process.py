@@ -17,7 +17,7 @@ from lightning_rl.data.shared_memory import SharedTensors
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.protocols import RemotePolicy, ResumableVectorEnv
 from lightning_rl.runs.signals import end_with
-from lightning_rl.types import ActorOutput, Recall, Rollout
+from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout
 
 MakeEnv = Callable[[int, int], ResumableVectorEnv]
 """Builds so many environments with this seed, in the process that will step them; picklable."""
@@ -125,10 +125,12 @@ def _serve(job: Job, connection: Connection) -> None:
 def _write(rollout: Rollout, tensors: SharedTensors, columns: slice) -> None:
     """Puts everything but the frames, which are there already, into this actor's columns."""
     for name, tensor in tensors.items():
-        if name == "recall.state" and rollout.recall.state.shape[1] == 0:  # of a policy that has not lived yet
+        if (
+            name == "recurrent_inputs.state" and rollout.recurrent_inputs.state.shape[1] == 0
+        ):  # of a policy that has not lived yet
             tensor[columns] = 0
-        elif name.startswith("recall."):
-            tensor[columns] = getattr(rollout.recall, name.removeprefix("recall."))
+        elif name.startswith("recurrent_inputs."):
+            tensor[columns] = getattr(rollout.recurrent_inputs, name.removeprefix("recurrent_inputs."))
         elif name != "obs":
             tensor[:, columns] = getattr(rollout, name)
 
@@ -146,9 +148,9 @@ class _CountedPolicy:
         obs: UInt8[NDArray[Any], "B H W C"],
         generator: torch.Generator,
         *,
-        recall: Recall | None = None,
+        recurrent_inputs: RecurrentInputs | None = None,
         greedy: bool = False,
     ) -> ActorOutput:
         """As the policy itself."""
         self._beats += 1
-        return self._policy.act(obs, generator, recall=recall, greedy=greedy)
+        return self._policy.act(obs, generator, recurrent_inputs=recurrent_inputs, greedy=greedy)

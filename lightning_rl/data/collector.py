@@ -16,8 +16,8 @@ from lightning_rl.data.replay import ReplayBuffer
 from lightning_rl.distributed import collectives
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
 from lightning_rl.protocols import Policy, ResumableVectorEnv
-from lightning_rl.state import require
-from lightning_rl.types import Recall, Rollout, State
+from lightning_rl.state import validate_state
+from lightning_rl.types import RecurrentInputs, Rollout, State
 
 _OWN_REFERENCES = 2  # the collector's, and the one that counting takes
 
@@ -53,7 +53,7 @@ class Collector:
         self.env_steps = 0
         self.mean_raw_reward = 0.0
         self._obs, _ = env.reset()
-        self._recall = Recall.nothing(env.num_envs)
+        self._recurrent_inputs = RecurrentInputs.initial(env.num_envs)
         self._memory: NDArray[np.uint8] | None = None
         self._snapshot = self._env_state()
 
@@ -73,21 +73,21 @@ class Collector:
         storage = self._unused_memory() if frames is None else frames  # each frame is written once, into the rollout
         storage[0] = self._obs
         outputs, rewards, raw_rewards, ends = [], [], [], []
-        recall = self._recall
+        recurrent_inputs = self._recurrent_inputs
         for step in range(self.num_steps):
-            output = policy.act(self._obs, self.generator, recall=self._recall)
+            output = policy.act(self._obs, self.generator, recurrent_inputs=self._recurrent_inputs)
             self._obs, reward, terminated, truncated, info = self.env.step(output.actions.numpy())
             storage[step + 1] = self._obs
             outputs.append(output)
             rewards.append(reward)
             ends.append(terminated | truncated)  # a time limit ends an episode, as in the papers
-            if output.state is not None:  # who has no state recalls nothing
-                self._recall = output.recalled(reward, ends[-1])
+            if output.state is not None:  # a policy without a state needs none
+                self._recurrent_inputs = output.next_inputs(reward, ends[-1])
             raw_rewards.append(info.get("raw_rewards", reward))
         self.env_steps += self.num_steps * self.num_envs
         self.mean_raw_reward = float(np.mean(raw_rewards, dtype=np.float64))
-        if collectives.number() > 1 and isinstance(self.env, ResumableVectorWrapper):
-            self.env.agree(collectives.merged)
+        if collectives.world_size() > 1 and isinstance(self.env, ResumableVectorWrapper):
+            self.env.sync_statistics(collectives.all_reduce_moments)
         self._snapshot = self._env_state()
         return Rollout(
             actions=torch.stack([output.actions for output in outputs]),
@@ -96,7 +96,7 @@ class Collector:
             behavior_logits=torch.stack([output.logits for output in outputs]),
             behavior_values=torch.stack([output.values for output in outputs]),
             obs=torch.from_numpy(storage),
-            recall=recall,
+            recurrent_inputs=recurrent_inputs,
             behavior_noise=_stacked([output.noise for output in outputs]),
         )
 
@@ -120,7 +120,10 @@ class Collector:
             "env": self.env.get_state(),
             "env_steps": self.env_steps,
             "mean_raw_reward": self.mean_raw_reward,
-            "recall": {field.name: getattr(self._recall, field.name).clone() for field in fields(self._recall)},
+            "recall": {
+                field.name: getattr(self._recurrent_inputs, field.name).clone()
+                for field in fields(self._recurrent_inputs)
+            },
         }
 
     def state_dict(self) -> State:
@@ -141,7 +144,7 @@ class Collector:
         self.generator.set_state(state["generator"].cpu())
         self.mean_raw_reward = state["mean_raw_reward"]
         self.memory = deepcopy(state["memory"])
-        self._recall = Recall(**{name: tensor.clone() for name, tensor in state["recall"].items()})
+        self._recurrent_inputs = RecurrentInputs(**{name: tensor.clone() for name, tensor in state["recall"].items()})
         self._snapshot = self._env_state()
 
     def close(self) -> None:
@@ -155,16 +158,18 @@ def check_collector(state: State, key: str, *, num_envs: int) -> None:
     Raises:
         ValueError: names the key.
     """
-    recall = {field.name: getattr(Recall.nothing(num_envs), field.name) for field in fields(Recall)}
+    recurrent_inputs = {
+        field.name: getattr(RecurrentInputs.initial(num_envs), field.name) for field in fields(RecurrentInputs)
+    }
     schema = {
         "env": dict,
         "env_steps": int,
         "mean_raw_reward": float,
-        "recall": recall | {"state": Tensor},
+        "recall": recurrent_inputs | {"state": Tensor},
         "generator": torch.Generator().get_state(),
         "memory": {str: Tensor},
     }
-    require(state, schema, key)
+    validate_state(state, schema, key)
     require_generator(state["generator"], key)
     for name, rows in {"recall.state": state["recall"]["state"], **state["memory"]}.items():
         if rows.shape[:1] != (num_envs,):

@@ -18,10 +18,9 @@ from lightning_rl.data.replay import ReplayBuffer
 from lightning_rl.data.rollout_dataset import RolloutDataset
 from lightning_rl.distributed import collectives
 from lightning_rl.envs.statistics import EpisodeStatistics
-from lightning_rl.errors import UsageError
+from lightning_rl.errors import UsageError, check_option
 from lightning_rl.protocols import Agent, Policy, ResumableVectorEnv
-from lightning_rl.state import mismatch
-from lightning_rl.state import require as require_like
+from lightning_rl.state import mismatch, validate_state
 from lightning_rl.types import State
 
 MAX_SEED = 2**31 - 1
@@ -103,10 +102,12 @@ class RolloutDataModule(LightningDataModule, ABC):
             test_env_steps=1 if test_env_steps is None else test_env_steps,
         )
         frames, factors = num_envs * num_steps * frame_stack, f"{num_envs} × {num_steps} × {frame_stack}"
-        require("num_envs × num_steps × frame_stack", factors, frames <= _MAX_FRAMES, f"at most {_MAX_FRAMES} frames")
-        require("num_actors", num_actors, 0 <= num_actors <= num_envs, f"from 0 to data.num_envs, {num_envs}")
-        require("actor_timeout", actor_timeout, actor_timeout > 0, "positive")
-        require("seed", seed, seed >= 0, "at least 0")
+        check_option(
+            "data.num_envs × num_steps × frame_stack", factors, frames <= _MAX_FRAMES, f"at most {_MAX_FRAMES} frames"
+        )
+        check_option("data.num_actors", num_actors, 0 <= num_actors <= num_envs, f"from 0 to data.num_envs, {num_envs}")
+        check_option("data.actor_timeout", actor_timeout, actor_timeout > 0, "positive")
+        check_option("data.seed", seed, seed >= 0, "at least 0")
         self.game = game
         self.frame_stack = frame_stack
         self.num_envs = num_envs
@@ -315,7 +316,7 @@ class RolloutDataModule(LightningDataModule, ABC):
         return {
             **self._sizes,
             "env_steps": self.env_steps,
-            "collectors": collectives.gathered(self.collector.state_dict()),
+            "collectors": collectives.all_gather(self.collector.state_dict()),
         }
 
     def load_state_dict(self, state_dict: State) -> None:
@@ -393,7 +394,7 @@ class RolloutDataModule(LightningDataModule, ABC):
 
     def _check_collectors(self, collectors: list[State]) -> None:
         try:
-            require_like(collectors, ({},) * self._num_ranks, "collectors")
+            validate_state(collectors, ({},) * self._num_ranks, "collectors")
             for index, state in enumerate(collectors):
                 key = f"collectors.{index}"
                 if self.num_actors:
@@ -406,14 +407,4 @@ class RolloutDataModule(LightningDataModule, ABC):
 
 def _require_positive(**values: int) -> None:
     for name, value in values.items():
-        require(name, value, value >= 1, "at least 1")
-
-
-def require(name: str, value: object, valid: bool, allowed: str) -> None:
-    """Refuses an argument of a data module by its key in the config.
-
-    Raises:
-        ValueError: names what was found and what is allowed.
-    """
-    if not valid:
-        raise ValueError(f"data.{name} must be {allowed}, found {value}")
+        check_option(f"data.{name}", value, value >= 1, "at least 1")

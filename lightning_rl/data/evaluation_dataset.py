@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import IterableDataset
 
 from lightning_rl.protocols import Policy, ResumableVectorEnv
-from lightning_rl.types import ActorOutput, Episodes, Recall
+from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 
 
 class UniformPolicy:
@@ -29,7 +29,7 @@ class UniformPolicy:
         obs: UInt8[NDArray[Any], "B H W C"],
         generator: torch.Generator,
         *,
-        recall: Recall | None = None,  # it has no memory
+        recurrent_inputs: RecurrentInputs | None = None,  # it has no memory
         greedy: bool = False,  # it has no preference
     ) -> ActorOutput:
         """Uniform actions."""
@@ -106,7 +106,7 @@ class EvaluationDataset(IterableDataset[Episodes]):
         finished = np.zeros(env.num_envs, dtype=np.int64)
         playing = np.ones(env.num_envs, dtype=bool)
         actions = np.zeros(env.num_envs, dtype=np.int64)
-        recall = Recall.nothing(env.num_envs)
+        recurrent_inputs = RecurrentInputs.initial(env.num_envs)
         returns: list[float] = []
         lengths: list[int] = []
         complete: list[bool] = []
@@ -115,11 +115,11 @@ class EvaluationDataset(IterableDataset[Episodes]):
             if self._watcher is not None:
                 self._watcher(obs, playing)
             # environments that are done are stepped, since they step together, but nobody thinks about their frames
-            output = self._policy.act(obs[playing], generator, recall=recall, greedy=self._greedy)
+            output = self._policy.act(obs[playing], generator, recurrent_inputs=recurrent_inputs, greedy=self._greedy)
             actions[playing] = output.actions.numpy()
             obs, rewards, terminated, truncated, info = env.step(actions)
             ended = terminated | truncated
-            recall = output.recalled(rewards[playing], ended[playing])
+            recurrent_inputs = output.next_inputs(rewards[playing], ended[playing])
             ended &= playing
             returns += info["episode_return"][ended].tolist()
             lengths += info["episode_length"][ended].tolist()
@@ -127,7 +127,7 @@ class EvaluationDataset(IterableDataset[Episodes]):
             finished += ended
             steps += env.num_envs
             if self._env_steps is None:
-                recall = recall.rows(torch.from_numpy((finished < self._episodes_per_env)[playing]))
+                recurrent_inputs = recurrent_inputs.rows(torch.from_numpy((finished < self._episodes_per_env)[playing]))
                 playing = finished < self._episodes_per_env
             elif steps >= self._env_steps:
                 break

@@ -5,11 +5,12 @@ from importlib.util import find_spec
 from typing import Any
 
 from lightning_rl.data.actor_process import MakeEnv
-from lightning_rl.data.datamodule import RolloutDataModule, require
+from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.envs.frame_stack import FrameStack
 from lightning_rl.envs.normalize import ReturnScaling
 from lightning_rl.envs.procgen import ProcgenVectorEnv, require_libraries
 from lightning_rl.envs.procgen_games import NUM_ACTIONS, REWARDS, check_options, normalized_return
+from lightning_rl.errors import check_option
 from lightning_rl.protocols import ResumableVectorEnv
 
 
@@ -94,10 +95,13 @@ class ProcgenDataModule(RolloutDataModule):
             start_level=start_level,
             num_threads=num_threads,
         )
-        require(
-            "use_generated_assets", use_generated_assets, not use_generated_assets, "false: Procgen cannot save these"
+        check_option(
+            "data.use_generated_assets",
+            use_generated_assets,
+            not use_generated_assets,
+            "false: Procgen cannot save these",
         )
-        require("return_scaling_gamma", return_scaling_gamma, 0 <= return_scaling_gamma <= 1, "in [0, 1]")
+        check_option("data.return_scaling_gamma", return_scaling_gamma, 0 <= return_scaling_gamma <= 1, "in [0, 1]")
         if find_spec("procgen") is not None:  # where it is not, building the games says so
             require_libraries()
         super().__init__(

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
 
 from lightning_rl.errors import ReplayError
-from lightning_rl.runs.atomic_files import replacing
+from lightning_rl.runs.atomic_files import atomic_write
 from lightning_rl.types import Rollout, State, Windows
 
 _HELD_OUT_EVERY = 11  # trajectories; the released code keeps one shard of eleven apart
@@ -76,7 +76,7 @@ class ReplayBuffer:
         }
         path = self._path(len(self._chunks))
         try:
-            with replacing(path) as file:
+            with atomic_write(path) as file:
                 torch.save(contents, file)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise ReplayError(
@@ -216,7 +216,7 @@ class ReplayBuffer:
         paths = self.checked(state)
         for number, path in enumerate(paths):
             if path != self._path(number):
-                with replacing(self._path(number)) as file, path.open("rb") as source:
+                with atomic_write(self._path(number)) as file, path.open("rb") as source:
                     shutil.copyfileobj(source, file)
         self._digests = list(state["digests"])
         self._chunks = [_opened(self._path(number)) for number in range(len(paths))]

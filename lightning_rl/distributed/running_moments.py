@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class Moments(NamedTuple):
+class RunningMoments(NamedTuple):
     """Mean and population variance of the numbers seen so far, and how many they were.
 
     Starts as OpenAI baselines start theirs: a pseudo-observation of weight 1e-4 with mean 0 and variance 1.
@@ -16,7 +16,7 @@ class Moments(NamedTuple):
     variance: float = 1.0
     weight: float = 1e-4
 
-    def merged(self, batch: "Moments") -> "Moments":
+    def merged(self, batch: "RunningMoments") -> "RunningMoments":
         """The moments of both samples together.
 
         Reference:
@@ -27,4 +27,4 @@ class Moments(NamedTuple):
         delta = batch.mean - self.mean
         mean = self.mean + delta * batch.weight / weight
         squares = self.variance * self.weight + batch.variance * batch.weight
-        return Moments(mean, (squares + delta * delta * self.weight * batch.weight / weight) / weight, weight)
+        return RunningMoments(mean, (squares + delta * delta * self.weight * batch.weight / weight) / weight, weight)

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from numpy.typing import NDArray
 
-from lightning_rl.distributed.running_moments import Moments
+from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
 from lightning_rl.protocols import ResumableVectorEnv
 from lightning_rl.types import State
 
-_NOTHING = Moments(0.0, 0.0, 0.0)
+_NOTHING = RunningMoments(0.0, 0.0, 0.0)
 
 
 class RewardClipping(ResumableVectorWrapper):
@@ -78,7 +78,7 @@ class ReturnScaling(ResumableVectorWrapper):
         self.max_abs_reward = max_abs_reward
         self.epsilon = epsilon
         self._returns = np.zeros(env.num_envs)
-        self._moments = self._agreed = Moments()
+        self._moments = self._agreed = RunningMoments()
         self._new = _NOTHING  # seen since the ranks have agreed
 
     def step(
@@ -107,9 +107,9 @@ class ReturnScaling(ResumableVectorWrapper):
         scaled: NDArray[np.float32] = np.maximum(rewards / deviation, -self.max_abs_reward)
         return np.minimum(scaled, self.max_abs_reward, out=scaled)
 
-    def agree(self, merged: Callable[[Moments], Moments]) -> None:
+    def sync_statistics(self, merged: Callable[[RunningMoments], RunningMoments]) -> None:
         """See `ResumableVectorWrapper`."""
-        super().agree(merged)
+        super().sync_statistics(merged)
         self._moments = self._agreed = self._agreed.merged(merged(self._new))
         self._new = _NOTHING
 
@@ -118,13 +118,13 @@ class ReturnScaling(ResumableVectorWrapper):
 
     def _set_own_state(self, state: State) -> None:
         self._returns = state["returns"].numpy().copy()
-        self._moments = self._agreed = Moments(*state["moments"])
+        self._moments = self._agreed = RunningMoments(*state["moments"])
         self._new = _NOTHING
 
 
-def _moments_of(returns: Float64[NDArray[Any], "B"]) -> Moments:
+def _moments_of(returns: Float64[NDArray[Any], "B"]) -> RunningMoments:
     # numpy's own mean and var take more than twice as long for an array this short
     count = float(len(returns))
     mean = float(returns.sum()) / count
     deviations = returns - mean
-    return Moments(mean, float(deviations @ deviations) / count, count)
+    return RunningMoments(mean, float(deviations @ deviations) / count, count)

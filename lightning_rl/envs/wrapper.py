@@ -8,7 +8,7 @@ from gymnasium.vector import VectorWrapper
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
-from lightning_rl.distributed.running_moments import Moments
+from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.protocols import ResumableVectorEnv
 from lightning_rl.types import State
 
@@ -38,14 +38,14 @@ class ResumableVectorWrapper(VectorWrapper[Any, Any, Any, Any, NDArray[Any]], AB
         """The current observations; counts go on, because `reset` of a resumable environment ends nothing."""
         return self._inner.reset(seed=seed, options=options)
 
-    def agree(self, merged: Callable[[Moments], Moments]) -> None:
+    def sync_statistics(self, merged: Callable[[RunningMoments], RunningMoments]) -> None:
         """Takes into running statistics what other ranks have seen since the last call.
 
         Args:
             merged: gives the moments of the samples of all ranks together, from those of this one's.
         """
         if isinstance(self._inner, ResumableVectorWrapper):
-            self._inner.agree(merged)
+            self._inner.sync_statistics(merged)
 
     def get_state(self) -> State:
         """What this wrapper remembers, and under `env` the state of the environment inside."""

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lightning_rl.distributed.running_moments import Moments
+from lightning_rl.distributed.running_moments import RunningMoments
 
 
 def discounts_from(terminated: Bool[Tensor, "*shape"], gamma: float) -> Float[Tensor, "*shape"]:
@@ -73,7 +73,7 @@ def generalized_advantages(
 
 
 @torch.no_grad()
-def normalized(advantages: Float[Tensor, "*shape"], moments: Moments | None = None) -> Float[Tensor, "*shape"]:
+def normalized(advantages: Float[Tensor, "*shape"], moments: RunningMoments | None = None) -> Float[Tensor, "*shape"]:
     """Advantages with mean zero and standard deviation one over everything passed in.
 
         (A − mean(A)) / (std(A) + 1e-8)

@@ -17,10 +17,10 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_rl.cpu.bfloat16 import cpu_has_bf16
-from lightning_rl.cpu.micro_batches import MicroBatches, Part, accumulated, threads
+from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gradients, threads
 from lightning_rl.modules.optimizers import fused_on
 from lightning_rl.protocols import Source
-from lightning_rl.types import ActorOutput, Episodes, Recall
+from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 
 _STATE_BEFORE = "the newest checkpoint holds the state before it"
 VALIDATION_KEYS = {"train_levels": "validation/train_levels_return", "full_distribution": "validation/return"}
@@ -32,7 +32,7 @@ class Batch(Protocol):
 
     def __len__(self) -> int: ...
 
-    def split(self, micro_batches: MicroBatches) -> Sequence["Batch"]:
+    def split(self, micro_batches: MicroBatchConfig) -> Sequence["Batch"]:
         """The same samples in consecutive parts."""
 
 
@@ -43,21 +43,11 @@ class Objective(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-def chosen(logits: Float32[Tensor, "B A"], generator: torch.Generator, *, greedy: bool) -> Int64[Tensor, "B"]:
+def sample_actions(logits: Float32[Tensor, "B A"], generator: torch.Generator, *, greedy: bool) -> Int64[Tensor, "B"]:
     """The most likely actions, or samples of them that `generator` draws."""
     if greedy:
         return logits.argmax(-1)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
-
-
-def require(name: str, value: object, valid: bool, allowed: str) -> None:
-    """Refuses an argument of a module by its key in the config.
-
-    Raises:
-        ValueError: names what was found and what is allowed.
-    """
-    if not valid:
-        raise ValueError(f"model.{name} must be {allowed}, found {value}")
 
 
 class RLModule(LightningModule, ABC):
@@ -83,7 +73,7 @@ class RLModule(LightningModule, ABC):
     uses_replay = False
     phase = ""
 
-    def __init__(self, *, micro_batches: MicroBatches | None, max_grad_norm: float, greedy: bool) -> None:
+    def __init__(self, *, micro_batches: MicroBatchConfig | None, max_grad_norm: float, greedy: bool) -> None:
         super().__init__()
         self.micro_batches = micro_batches
         self.max_grad_norm = max_grad_norm
@@ -113,16 +103,16 @@ class RLModule(LightningModule, ABC):
         obs: UInt8[NDArray[Any], "B H W C"],
         generator: torch.Generator,
         *,
-        recall: Recall | None = None,  # for recurrent networks
+        recurrent_inputs: RecurrentInputs | None = None,  # for recurrent networks
         greedy: bool = False,
     ) -> ActorOutput:
         """Runs the network under the trainer's precision, as learning will; samples on the CPU with `generator`."""
         with torch.no_grad(), self.precision():  # Lightning enters autocast around `training_step` only
             outputs = self.network(torch.from_numpy(obs).to(self.device))
         logits, values = (output.cpu() for output in outputs)
-        return ActorOutput(actions=chosen(logits, generator, greedy=greedy), logits=logits, values=values)
+        return ActorOutput(actions=sample_actions(logits, generator, greedy=greedy), logits=logits, values=values)
 
-    def in_parts(
+    def map_in_chunks(
         self, function: Callable[[Tensor], tuple[Tensor, ...]], obs: UInt8[Tensor, "N H W C"], *, size: int
     ) -> tuple[Tensor, ...]:
         """`function` of frames, `size` at a time, without gradient; with micro-batches in threads."""
@@ -175,7 +165,7 @@ class RLModule(LightningModule, ABC):
             loss, logged = jobs[0]()
         else:
             parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-            loss, logged = accumulated(jobs, parameters, num_threads=self.micro_batches.num_threads)
+            loss, logged = accumulate_gradients(jobs, parameters, num_threads=self.micro_batches.num_threads)
         self._require_finite(logged)
         self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch))
         return loss

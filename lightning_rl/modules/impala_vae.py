@@ -1,4 +1,4 @@
-"""IMPALA with a variational autoencoder whose code the policy sees, and IMPALA alone."""
+"""IMPALA with a variational autoencoder whose latent the policy sees, and IMPALA alone."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -9,35 +9,36 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_rl.cpu.micro_batches import MicroBatches
+from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.minibatches import num_minibatches, shuffled
 from lightning_rl.distributed import collectives
+from lightning_rl.errors import check_option
 from lightning_rl.losses.policy import entropy, log_probs_of
 from lightning_rl.losses.returns import discounts_from
 from lightning_rl.losses.surprise import Visited, surprise_minimising_rewards
 from lightning_rl.losses.vae import gaussian_image_nll, gaussian_kl, image_nll, sampled_kl
 from lightning_rl.losses.value import squared_value_loss
 from lightning_rl.losses.vtrace import vtrace
-from lightning_rl.modules.base import Objective, RLModule, chosen, require
+from lightning_rl.modules.base import Objective, RLModule, sample_actions
 from lightning_rl.modules.optimizers import adam
 from lightning_rl.networks.recurrent_actor_critic import RecurrentActorCritic
-from lightning_rl.networks.vae import VAE, Code, Images
+from lightning_rl.networks.vae import VAE, Images, LatentDistribution
 from lightning_rl.protocols import Source
-from lightning_rl.types import ActorOutput, Recall, Rollout, TensorFields
+from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout, TensorFields
 
 
 @dataclass(frozen=True, kw_only=True)
-class Autoencoding:
+class VAEConfig:
     """The autoencoder, how it learns, and what of it the policy sees.
 
     The paper states the layers and the 64 latent dimensions; learning rate, β, update interval and the form of the
     divergence are not stated, and are the tutorial's here.
 
     Args:
-        latent_size: length of the code.
+        latent_size: length of the latent.
         images: `binary`, greyscale above one half (the paper), or `rgb`, which keeps what that deletes.
         deviation: of the normal likelihood of `rgb` images, whose values are 0 to 1.
-        feed: the policy sees a `sample` of the code (the paper) or its `mean`. The noise of the sample is kept with the
+        feed: the policy sees a `sample` of the latent (the paper) or its `mean`. The noise of the sample is kept with the
             rollout, so that equal weights give equal log-probabilities.
         joint_gradient: the policy's loss also trains the encoder; in the paper the two are updated independently.
         learning_rate: Adam's, for the autoencoder.
@@ -69,18 +70,20 @@ class Autoencoding:
 
     def __post_init__(self) -> None:
         for name in ("latent_size", "update_interval"):
-            require(f"vae.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
+            check_option(f"model.vae.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("deviation", "learning_rate", "max_grad_norm"):
-            require(f"vae.{name}", getattr(self, name), getattr(self, name) > 0, "positive")
-        require("vae.beta", self.beta, self.beta >= 0, "at least 0")
+            check_option(f"model.vae.{name}", getattr(self, name), getattr(self, name) > 0, "positive")
+        check_option("model.vae.beta", self.beta, self.beta >= 0, "at least 0")
         if self.minibatch_size is not None:
-            require("vae.minibatch_size", self.minibatch_size, self.minibatch_size >= 1, "at least 1 or null")
+            check_option(
+                "model.vae.minibatch_size", self.minibatch_size, self.minibatch_size >= 1, "at least 1 or null"
+            )
             interval = self.update_interval
-            require("vae.update_interval", interval, interval == 1, "1 where vae.minibatch_size is given")
+            check_option("model.vae.update_interval", interval, interval == 1, "1 where vae.minibatch_size is given")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SurpriseMinimising:
+class SurpriseConfig:
     """A reward for states that were likely, judged by the code of the episode's states so far.
 
     Args:
@@ -98,7 +101,7 @@ class SurpriseMinimising:
     min_deviation: float = 0.1
 
     def __post_init__(self) -> None:
-        require("surprise.min_deviation", self.min_deviation, self.min_deviation > 0, "positive")
+        check_option("model.surprise.min_deviation", self.min_deviation, self.min_deviation > 0, "positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +118,7 @@ class Unrolls(TensorFields):
     env_rewards: Float32[Tensor, "T B"]
     terminated: Bool[Tensor, "T B"]
     behavior_logits: Float32[Tensor, "T B A"]
-    recall: Recall
+    recurrent_inputs: RecurrentInputs
     noise: Float32[Tensor, "T+1 B Z"] | None
     surprise_rewards: Float32[Tensor, "T B"] | None
     policy_lag: int = 0
@@ -123,15 +126,17 @@ class Unrolls(TensorFields):
     def __len__(self) -> int:
         return self.actions.shape[1]
 
-    def split(self, micro_batches: MicroBatches) -> Sequence["Unrolls"]:
+    def split(self, micro_batches: MicroBatchConfig) -> Sequence["Unrolls"]:
         """The same unrolls in even parts of at most `size` frames, but of one unroll at least."""
         return [self._columns(part) for part in micro_batches.even_parts(len(self), samples_each=len(self.obs))]
 
     def _columns(self, columns: slice) -> "Unrolls":
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         tensors: dict[str, Any] = {key: value[:, columns] for key, value in values.items() if isinstance(value, Tensor)}
-        recall = {field.name: getattr(self.recall, field.name)[columns] for field in fields(Recall)}
-        return replace(self, **tensors, recall=Recall(**recall))
+        recurrent_inputs = {
+            field.name: getattr(self.recurrent_inputs, field.name)[columns] for field in fields(RecurrentInputs)
+        }
+        return replace(self, **tensors, recurrent_inputs=RecurrentInputs(**recurrent_inputs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +148,7 @@ class Frames(TensorFields):
     def __len__(self) -> int:
         return len(self.obs)
 
-    def split(self, micro_batches: MicroBatches) -> Sequence["Frames"]:
+    def split(self, micro_batches: MicroBatchConfig) -> Sequence["Frames"]:
         """The same frames in even parts of at most `size`."""
         return [Frames(obs=self.obs[part]) for part in micro_batches.even_parts(len(self))]
 
@@ -178,7 +183,7 @@ class ImpalaVAEModule(RLModule):
         adam_epsilon: Adam's ε, for policy and critic; a size of gradients that are summed over the batch.
         max_grad_norm: bound on the norm of the gradient of policy and critic, summed over the batch.
         micro_batches: cut the batch into cache-sized parts (CPU); null computes it at once (GPU).
-        greedy: take the most likely action, and the mean of the code, in `validate`, `test` and `predict`.
+        greedy: take the most likely action, and the mean of the latent, in `validate`, `test` and `predict`.
 
     Raises:
         ValueError: a value outside its range.
@@ -197,8 +202,8 @@ class ImpalaVAEModule(RLModule):
         *,
         num_actions: int = 15,
         obs_shape: tuple[int, int, int] = (64, 64, 3),
-        vae: Autoencoding | None = None,
-        surprise: SurpriseMinimising | None = None,
+        vae: VAEConfig | None = None,
+        surprise: SurpriseConfig | None = None,
         gamma: float = 0.99,
         max_rho: float | None = 1.0,
         max_c: float = 1.0,
@@ -209,18 +214,18 @@ class ImpalaVAEModule(RLModule):
         learning_rate: float = 1e-5,
         adam_epsilon: float = 1e-8,
         max_grad_norm: float = 100.0,
-        micro_batches: MicroBatches | None = None,
+        micro_batches: MicroBatchConfig | None = None,
         greedy: bool = False,
     ) -> None:
         super().__init__(micro_batches=micro_batches, max_grad_norm=max_grad_norm, greedy=greedy)
-        require("gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
+        check_option("model.gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
         bounds = {"max_rho": max_rho, "max_c": max_c, "max_pg_rho": max_pg_rho, "max_abs_reward": max_abs_reward}
         for name, bound in bounds.items():
-            require(name, bound, bound is None or bound > 0, "positive or null")
+            check_option(f"model.{name}", bound, bound is None or bound > 0, "positive or null")
         for name, value in (("learning_rate", learning_rate), ("max_grad_norm", max_grad_norm)):
-            require(name, value, value > 0, "positive")
-        require("adam_epsilon", adam_epsilon, adam_epsilon >= 0, "at least 0")
-        require("surprise", surprise, surprise is None or vae is not None, "null where vae is null")
+            check_option(f"model.{name}", value, value > 0, "positive")
+        check_option("model.adam_epsilon", adam_epsilon, adam_epsilon >= 0, "at least 0")
+        check_option("model.surprise", surprise, surprise is None or vae is not None, "null where vae is null")
         self.autoencoding = vae
         self.surprise = surprise
         self.gamma = gamma
@@ -278,7 +283,7 @@ class ImpalaVAEModule(RLModule):
             env_rewards=rollout.rewards,
             terminated=rollout.terminated,
             behavior_logits=rollout.behavior_logits,
-            recall=rollout.recall,
+            recurrent_inputs=rollout.recurrent_inputs,
             noise=noise,
             surprise_rewards=surprise,
             policy_lag=rollout.policy_lag,
@@ -292,7 +297,9 @@ class ImpalaVAEModule(RLModule):
     def _surprise_rewards(self, rollout: Rollout, memory: dict[str, Tensor]) -> Float32[Tensor, "T B"] | None:
         if self.surprise is None:
             return None
-        (means,) = self.in_parts(lambda part: (self._code(part).mean,), rollout.obs.flatten(0, 1), size=256)
+        (means,) = self.map_in_chunks(
+            lambda part: (self._latent_distribution(part).mean,), rollout.obs.flatten(0, 1), size=256
+        )
         means = means.unflatten(0, rollout.obs.shape[:2]).cpu()
         names = {field.name: f"visited_{field.name}" for field in fields(Visited)}
         if "visited_counts" not in memory:
@@ -304,21 +311,21 @@ class ImpalaVAEModule(RLModule):
         memory |= {key: getattr(visited, name) for name, key in names.items()}
         return self.surprise.weight * rewards.to(self.device)
 
-    def _code(self, obs: UInt8[Tensor, "N H W C"]) -> Code:
-        code: Code = self.vae.encode(self.vae.images(obs))
-        return code
+    def _latent_distribution(self, obs: UInt8[Tensor, "N H W C"]) -> LatentDistribution:
+        latent: LatentDistribution = self.vae.encode(self.vae.images(obs))
+        return latent
 
     def act(
         self,
         obs: UInt8[NDArray[Any], "B H W C"],
         generator: torch.Generator,
         *,
-        recall: Recall | None = None,
+        recurrent_inputs: RecurrentInputs | None = None,
         greedy: bool = False,
     ) -> ActorOutput:
         """One step of the network under the trainer's precision; all noise is drawn on the CPU with `generator`."""
         num_envs = len(obs)
-        known = (Recall.nothing(num_envs) if recall is None else recall).to(self.device)
+        known = (RecurrentInputs.initial(num_envs) if recurrent_inputs is None else recurrent_inputs).to(self.device)
         frames, noise = torch.from_numpy(obs).to(self.device), self._noise(num_envs, generator, greedy=greedy)
         with torch.no_grad(), self.precision():
             logits, values, state = self.network(
@@ -330,7 +337,7 @@ class ImpalaVAEModule(RLModule):
                 known.state,
             )
         logits = logits[0].cpu()
-        actions = chosen(logits, generator, greedy=greedy)
+        actions = sample_actions(logits, generator, greedy=greedy)
         return ActorOutput(
             actions=actions, logits=logits, values=values[0, :, None].cpu(), state=state.cpu(), noise=noise
         )
@@ -343,8 +350,8 @@ class ImpalaVAEModule(RLModule):
     def _latents(self, frames: UInt8[Tensor, "N H W C"], noise: Float32[Tensor, "N Z"] | None) -> Float[Tensor, "N Z"]:
         if self.autoencoding is None:
             return torch.zeros(len(frames), 0, device=frames.device)
-        code = self._code(frames)
-        return code.mean if noise is None else code.at(noise)
+        latent = self._latent_distribution(frames)
+        return latent.mean if noise is None else latent.sample(noise)
 
     def reconstructed(
         self, obs: UInt8[Tensor, "N H W C"]
@@ -358,18 +365,18 @@ class ImpalaVAEModule(RLModule):
     def traversed(
         self, obs: UInt8[Tensor, "N H W C"], values: Float32[Tensor, "V"], *, num_dimensions: int
     ) -> Traversal:
-        """Moves one latent dimension of the first frame's mean code at a time; the others stay.
+        """Moves one latent dimension of the first frame's mean latent at a time; the others stay.
 
         Args:
             obs: example frames, whose mean divergence says which dimensions are in use.
             values: what the moved dimension is set to, in deviations of the prior.
-            num_dimensions: of the dimensions, those with the highest divergence, in that order; all of a shorter code.
+            num_dimensions: of the dimensions, those with the highest divergence, in that order; all of a shorter latent.
 
         Returns:
             The dimensions, their divergence and what is decoded.
         """
         with torch.no_grad(), self.precision():
-            mean, log_variance = self._code(obs.to(self.device))
+            mean, log_variance = self._latent_distribution(obs.to(self.device))
             kl = gaussian_kl(mean.reshape(-1, 1), log_variance.reshape(-1, 1)).view_as(mean).mean(0)
             dimensions = kl.argsort(descending=True, stable=True)[:num_dimensions]
             latents = mean[0].repeat(len(dimensions), len(values), 1)
@@ -386,7 +393,8 @@ class ImpalaVAEModule(RLModule):
         if isinstance(batch, Frames):
             return {"vae": 1.0}
         weights = {
-            name: weight * batch.actions.numel() * collectives.number() for name, weight in self.loss_weights.items()
+            name: weight * batch.actions.numel() * collectives.world_size()
+            for name, weight in self.loss_weights.items()
         }
         together = self.autoencoding is not None and self._minibatch_size is None
         return {**weights, "vae": 1.0} if together else weights
@@ -406,14 +414,14 @@ class ImpalaVAEModule(RLModule):
         else:
             latents, losses["vae"], metrics = self._autoencoded(frames, noise, generator)
         latents = latents.unflatten(0, batch.obs.shape[:2])
-        recall = batch.recall
+        recurrent_inputs = batch.recurrent_inputs
         logits, values, _ = self.network(
             batch.obs,
             latents,
-            torch.cat([recall.previous_actions[None], batch.actions]),
-            torch.cat([recall.previous_rewards[None], batch.env_rewards]),
-            torch.cat([recall.starts[None], batch.terminated]),
-            recall.state,
+            torch.cat([recurrent_inputs.previous_actions[None], batch.actions]),
+            torch.cat([recurrent_inputs.previous_rewards[None], batch.env_rewards]),
+            torch.cat([recurrent_inputs.starts[None], batch.terminated]),
+            recurrent_inputs.state,
         )
         logits = logits[:-1]
         log_probs = log_probs_of(batch.actions, logits)
@@ -454,9 +462,9 @@ class ImpalaVAEModule(RLModule):
         images = self.vae.images(frames)
         learns = self.global_step % options.update_interval == 0
         with torch.set_grad_enabled(torch.is_grad_enabled() and (learns or options.joint_gradient)):
-            code = self.vae.encode(images)
-            new = torch.randn(code.mean.shape, generator=generator, device=images.device)
-            sample = code.at(new if noise is None else noise)
+            latent = self.vae.encode(images)
+            new = torch.randn(latent.mean.shape, generator=generator, device=images.device)
+            sample = latent.sample(new if noise is None else noise)
         with torch.set_grad_enabled(torch.is_grad_enabled() and learns):
             decoded = self.vae.decode(sample)
             if options.images == "binary":
@@ -464,11 +472,11 @@ class ImpalaVAEModule(RLModule):
             else:
                 reconstruction = gaussian_image_nll(decoded, images, options.deviation).mean()
             if options.kl == "sampled":
-                divergence = sampled_kl(sample, code.mean, code.log_variance).mean()
+                divergence = sampled_kl(sample, latent.mean, latent.log_variance).mean()
             else:
-                divergence = gaussian_kl(code.mean, code.log_variance).mean()
+                divergence = gaussian_kl(latent.mean, latent.log_variance).mean()
             loss = reconstruction + options.beta * divergence
-        seen = sample if options.feed == "sample" else code.mean
+        seen = sample if options.feed == "sample" else latent.mean
         flat = images.flatten(1)
         metrics = {
             "vae/negative_elbo": (reconstruction + divergence).detach(),

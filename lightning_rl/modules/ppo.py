@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from lightning_rl.cpu.micro_batches import MicroBatches
+from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.distributed import collectives
 from lightning_rl.losses.policy import approx_kl, clip_fraction, clipped_surrogate_loss, entropy, log_probs_of
 from lightning_rl.losses.returns import generalized_advantages, normalized
@@ -33,11 +33,11 @@ class PPOBatch(TensorFields):
     def __len__(self) -> int:
         return len(self.actions)
 
-    def split(self, micro_batches: MicroBatches) -> Sequence["PPOBatch"]:
+    def split(self, micro_batches: MicroBatchConfig) -> Sequence["PPOBatch"]:
         """The same samples in consecutive parts, without copying."""
         size = micro_batches.size
         starts = range(0, len(self), size)
-        return [self._mapped(lambda tensor, start=start: tensor[start : start + size]) for start in starts]  # type: ignore[misc]
+        return [self.map_tensors(lambda tensor, start=start: tensor[start : start + size]) for start in starts]  # type: ignore[misc]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +119,9 @@ class DistilledTrajectories(TensorFields):
 
 def normalized_over_ranks(advantages: Float32[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
     """Advantages as `normalized` gives them, over those of all ranks together; a collective call."""
-    if collectives.number() == 1:
+    if collectives.world_size() == 1:
         return normalized(advantages)
-    return normalized(advantages, collectives.merged(collectives.moments_of(advantages)))
+    return normalized(advantages, collectives.all_reduce_moments(collectives.moments_of(advantages)))
 
 
 def policy_objective(batch: PPOBatch, logits: Float32[Tensor, "N A"], *, epsilon: float) -> Objective:

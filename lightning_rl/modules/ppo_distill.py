@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
-from lightning_rl.cpu.micro_batches import MicroBatches
+from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.minibatches import num_minibatches, shuffled
 from lightning_rl.distributed import collectives
-from lightning_rl.distributed.running_moments import Moments
+from lightning_rl.distributed.running_moments import RunningMoments
+from lightning_rl.errors import check_option
 from lightning_rl.losses.distillation import absolute_prediction_error, prediction_error
 from lightning_rl.losses.returns import discounts_from, forward_discounted_sums
-from lightning_rl.modules.base import Objective, RLModule, require
+from lightning_rl.modules.base import Objective, RLModule
 from lightning_rl.modules.optimizers import adam
 from lightning_rl.modules.ppo import (
     DistilledTrajectories,
@@ -31,7 +32,7 @@ from lightning_rl.types import Rollout
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distillation:
+class DistillationConfig:
     """The teacher, the student, and the intrinsic reward that their disagreement gives.
 
     Args:
@@ -68,12 +69,12 @@ class Distillation:
     intrinsic_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        require("distillation.learning_rate", self.learning_rate, self.learning_rate > 0, "positive")
-        require("distillation.num_outputs", self.num_outputs, self.num_outputs >= 1, "at least 1")
-        require("distillation.dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
-        require("distillation.gamma", self.gamma, 0 <= self.gamma <= 1, "in [0, 1]")
-        require("distillation.scale", self.scale, self.scale > 0, "positive")
-        require("distillation.max_reward", self.max_reward, self.max_reward > 0, "positive")
+        check_option("model.distillation.learning_rate", self.learning_rate, self.learning_rate > 0, "positive")
+        check_option("model.distillation.num_outputs", self.num_outputs, self.num_outputs >= 1, "at least 1")
+        check_option("model.distillation.dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
+        check_option("model.distillation.gamma", self.gamma, 0 <= self.gamma <= 1, "in [0, 1]")
+        check_option("model.distillation.scale", self.scale, self.scale > 0, "positive")
+        check_option("model.distillation.max_reward", self.max_reward, self.max_reward > 0, "positive")
 
 
 class PPODistillModule(RLModule):
@@ -125,7 +126,7 @@ class PPODistillModule(RLModule):
         obs_shape: tuple[int, int, int] = (64, 64, 3),
         network: Literal["three_stack", "two_stack", "two_conv"] = "three_stack",
         dropout: float = 0.0,
-        distillation: Distillation | None = None,
+        distillation: DistillationConfig | None = None,
         gamma: float = 0.999,
         lambda_: float = 0.95,
         epsilon: float = 0.2,
@@ -138,19 +139,21 @@ class PPODistillModule(RLModule):
         learning_rate: float = 5e-4,
         adam_epsilon: float = 1e-5,
         max_grad_norm: float = 0.5,
-        micro_batches: MicroBatches | None = None,
+        micro_batches: MicroBatchConfig | None = None,
         greedy: bool = False,
     ) -> None:
         super().__init__(micro_batches=micro_batches, max_grad_norm=max_grad_norm, greedy=greedy)
-        require("gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
-        require("lambda_", lambda_, 0 <= lambda_ <= 1, "in [0, 1]")
-        require("epsilon", epsilon, epsilon > 0, "positive")
-        require("value_epsilon", value_epsilon, value_epsilon is None or value_epsilon > 0, "positive or null")
-        require("dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
-        require("epochs", epochs, epochs >= 1, "at least 1")
-        require("learning_rate", learning_rate, learning_rate > 0, "positive")
-        require("max_grad_norm", max_grad_norm, max_grad_norm > 0, "positive")
-        require("adam_epsilon", adam_epsilon, adam_epsilon >= 0, "at least 0")
+        check_option("model.gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
+        check_option("model.lambda_", lambda_, 0 <= lambda_ <= 1, "in [0, 1]")
+        check_option("model.epsilon", epsilon, epsilon > 0, "positive")
+        check_option(
+            "model.value_epsilon", value_epsilon, value_epsilon is None or value_epsilon > 0, "positive or null"
+        )
+        check_option("model.dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
+        check_option("model.epochs", epochs, epochs >= 1, "at least 1")
+        check_option("model.learning_rate", learning_rate, learning_rate > 0, "positive")
+        check_option("model.max_grad_norm", max_grad_norm, max_grad_norm > 0, "positive")
+        check_option("model.adam_epsilon", adam_epsilon, adam_epsilon >= 0, "at least 0")
         self.distillation = distillation
         self.gamma = gamma
         self.lambda_ = lambda_
@@ -167,13 +170,13 @@ class PPODistillModule(RLModule):
             self._add_distillation(distillation, obs_shape)
             self.loss_weights |= {"intrinsic_value": value_weight, "distill": 1.0}
 
-    def _add_distillation(self, distillation: Distillation, obs_shape: tuple[int, int, int]) -> None:
+    def _add_distillation(self, distillation: DistillationConfig, obs_shape: tuple[int, int, int]) -> None:
         self.teacher = DistillationNetwork(
             obs_shape, num_outputs=distillation.num_outputs, dropout=distillation.dropout
         )
         self.student = DistillationNetwork(obs_shape, num_outputs=distillation.num_outputs).requires_grad_(False)
         self.normalizer = PixelNormalizer(obs_shape)
-        self.register_buffer("intrinsic_moments", torch.tensor(Moments(), dtype=torch.float64))
+        self.register_buffer("intrinsic_moments", torch.tensor(RunningMoments(), dtype=torch.float64))
 
     @classmethod
     def method(cls, init_args: dict[str, Any]) -> str:
@@ -217,7 +220,7 @@ class PPODistillModule(RLModule):
         rewards, discounts = [extrinsic], [discounts_from(rollout.terminated, self.gamma)]
         weights, student_outputs = [1.0], None
         if self.distillation is not None:
-            self.normalizer.update(rollout.obs[1:].flatten(0, 1), collectives.total)
+            self.normalizer.update(rollout.obs[1:].flatten(0, 1), collectives.all_reduce_sum)
             intrinsic, student_outputs = self.intrinsic_rewards(rollout.obs[1:], memory)
             rewards.append(intrinsic)
             discounts.append(self._intrinsic_discounts(rollout.terminated))
@@ -262,7 +265,7 @@ class PPODistillModule(RLModule):
             images = self.normalizer(part)
             return self.teacher(images), self.student(images)
 
-        return self.in_parts(outputs, obs, size=256)  # bounds the memory that activations take
+        return self.map_in_chunks(outputs, obs, size=256)  # bounds the memory that activations take
 
     def _divided_by_running_std(
         self, errors: Float32[Tensor, "T B"], memory: dict[str, Tensor]
@@ -272,7 +275,9 @@ class PPODistillModule(RLModule):
         start = memory.get("intrinsic_sums", torch.zeros(errors.shape[1])).to(errors.device)
         sums = forward_discounted_sums(errors, start, self.distillation.gamma)
         memory["intrinsic_sums"] = sums[-1].cpu()
-        moments = Moments(*self.intrinsic_moments.tolist()).merged(collectives.merged(collectives.moments_of(sums)))
+        moments = RunningMoments(*self.intrinsic_moments.tolist()).merged(
+            collectives.all_reduce_moments(collectives.moments_of(sums))
+        )
         self.intrinsic_moments.copy_(torch.tensor(moments, dtype=torch.float64))
         return errors / math.sqrt(moments.variance)
 

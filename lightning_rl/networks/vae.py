@@ -15,13 +15,13 @@ _LUMINANCE = (299.0, 587.0, 114.0)  # ITU-R BT.601, in thousandths: sums of byte
 Images = Literal["binary", "rgb"]
 
 
-class Code(NamedTuple):
+class LatentDistribution(NamedTuple):
     """The normal distribution that an image is encoded as."""
 
     mean: Float32[Tensor, "N Z"]
     log_variance: Float32[Tensor, "N Z"]
 
-    def at(self, noise: Float[Tensor, "N Z"]) -> Float32[Tensor, "N Z"]:
+    def sample(self, noise: Float[Tensor, "N Z"]) -> Float32[Tensor, "N Z"]:
         """The sample that standard normal noise ε gives: m + σ ε."""
         return self.mean + (self.log_variance / 2).exp() * noise
 
@@ -91,9 +91,9 @@ class VAE(nn.Module):
             luminance = obs.float() @ torch.tensor(_LUMINANCE, device=obs.device)
         return (luminance > 0.5 * 255 * sum(_LUMINANCE)).float().unsqueeze(1)
 
-    def encode(self, images: Float32[Tensor, "N K H W"]) -> Code:
+    def encode(self, images: Float32[Tensor, "N K H W"]) -> LatentDistribution:
         """The code's distribution."""
-        return Code(*self.encoder(images).chunk(2, dim=1))
+        return LatentDistribution(*self.encoder(images).chunk(2, dim=1))
 
     def decode(self, latents: Float[Tensor, "N Z"]) -> Float32[Tensor, "N K H W"]:
         """The logits of binary images; the means of others."""

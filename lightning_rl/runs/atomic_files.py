@@ -9,7 +9,7 @@ from typing import IO
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[IO[bytes]]:
+def atomic_write(target: Path) -> Iterator[IO[bytes]]:
     """A file to write, which takes `target`'s place once it is whole and on disk; its folder is made.
 
     Written beside the target, flushed, renamed, the folder flushed. After an error `target` is as it was.

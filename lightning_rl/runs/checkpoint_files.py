@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from lightning_rl.runs.atomic_files import flush, replacing
-from lightning_rl.state import Schema, like, mismatch, require
+from lightning_rl.runs.atomic_files import atomic_write, flush
+from lightning_rl.state import Schema, like, mismatch, validate_state
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 METADATA = "lightning_rl"
@@ -65,7 +65,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         try:
             _require_space_beside(target)
-            with replacing(target) as file:
+            with atomic_write(target) as file:
                 torch.save(checkpoint, file)
                 flush(file)
                 if target.name == LAST and target.exists():
@@ -102,7 +102,7 @@ def _keep_as_previous(target: Path) -> None:
     try:
         os.link(target, link)
     except OSError:  # some file systems have no links
-        with replacing(previous) as file, target.open("rb") as source:
+        with atomic_write(previous) as file, target.open("rb") as source:
             shutil.copyfileobj(source, file)
     else:
         link.replace(previous)
@@ -255,11 +255,11 @@ def check_progress(checkpoint: dict[str, Any], path: Path, *, module: LightningM
         "lr_schedulers": [None],
     }
     try:
-        require(checkpoint, schema)
+        validate_state(checkpoint, schema)
         if re.fullmatch(r"\d+(\.\d+)+\w*", version := checkpoint["pytorch-lightning_version"]) is None:
             raise ValueError(f"pytorch-lightning_version must be a version, found {version}")  # noqa: TRY301  # told as the rest
         known = checkpoint["optimizer_states"][0]["state"].keys()
-        require(checkpoint, _optimizer_schema(module, known))
+        validate_state(checkpoint, _optimizer_schema(module, known))
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, ChecksState):

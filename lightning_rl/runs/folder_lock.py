@@ -9,7 +9,7 @@ from typing import IO
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[bool]:
+def folder_lock(folder: Path) -> Iterator[bool]:
     """Whether this process alone holds `folder`, as long as it is in here; the kernel lets go of it for the killed.
 
     Held without asking where the system or the file system knows no locks. The folder is made, and is gone afterwards

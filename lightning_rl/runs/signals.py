@@ -46,7 +46,7 @@ def end_at_signals(before: Callable[[int], object] = int) -> None:
         signal.signal(number, end)
 
 
-class Watchman:
+class SignalWatcher:
     """Ends this process at one of `SIGNALS` while its main thread waits in a call that lets no handler run.
 
     So do ranks that wait for each other before training. The status is `STOPPED`, but 1 where srun or torchrun has
@@ -71,7 +71,7 @@ class Watchman:
             os.close(writer)
             return
         self._writer = writer
-        threading.Thread(target=self._watch, args=(reader,), name="watchman", daemon=True).start()
+        threading.Thread(target=self._watch, args=(reader,), name="signal_watcher", daemon=True).start()
 
     def stop(self) -> None:
         """From now on the main thread answers alone; a second call does nothing."""

@@ -24,11 +24,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_rl.cpu import allocator
 from lightning_rl.cpu.bfloat16 import cpu_has_bf16, suitable
-from lightning_rl.cpu.micro_batches import MicroBatches, threads
+from lightning_rl.cpu.micro_batches import MicroBatchConfig, threads
 from lightning_rl.data.collector import Collector
 from lightning_rl.envs.procgen import ProcgenVectorEnv
 from lightning_rl.envs.statistics import EpisodeStatistics
-from lightning_rl.modules.impala_vae import Autoencoding, ImpalaVAEModule, Unrolls
+from lightning_rl.modules.impala_vae import ImpalaVAEModule, Unrolls, VAEConfig
 from tests.benchmarks import measure
 from tests.benchmarks.impala_peer import PlainLearner
 from tests.support.worlds import Batches, fit
@@ -57,8 +57,8 @@ def build(side: str, obs_shape: tuple[int, int, int] = (64, 64, 3)) -> ImpalaVAE
     vae = _config("impala_vae.yaml")["model"]["init_args"]["vae"]
     return ImpalaVAEModule(
         obs_shape=obs_shape,
-        vae=None if side == "without_vae" else Autoencoding(**vae),
-        micro_batches=MicroBatches(**_config("hardware/cpu.yaml")["model"]["init_args"]["micro_batches"]),
+        vae=None if side == "without_vae" else VAEConfig(**vae),
+        micro_batches=MicroBatchConfig(**_config("hardware/cpu.yaml")["model"]["init_args"]["micro_batches"]),
     )
 
 
@@ -194,8 +194,8 @@ def _lstm_seconds(module: ImpalaVAEModule, batch: Unrolls) -> float:
 
     def stepped(part: Unrolls) -> None:
         inputs = torch.ones(*part.obs.shape[:2], network.lstm.input_size, requires_grad=True)
-        starts = torch.cat([part.recall.starts[None], part.terminated])
-        outputs, _ = network._remembered(inputs, starts, part.recall.state)
+        starts = torch.cat([part.recurrent_inputs.starts[None], part.terminated])
+        outputs, _ = network._remembered(inputs, starts, part.recurrent_inputs.state)
         torch.autograd.grad(outputs.sum(), [inputs, *network.lstm.parameters()])
 
     start = time.perf_counter()

@@ -90,14 +90,14 @@ class PlainImpalaVAE(nn.Module):
         frames = batch.obs.flatten(0, 1).permute(0, 3, 1, 2).contiguous().float() / 255
         code, vae_loss = self._autoencoded(frames, batch.noise.flatten(0, 1))
 
-        recall = batch.recall
-        rewards = torch.cat([recall.previous_rewards[None], batch.env_rewards]).clamp(-1, 1)
-        actions = torch.cat([recall.previous_actions[None], batch.actions])
-        starts = torch.cat([recall.starts[None], batch.terminated])
+        recurrent_inputs = batch.recurrent_inputs
+        rewards = torch.cat([recurrent_inputs.previous_rewards[None], batch.env_rewards]).clamp(-1, 1)
+        actions = torch.cat([recurrent_inputs.previous_actions[None], batch.actions])
+        starts = torch.cat([recurrent_inputs.starts[None], batch.terminated])
         features = functional.relu(self.dense(self.tower(frames)))
         known = [features, code, rewards.reshape(-1, 1), functional.one_hot(actions.flatten(), self.num_actions)]
         core_input = torch.cat(known, dim=1).view(num_steps + 1, num_envs, -1)
-        state = [part[None].contiguous() for part in recall.state.chunk(2, dim=1)]
+        state = [part[None].contiguous() for part in recurrent_inputs.state.chunk(2, dim=1)]
         core_outputs = []
         for step, goes_on in zip(core_input, (~starts).float(), strict=True):
             state = [goes_on.view(1, -1, 1) * part for part in state]

@@ -8,7 +8,7 @@ import torch
 
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.modules.impala_vae import Unrolls
-from lightning_rl.types import Recall
+from lightning_rl.types import RecurrentInputs
 from tests.benchmarks import collecting, curves, impala, measure, memory, scaling, throughput
 from tests.benchmarks.impala_peer import PlainLearner
 from tests.support.worlds import NUM_ENVS, NUM_STEPS, OBS_SHAPE, Batches, draw_rollout, fit, generator
@@ -91,7 +91,7 @@ def unrolls() -> Unrolls:
     rollout.actions[0] = 14  # of Procgen's fifteen
     logits = torch.randn(NUM_STEPS, NUM_ENVS, 15, generator=generator())
     noise = torch.randn(NUM_STEPS + 1, NUM_ENVS, 64, generator=generator(1))
-    recall = Recall(
+    recurrent_inputs = RecurrentInputs(
         previous_actions=torch.arange(NUM_ENVS),
         previous_rewards=torch.tensor([0.5, -3.0, 0.0]),
         starts=torch.tensor([False, True, False]),
@@ -104,7 +104,7 @@ def unrolls() -> Unrolls:
         env_rewards=rollout.rewards,
         terminated=rollout.terminated,
         behavior_logits=logits,
-        recall=recall,
+        recurrent_inputs=recurrent_inputs,
         noise=noise,
         surprise_rewards=None,
         policy_lag=0,

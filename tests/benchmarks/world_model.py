@@ -27,13 +27,13 @@ from torch import Tensor, nn
 
 from lightning_rl.cpu import allocator
 from lightning_rl.cpu.bfloat16 import suitable
-from lightning_rl.cpu.micro_batches import MicroBatches
+from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.replay import ReplayBuffer
 from lightning_rl.modules.simple.module import SimPLeModule
-from lightning_rl.modules.simple.world_model import WorldModelBatch, WorldModelOptions
+from lightning_rl.modules.simple.world_model import WorldModelBatch, WorldModelConfig
 from lightning_rl.networks.world_model import next_frame
 from lightning_rl.networks.world_model.pixels import standardized
-from lightning_rl.types import Recall, Rollout
+from lightning_rl.types import RecurrentInputs, Rollout
 from tests.benchmarks import measure
 from tests.support.worlds import Batches, fit
 
@@ -57,10 +57,10 @@ def build(side: str) -> SimPLeModule:
     """A module that has learned nothing yet, with the numbers of the configs."""
     torch.manual_seed(_SEED)
     options = _config("simple_cpu.yaml")["model"]["init_args"]["world_model"]
-    parts = MicroBatches(**_config("hardware/cpu.yaml")["model"]["init_args"]["micro_batches"])
+    parts = MicroBatchConfig(**_config("hardware/cpu.yaml")["model"]["init_args"]["micro_batches"])
     module = SimPLeModule(
         obs_shape=_SHAPE,
-        world_model=WorldModelOptions(**options),
+        world_model=WorldModelConfig(**options),
         micro_batches=parts if side == "ours" else None,
     )
     # ends are as rare as those of a model that has learned: untrained it draws new starts at every step
@@ -89,7 +89,7 @@ def noise() -> Rollout:
         behavior_logits=torch.zeros(num_steps, num_envs, 15),
         behavior_values=torch.zeros(num_steps, num_envs, 1),
         obs=torch.randint(256, (num_steps + 1, num_envs, *_SHAPE), generator=generator, dtype=torch.uint8),
-        recall=Recall.nothing(num_envs),
+        recurrent_inputs=RecurrentInputs.initial(num_envs),
     )
 
 

@@ -105,7 +105,7 @@ def test_the_first_rank_prints_what_all_found(
     trainer.state.fn = TrainerFn.VALIDATING
     module.validation_returns = {"validation/return": 0.75}
     monkeypatch.setattr(Trainer, "is_global_zero", is_first)
-    monkeypatch.setattr(collectives, "gathered", lambda own: [own, {"validation/return": 0.25}])
+    monkeypatch.setattr(collectives, "all_gather", lambda own: [own, {"validation/return": 0.25}])
 
     EvaluationReport(tmp_path, method="ppo", checkpoint=None).on_validation_end(trainer, module)
 

@@ -12,7 +12,7 @@ from pytorch_lightning import Trainer
 from lightning_rl.callbacks.graceful_stop import StopAtBoundary
 from lightning_rl.callbacks.reconstructions import AutoencoderPictures
 from lightning_rl.data.procgen import ProcgenDataModule
-from lightning_rl.modules.impala_vae import Autoencoding, ImpalaVAEModule
+from lightning_rl.modules.impala_vae import ImpalaVAEModule, VAEConfig
 from lightning_rl.modules.ppo_distill import PPODistillModule
 from tests.callbacks.full_disk import RememberingWandb, leave_no_room_for
 from tests.support.runs import fit
@@ -27,7 +27,7 @@ class Training:
     def __init__(self, run_dir: Path, *, module: Any = None, seed: int = 0, **options: Any) -> None:
         sizes: dict[str, Any] = {"num_actions": 15, "obs_shape": (64, 64, 3)}
         torch.manual_seed(0)
-        self.module: Any = module or ImpalaVAEModule(**sizes, vae=Autoencoding(latent_size=LATENT))
+        self.module: Any = module or ImpalaVAEModule(**sizes, vae=VAEConfig(latent_size=LATENT))
         self.data = ProcgenDataModule(game="starpilot", total_env_steps=100, seed=seed)
         self.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **options)
         self.trainer.datamodule = self.data  # type: ignore[attr-defined]

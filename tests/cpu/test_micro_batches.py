@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_rl.cpu.micro_batches import MicroBatches, Part, accumulated
+from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gradients
 from tests.support.worlds import draw_rollout, learn_once, make_distilled, whole_batch
 
 
-def learned(micro_batches: MicroBatches | None, **options: Any) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
+def learned(
+    micro_batches: MicroBatchConfig | None, **options: Any
+) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
     """Gradients and logs of one step on the same 15 samples by the same weights."""
     module = make_distilled(micro_batches=micro_batches, **options)
     return learn_once(module, whole_batch(module, draw_rollout(2)))
@@ -24,7 +26,7 @@ def known(gradients: dict[str, Tensor | None]) -> dict[str, Tensor]:
 def test_gradients_of_parts_add_up_to_those_of_the_minibatch(size: int) -> None:
     whole, _ = learned(None)
 
-    parts, _ = learned(MicroBatches(size=size))
+    parts, _ = learned(MicroBatchConfig(size=size))
 
     assert known(whole).keys() == known(parts).keys()
     # float32 sums of 15 terms in another order, through a network a dozen layers deep
@@ -35,7 +37,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_minibatch(size: int) -> None:
 def test_logs_of_parts_add_up_to_those_of_the_minibatch(size: int) -> None:
     _, whole = learned(None)
 
-    _, parts = learned(MicroBatches(size=size))
+    _, parts = learned(MicroBatchConfig(size=size))
 
     assert "loss/distill" in whole
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
@@ -49,7 +51,7 @@ def test_loss_of_parts_is_the_loss_of_the_minibatch() -> None:
         loss = (rows @ weight).square().mean() * len(rows) / len(samples)
         return Part(loss, {"loss": loss.detach()})
 
-    loss, logged = accumulated([partial(part, rows) for rows in samples.split(2)], [weight], num_threads=2)
+    loss, logged = accumulate_gradients([partial(part, rows) for rows in samples.split(2)], [weight], num_threads=2)
     loss.backward()
 
     expected_gradient = (2 * (samples @ weight.detach())[:, None] * samples).mean(0)
@@ -61,16 +63,16 @@ def test_loss_of_parts_is_the_loss_of_the_minibatch() -> None:
 @pytest.mark.parametrize("num_threads", [2, 3])
 def test_number_of_threads_changes_no_bit(num_threads: int) -> None:
     options: dict[str, Any] = {"dropout": 0.5, "distillation": {"dropout": 0.5}}
-    gradients, logged = learned(MicroBatches(size=2, num_threads=1), **options)
+    gradients, logged = learned(MicroBatchConfig(size=2, num_threads=1), **options)
 
-    other_gradients, other_logged = learned(MicroBatches(size=2, num_threads=num_threads), **options)
+    other_gradients, other_logged = learned(MicroBatchConfig(size=2, num_threads=num_threads), **options)
 
     torch.testing.assert_close(known(other_gradients), known(gradients), rtol=0, atol=0)
     torch.testing.assert_close(other_logged, logged, rtol=0, atol=0)
 
 
 def test_dropout_differs_from_part_to_part() -> None:
-    module = make_distilled(dropout=0.5, micro_batches=MicroBatches(size=5))
+    module = make_distilled(dropout=0.5, micro_batches=MicroBatchConfig(size=5))
     batch = whole_batch(module, draw_rollout(2))
     rows = torch.zeros(len(batch), dtype=torch.int64)  # 15 times the same sample
     batch = replace(batch, **{name: getattr(batch, name)[rows] for name in vars(batch)})
@@ -89,7 +91,7 @@ def test_dropout_differs_from_part_to_part() -> None:
 def test_parameter_that_no_part_uses_gets_no_gradient() -> None:
     used, unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
 
-    loss, _ = accumulated([lambda: Part(used.sum(), {})] * 2, [used, unused], num_threads=2)
+    loss, _ = accumulate_gradients([lambda: Part(used.sum(), {})] * 2, [used, unused], num_threads=2)
     loss.backward()
 
     assert unused.grad is None
@@ -101,7 +103,7 @@ def test_parameter_that_one_part_uses_gets_that_parts_gradient() -> None:
     first, second = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
     jobs = [lambda: Part(first.sum(), {}), lambda: Part(second.sum() * 3, {})]
 
-    loss, _ = accumulated(jobs, [first, second], num_threads=2)
+    loss, _ = accumulate_gradients(jobs, [first, second], num_threads=2)
     loss.backward()
 
     assert first.grad is not None
@@ -112,15 +114,15 @@ def test_parameter_that_one_part_uses_gets_that_parts_gradient() -> None:
 def test_gradients_scale_with_what_backward_starts_from() -> None:
     parameter = nn.Parameter(torch.ones(2))
 
-    loss, _ = accumulated([lambda: Part(parameter.sum(), {})], [parameter], num_threads=1)
+    loss, _ = accumulate_gradients([lambda: Part(parameter.sum(), {})], [parameter], num_threads=1)
     (loss * 5).backward()
 
     assert parameter.grad is not None
     assert torch.equal(parameter.grad, torch.full((2,), 5.0))
 
 
-@pytest.mark.parametrize("micro_batches", [None, MicroBatches(size=4)])
-def test_layers_compute_in_the_trainers_precision_in_every_thread(micro_batches: MicroBatches | None) -> None:
+@pytest.mark.parametrize("micro_batches", [None, MicroBatchConfig(size=4)])
+def test_layers_compute_in_the_trainers_precision_in_every_thread(micro_batches: MicroBatchConfig | None) -> None:
     module = make_distilled(micro_batches=micro_batches)
     batch = whole_batch(module, draw_rollout(2))
     dtypes = []
@@ -136,10 +138,10 @@ def test_error_in_a_part_reaches_the_caller() -> None:
         raise FloatingPointError("of a thread")
 
     with pytest.raises(FloatingPointError, match="of a thread"):
-        accumulated([fail], [nn.Parameter(torch.ones(1))], num_threads=2)
+        accumulate_gradients([fail], [nn.Parameter(torch.ones(1))], num_threads=2)
 
 
 @pytest.mark.parametrize("name", ["size", "num_threads"])
 def test_no_samples_or_no_threads_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=rf"model\.micro_batches\.{name} must be at least 1, found 0"):
-        MicroBatches(**{name: 0})
+        MicroBatchConfig(**{name: 0})

@@ -19,7 +19,7 @@ from lightning_rl.data.collector import Collector
 from lightning_rl.data.shared_memory import SharedTensors, shared
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.errors import ActorError
-from lightning_rl.types import ActorOutput, Recall, Rollout, State
+from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout, State
 from tests.support.toys import IdentityVectorEnv
 
 OBS_SHAPE = (4, 6, 3)
@@ -39,9 +39,14 @@ class CountingPolicy(nn.Module):
         self.register_buffer("updates", torch.tensor(float(updates)))
 
     def act(
-        self, obs: NDArray[Any], generator: torch.Generator, *, recall: Recall | None = None, greedy: bool = False
+        self,
+        obs: NDArray[Any],
+        generator: torch.Generator,
+        *,
+        recurrent_inputs: RecurrentInputs | None = None,
+        greedy: bool = False,
     ) -> ActorOutput:
-        known = Recall.nothing(len(obs)) if recall is None else recall
+        known = RecurrentInputs.initial(len(obs)) if recurrent_inputs is None else recurrent_inputs
         state = known.state if known.state.shape[1] else torch.zeros(len(obs), 2)
         heard = torch.stack([known.previous_rewards, known.previous_actions.float()], dim=1)
         return ActorOutput(
@@ -87,7 +92,7 @@ def pool_of(**options: Any) -> ActorPool:
 def tensors_of(rollout: Rollout) -> dict[str, Tensor]:
     """Copies, since the next rollout but one takes the memory."""
     found = {name: value.clone() for name, value in vars(rollout).items() if isinstance(value, Tensor)}
-    return found | {f"recall.{name}": value.clone() for name, value in vars(rollout.recall).items()}
+    return found | {f"recurrent_inputs.{name}": value.clone() for name, value in vars(rollout.recurrent_inputs).items()}
 
 
 def pids_of(pool: ActorPool) -> list[int]:
@@ -150,9 +155,9 @@ def test_each_actor_collects_what_a_collector_of_its_own_would(killed: History) 
         columns.append([tensors_of(collector.collect(CountingPolicy(version))) for version in versions()])
     for number, parts in enumerate(zip(*columns, strict=True)):
         for name, actual in killed.rollouts[number].items():
-            dim = 0 if name.startswith("recall.") else 1
+            dim = 0 if name.startswith("recurrent_inputs.") else 1
             expected = [part[name] for part in parts]
-            if name == "recall.state" and number == 0:  # none yet, where one process collects
+            if name == "recurrent_inputs.state" and number == 0:  # none yet, where one process collects
                 assert not actual.any()
                 continue
             assert torch.equal(actual, torch.cat(expected, dim)), f"{name} of rollout {number}"

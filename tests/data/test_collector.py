@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_rl.data.collector import Collector
 from lightning_rl.envs.normalize import ReturnScaling
 from lightning_rl.envs.statistics import EpisodeStatistics
-from lightning_rl.types import ActorOutput, Recall, Rollout
+from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout
 from tests.support.policies import PixelPolicy
 from tests.support.toys import CountingVectorEnv, IdentityVectorEnv
 
@@ -78,7 +78,7 @@ class InterruptedPolicy(PixelPolicy):
         self.states: list[Any] = []
 
     def act(
-        self, obs: NDArray[Any], generator: torch.Generator, *, recall: Any = None, greedy: bool = False
+        self, obs: NDArray[Any], generator: torch.Generator, *, recurrent_inputs: Any = None, greedy: bool = False
     ) -> ActorOutput:
         self.states.append(self.collector.state_dict())
         return super().act(obs, generator, greedy=greedy)
@@ -88,7 +88,7 @@ class GradientPolicy(PixelPolicy):
     """Its logits are of a parameter that wants a gradient."""
 
     def act(
-        self, obs: NDArray[Any], generator: torch.Generator, *, recall: Any = None, greedy: bool = False
+        self, obs: NDArray[Any], generator: torch.Generator, *, recurrent_inputs: Any = None, greedy: bool = False
     ) -> ActorOutput:
         output = super().act(obs, generator, greedy=greedy)
         return ActorOutput(
@@ -182,16 +182,16 @@ def test_a_rollout_that_nobody_holds_gives_its_memory_to_the_next() -> None:
 
 
 class Reciting(PixelPolicy):
-    """Its state counts its steps; it remembers what it was told to recall."""
+    """Its state counts its steps; it remembers what it was told to recurrent_inputs."""
 
     def __init__(self) -> None:
         super().__init__(NUM_ACTIONS)
-        self.told: list[Recall] = []
+        self.told: list[RecurrentInputs] = []
 
     def act(
-        self, obs: NDArray[Any], generator: torch.Generator, *, recall: Any = None, greedy: bool = False
+        self, obs: NDArray[Any], generator: torch.Generator, *, recurrent_inputs: Any = None, greedy: bool = False
     ) -> ActorOutput:
-        self.told.append(recall)
+        self.told.append(recurrent_inputs)
         state = torch.full((NUM_ENVS, 1), float(len(self.told)))
         noise = torch.full((NUM_ENVS, 2), float(-len(self.told)))
         return replace(super().act(obs, generator, greedy=greedy), state=state, noise=noise)
@@ -210,13 +210,13 @@ def test_a_recurrent_policy_is_told_what_it_did_and_what_came_of_it() -> None:
         torch.cat([getattr(r, k) for r in (first, second)]) for k in ("actions", "rewards", "terminated")
     )
     assert ends.any()
-    for step, recall in enumerate(told[1:]):
-        assert torch.equal(recall.previous_actions, actions[step])
-        assert torch.equal(recall.previous_rewards, rewards[step])
-        assert torch.equal(recall.starts, ends[step])
-        assert recall.state.tolist() == [[step + 1.0]] * NUM_ENVS
-    assert first.recall is told[0]
-    assert torch.equal(second.recall.state, told[NUM_STEPS].state)
+    for step, recurrent_inputs in enumerate(told[1:]):
+        assert torch.equal(recurrent_inputs.previous_actions, actions[step])
+        assert torch.equal(recurrent_inputs.previous_rewards, rewards[step])
+        assert torch.equal(recurrent_inputs.starts, ends[step])
+        assert recurrent_inputs.state.tolist() == [[step + 1.0]] * NUM_ENVS
+    assert first.recurrent_inputs is told[0]
+    assert torch.equal(second.recurrent_inputs.state, told[NUM_STEPS].state)
     assert first.behavior_noise is not None
     assert first.behavior_noise[:, 0, 0].tolist() == [-1.0 - step for step in range(NUM_STEPS)]
 
@@ -232,7 +232,7 @@ def test_what_is_to_be_recalled_survives_a_restart(tmp_path: Path) -> None:
     other.collect(fresh)
 
     expected = reciting.told[NUM_STEPS]
-    assert all(torch.equal(getattr(fresh.told[0], f.name), getattr(expected, f.name)) for f in fields(Recall))
+    assert all(torch.equal(getattr(fresh.told[0], f.name), getattr(expected, f.name)) for f in fields(RecurrentInputs))
 
 
 def test_a_policy_without_a_state_draws_no_noise_and_recalls_nothing() -> None:
@@ -241,7 +241,7 @@ def test_a_policy_without_a_state_draws_no_noise_and_recalls_nothing() -> None:
     rollouts = [collector.collect(policy()) for _ in range(2)]
 
     assert [rollout.behavior_noise for rollout in rollouts] == [None, None]
-    assert rollouts[1].recall.starts.all()
+    assert rollouts[1].recurrent_inputs.starts.all()
 
 
 def test_running_out_of_time_counts_as_an_end() -> None:

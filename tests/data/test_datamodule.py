@@ -36,7 +36,7 @@ class RandomAgent(LightningModule):
         self.judged: list[Episodes] = []
 
     def act(
-        self, obs: NDArray[Any], generator: torch.Generator, *, recall: Any = None, greedy: bool = False
+        self, obs: NDArray[Any], generator: torch.Generator, *, recurrent_inputs: Any = None, greedy: bool = False
     ) -> ActorOutput:
         return self.policy.act(obs, generator, greedy=greedy)
 

@@ -39,7 +39,7 @@ class Arena:
 
 class FailingPolicy(PixelPolicy):
     def act(
-        self, obs: NDArray[Any], generator: torch.Generator, *, recall: Any = None, greedy: bool = False
+        self, obs: NDArray[Any], generator: torch.Generator, *, recurrent_inputs: Any = None, greedy: bool = False
     ) -> ActorOutput:
         raise ArithmeticError("no action")
 

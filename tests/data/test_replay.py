@@ -8,7 +8,7 @@ import torch
 
 from lightning_rl.data.replay import ReplayBuffer
 from lightning_rl.errors import ReplayError
-from lightning_rl.types import Recall, Rollout, Windows
+from lightning_rl.types import RecurrentInputs, Rollout, Windows
 
 T, B, K = 13, 23, 3  # 23 trajectories: two are held out of the first rollout, two of the second
 
@@ -30,7 +30,7 @@ def rollout(number: int = 0, *, num_steps: int = T, num_envs: int = B) -> Rollou
         behavior_logits=torch.zeros(num_steps, num_envs, 2),
         behavior_values=torch.zeros(num_steps, num_envs, 1),
         obs=obs.contiguous(),
-        recall=Recall.nothing(num_envs),
+        recurrent_inputs=RecurrentInputs.initial(num_envs),
     )
 
 

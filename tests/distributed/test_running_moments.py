@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lightning_rl.distributed.running_moments import Moments
+from lightning_rl.distributed.running_moments import RunningMoments
 
 SAMPLES = np.random.default_rng(0).normal(3.0, 2.0, size=17)
 
 
-def moments_of(numbers: NDArray[np.float64]) -> Moments:
-    return Moments(float(numbers.mean()), float(numbers.var()), float(len(numbers)))
+def moments_of(numbers: NDArray[np.float64]) -> RunningMoments:
+    return RunningMoments(float(numbers.mean()), float(numbers.var()), float(len(numbers)))
 
 
 @pytest.mark.parametrize("split", [1, 5, 16])
@@ -25,16 +25,16 @@ def test_merging_is_symmetric() -> None:
 
 
 def test_a_difference_of_means_is_spread_where_neither_part_has_any() -> None:
-    merged = Moments(2.0, 0.0, 3.0).merged(Moments(6.0, 0.0, 1.0))
+    merged = RunningMoments(2.0, 0.0, 3.0).merged(RunningMoments(6.0, 0.0, 1.0))
 
-    assert merged == pytest.approx(Moments(3.0, 3.0, 4.0), rel=1e-12)  # of 2, 2, 2, 6
+    assert merged == pytest.approx(RunningMoments(3.0, 3.0, 4.0), rel=1e-12)  # of 2, 2, 2, 6
 
 
 def test_the_start_weighs_a_ten_thousandth_of_a_number() -> None:
-    merged = Moments().merged(moments_of(SAMPLES))
+    merged = RunningMoments().merged(moments_of(SAMPLES))
 
     weights = np.array([1e-4] + [1.0] * len(SAMPLES))
     values = np.array([0.0, *SAMPLES])
     mean = np.average(values, weights=weights)
     variance = np.average((values - mean) ** 2, weights=weights) + 1e-4 * 1.0 / weights.sum()
-    assert merged == pytest.approx(Moments(float(mean), float(variance), 17.0001), rel=1e-12)
+    assert merged == pytest.approx(RunningMoments(float(mean), float(variance), 17.0001), rel=1e-12)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from lightning_rl.distributed.running_moments import Moments
+from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.envs.normalize import ReturnScaling, RewardClipping
 from lightning_rl.protocols import ResumableVectorEnv
 from tests.support.toys import CountingVectorEnv, ToyVectorEnv
@@ -127,12 +127,12 @@ def test_a_restored_wrapper_scales_as_if_it_had_never_stopped(tmp_path: Path) ->
     np.testing.assert_array_equal(played(other, 30, seed=1), played(env, 30, seed=1))
 
 
-def _told(seen: list[Moments], own: Moments) -> Moments:
+def _told(seen: list[RunningMoments], own: RunningMoments) -> RunningMoments:
     seen.append(own)
     return own
 
 
-def _heard(other: Moments, _own: Moments) -> Moments:
+def _heard(other: RunningMoments, _own: RunningMoments) -> RunningMoments:
     return other
 
 
@@ -146,13 +146,13 @@ def test_ranks_that_agree_scale_as_one_process_with_all_environments_would() -> 
             half.step(columns)
         whole.step(chosen)
         if step % 10 == 0:
-            seen: list[Moments] = []
+            seen: list[RunningMoments] = []
             for half in halves:  # first each tells, then each hears
-                half.agree(partial(_told, seen))
-            halves[0].agree(partial(_heard, seen[1]))
-            halves[1].agree(partial(_heard, seen[0]))
-            first, second = (Moments(*half.get_state()["moments"]) for half in halves)
-            expected = Moments(*whole.get_state()["moments"])
+                half.sync_statistics(partial(_told, seen))
+            halves[0].sync_statistics(partial(_heard, seen[1]))
+            halves[1].sync_statistics(partial(_heard, seen[0]))
+            first, second = (RunningMoments(*half.get_state()["moments"]) for half in halves)
+            expected = RunningMoments(*whole.get_state()["moments"])
             assert first == pytest.approx(expected, rel=1e-9)
             assert second == pytest.approx(expected, rel=1e-9)
             assert expected.weight == pytest.approx(4 * step, abs=1e-3)

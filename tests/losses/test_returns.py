@@ -3,7 +3,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from lightning_rl.distributed.running_moments import Moments
+from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.losses.returns import discounts_from, forward_discounted_sums, generalized_advantages, normalized
 from tests.support import reference
 from tests.support.compare import Array, assert_matches, rounded, tensor
@@ -183,7 +183,7 @@ def test_running_variance_of_forward_discounted_sums_of_a_worked_example() -> No
 
     sums = forward_discounted_sums(rewards, torch.zeros(2, dtype=torch.float64), 0.99)
     variance = sums.var(correction=0).item()
-    running = Moments().merged(Moments(sums.mean().item(), variance, sums.numel()))
+    running = RunningMoments().merged(RunningMoments(sums.mean().item(), variance, sums.numel()))
 
     assert f"{variance:.6f}" == "14.669162"  # the six numbers by themselves
     assert f"{running.variance:.6f}" == "14.669465"  # RND's: with the pseudo-observation it starts from

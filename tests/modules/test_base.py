@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_rl.callbacks.iteration_metrics import IterationMetrics
-from lightning_rl.cpu.micro_batches import MicroBatches
+from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.data.rollout_dataset import RolloutDataset
 from lightning_rl.modules.ppo_distill import PPODistillModule
@@ -89,7 +89,7 @@ def test_greedy_actions_draw_nothing() -> None:
 def test_acting_with_the_threads_of_the_micro_batches_gives_each_frame_its_own_output(num_threads: int) -> None:
     frames = draw_frames(11)
     whole = decided().act(frames, generator())
-    threaded = decided(micro_batches=MicroBatches(num_threads=num_threads))
+    threaded = decided(micro_batches=MicroBatchConfig(num_threads=num_threads))
 
     threaded.setup("fit")
     parts = threaded.act(frames, generator())
@@ -102,7 +102,7 @@ def test_acting_with_the_threads_of_the_micro_batches_gives_each_frame_its_own_o
 
 
 def test_acting_keeps_no_graph() -> None:
-    output = make_module(micro_batches=MicroBatches()).act(draw_frames(NUM_ENVS), generator())
+    output = make_module(micro_batches=MicroBatchConfig()).act(draw_frames(NUM_ENVS), generator())
 
     assert not output.logits.requires_grad
     assert not output.values.requires_grad
@@ -132,9 +132,9 @@ class ActsBeforeLearning(Callback):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("micro_batches", [None, MicroBatches(num_threads=1)])
+@pytest.mark.parametrize("micro_batches", [None, MicroBatchConfig(num_threads=1)])
 def test_acting_and_learning_on_the_same_frames_give_the_same_bits(
-    precision: Any, micro_batches: MicroBatches | None
+    precision: Any, micro_batches: MicroBatchConfig | None
 ) -> None:
     module = decided(micro_batches=micro_batches)
     batch = whole_batch(module, draw_rollout(1))
@@ -201,9 +201,9 @@ def test_weight_without_a_loss_is_refused() -> None:
         module.training_step(whole_batch(module, draw_rollout(1)), 0)
 
 
-@pytest.mark.parametrize("micro_batches", [None, MicroBatches(size=4)])
+@pytest.mark.parametrize("micro_batches", [None, MicroBatchConfig(size=4)])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_loss_that_is_not_finite_is_named(micro_batches: MicroBatches | None, bad: float) -> None:
+def test_loss_that_is_not_finite_is_named(micro_batches: MicroBatchConfig | None, bad: float) -> None:
     module = make_module(micro_batches=micro_batches)
     batch = whole_batch(module, draw_rollout(1))
     returns = batch.returns.clone()
@@ -350,9 +350,9 @@ class Watched(CountingVectorEnv):
         return super().step(actions)
 
 
-@pytest.mark.parametrize("micro_batches", [None, MicroBatches(size=2)])
+@pytest.mark.parametrize("micro_batches", [None, MicroBatchConfig(size=2)])
 def test_every_rollout_is_collected_by_the_weights_of_the_update_before_it(
-    micro_batches: MicroBatches | None,
+    micro_batches: MicroBatchConfig | None,
 ) -> None:
     module = make_module(epochs=2, minibatch_size=5, micro_batches=micro_batches)
     env = Watched(NUM_ENVS, [2, 3, 7], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)

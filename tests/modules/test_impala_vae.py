@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_rl.cpu.micro_batches import MicroBatches
+from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.collector import Collector
 from lightning_rl.data.evaluation_dataset import EvaluationDataset
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.losses.policy import log_probs_of
 from lightning_rl.modules.base import Objective
-from lightning_rl.modules.impala_vae import Autoencoding, Frames, ImpalaVAEModule, SurpriseMinimising, Unrolls
-from lightning_rl.types import Recall
+from lightning_rl.modules.impala_vae import Frames, ImpalaVAEModule, SurpriseConfig, Unrolls, VAEConfig
+from lightning_rl.types import RecurrentInputs
 from tests.support import reference
 from tests.support.toys import CountingVectorEnv
 from tests.support.worlds import (
@@ -44,7 +44,7 @@ def make_impala(**options: Any) -> ImpalaVAEModule:
 
 
 def make_impala_vae(*, vae: dict[str, Any] | None = None, **options: Any) -> ImpalaVAEModule:
-    return make_impala(vae=Autoencoding(latent_size=LATENT, **(vae or {})), **options)
+    return make_impala(vae=VAEConfig(latent_size=LATENT, **(vae or {})), **options)
 
 
 KINDS = {
@@ -68,7 +68,7 @@ def collected(module: ImpalaVAEModule, collector: Collector) -> Unrolls:
 def drawn(module: ImpalaVAEModule, *, seed: int = 0, num_steps: int = NUM_STEPS) -> Unrolls:
     """Of another policy, with rewards of both signs."""
     rollout = draw_rollout(1, seed=seed, num_steps=num_steps)
-    recall = Recall(
+    recurrent_inputs = RecurrentInputs(
         previous_actions=torch.arange(NUM_ENVS),
         previous_rewards=torch.tensor([0.5, -3.0, 0.0]),
         starts=torch.tensor([False, True, False]),
@@ -82,7 +82,7 @@ def drawn(module: ImpalaVAEModule, *, seed: int = 0, num_steps: int = NUM_STEPS)
         env_rewards=rollout.rewards,
         terminated=rollout.terminated,
         behavior_logits=rollout.behavior_logits,
-        recall=recall,
+        recurrent_inputs=recurrent_inputs,
         noise=None if module.autoencoding is None or module.autoencoding.feed == "mean" else noise,
         surprise_rewards=None,
     )
@@ -90,9 +90,9 @@ def drawn(module: ImpalaVAEModule, *, seed: int = 0, num_steps: int = NUM_STEPS)
 
 def outputs(module: ImpalaVAEModule, batch: Unrolls) -> tuple[Tensor, Tensor]:
     """Logits and values of the batch's frames, stepped one by one as the definition has it."""
-    recall, logits, values = batch.recall, [], []
-    known = [recall.previous_actions, recall.previous_rewards, recall.starts]
-    state = recall.state
+    recurrent_inputs, logits, values = batch.recurrent_inputs, [], []
+    known = [recurrent_inputs.previous_actions, recurrent_inputs.previous_rewards, recurrent_inputs.starts]
+    state = recurrent_inputs.state
     for t, frames in enumerate(batch.obs):
         latents = module._latents(frames, None if batch.noise is None else batch.noise[t])
         out = module.network(frames[None], latents[None], *(column[None] for column in known), state)
@@ -108,7 +108,7 @@ def outputs(module: ImpalaVAEModule, batch: Unrolls) -> tuple[Tensor, Tensor]:
 def test_learning_sees_what_acting_saw_at_equal_weights(kind: str) -> None:
     module, collector = KINDS[kind](), make_collector(world())
 
-    for _ in range(3):  # later rollouts begin in mid-episode, with a state, an action and a reward to recall
+    for _ in range(3):  # later rollouts begin in mid-episode, with a state, an action and a reward to recurrent_inputs
         batch = collected(module, collector)
         with torch.no_grad():
             logits, _ = outputs(module, batch)
@@ -118,7 +118,7 @@ def test_learning_sees_what_acting_saw_at_equal_weights(kind: str) -> None:
         torch.testing.assert_close(logits[:-1], batch.behavior_logits, rtol=1e-4, atol=1e-4)
         assert float(metrics["vtrace/rho_mean"]) == pytest.approx(1, abs=1e-4)
         assert float(metrics["vtrace/clipped_fraction"]) < 1
-    assert not batch.recall.starts.all()
+    assert not batch.recurrent_inputs.starts.all()
 
 
 def test_other_noise_would_not_give_a_ratio_of_one() -> None:
@@ -135,24 +135,35 @@ def test_other_noise_would_not_give_a_ratio_of_one() -> None:
 @pytest.mark.parametrize("part", ["previous_actions", "previous_rewards", "state"])
 def test_what_is_recalled_changes_the_next_step(part: str) -> None:
     module = make_impala()
-    recall = replace(drawn(module).recall, starts=torch.zeros(NUM_ENVS, dtype=torch.bool))
+    recurrent_inputs = replace(drawn(module).recurrent_inputs, starts=torch.zeros(NUM_ENVS, dtype=torch.bool))
     frames = draw_frames(NUM_ENVS)
-    before = module.act(frames, generator(), recall=recall).logits
-    other = {"previous_actions": recall.previous_actions + 1, "previous_rewards": recall.previous_rewards + 0.3}
+    before = module.act(frames, generator(), recurrent_inputs=recurrent_inputs).logits
+    other = {
+        "previous_actions": recurrent_inputs.previous_actions + 1,
+        "previous_rewards": recurrent_inputs.previous_rewards + 0.3,
+    }
 
-    after = module.act(frames, generator(), recall=replace(recall, **{part: other.get(part, recall.state + 1)})).logits
+    after = module.act(
+        frames,
+        generator(),
+        recurrent_inputs=replace(recurrent_inputs, **{part: other.get(part, recurrent_inputs.state + 1)}),
+    ).logits
 
     assert not torch.allclose(before, after)
 
 
 def test_an_episode_begins_without_the_state_of_the_last_one_but_with_its_action_and_reward() -> None:
     module, frames = make_impala(), draw_frames(NUM_ENVS)
-    recall = replace(drawn(module).recall, starts=torch.ones(NUM_ENVS, dtype=torch.bool))
+    recurrent_inputs = replace(drawn(module).recurrent_inputs, starts=torch.ones(NUM_ENVS, dtype=torch.bool))
 
-    first = module.act(frames, generator(), recall=recall).logits
-    without_state = module.act(frames, generator(), recall=replace(recall, state=recall.state + 1)).logits
+    first = module.act(frames, generator(), recurrent_inputs=recurrent_inputs).logits
+    without_state = module.act(
+        frames, generator(), recurrent_inputs=replace(recurrent_inputs, state=recurrent_inputs.state + 1)
+    ).logits
     without_action = module.act(
-        frames, generator(), recall=replace(recall, previous_actions=recall.previous_actions + 1)
+        frames,
+        generator(),
+        recurrent_inputs=replace(recurrent_inputs, previous_actions=recurrent_inputs.previous_actions + 1),
     )
 
     assert torch.equal(first, without_state)
@@ -161,9 +172,11 @@ def test_an_episode_begins_without_the_state_of_the_last_one_but_with_its_action
 
 def test_rewards_are_heard_within_one_and_learned_from_within_the_bound() -> None:
     module, frames = make_impala(max_abs_reward=2.0), draw_frames(NUM_ENVS)
-    recall = drawn(module).recall
-    loud, louder = (replace(recall, previous_rewards=torch.full((NUM_ENVS,), reward)) for reward in (1.0, 5.0))
-    assert torch.equal(*(module.act(frames, generator(), recall=r).logits for r in (loud, louder)))
+    recurrent_inputs = drawn(module).recurrent_inputs
+    loud, louder = (
+        replace(recurrent_inputs, previous_rewards=torch.full((NUM_ENVS,), reward)) for reward in (1.0, 5.0)
+    )
+    assert torch.equal(*(module.act(frames, generator(), recurrent_inputs=r).logits for r in (loud, louder)))
 
     batch = collected(module, make_collector(world()))
 
@@ -275,10 +288,10 @@ def test_the_autoencoders_loss_is_the_negative_elbo_of_a_frame(kl: str) -> None:
 
     images = module.vae.images(batch.obs.flatten(0, 1))
     with torch.no_grad():
-        code = module.vae.encode(images)
-        sample = code.mean + (code.log_variance / 2).exp() * batch.noise.flatten(0, 1)
+        latent = module.vae.encode(images)
+        sample = latent.mean + (latent.log_variance / 2).exp() * batch.noise.flatten(0, 1)
         logits = module.vae.decode(sample)
-    mean, log_variance, drawn_code = (tensor.double().numpy() for tensor in (*code, sample))
+    mean, log_variance, drawn_code = (tensor.double().numpy() for tensor in (*latent, sample))
     reconstruction = float(reference.bernoulli_nll(logits.double().numpy(), images.double().numpy()).mean())
     if kl == "analytic":
         divergence = float(reference.gaussian_kl(mean, log_variance).mean())
@@ -349,8 +362,8 @@ def test_a_minibatch_smaller_than_the_others_is_refused() -> None:
         module.batches_per_iteration(NUM_STEPS, NUM_ENVS)
 
 
-@pytest.mark.parametrize("micro_batches", [None, MicroBatches(size=2)])
-def test_an_update_moves_the_autoencoder_or_the_policy(micro_batches: MicroBatches | None) -> None:
+@pytest.mark.parametrize("micro_batches", [None, MicroBatchConfig(size=2)])
+def test_an_update_moves_the_autoencoder_or_the_policy(micro_batches: MicroBatchConfig | None) -> None:
     module = make_impala_vae(vae={"minibatch_size": 4}, micro_batches=micro_batches)
     batch = drawn(module)
     moved: list[tuple[bool, bool]] = []
@@ -376,7 +389,7 @@ def test_an_update_moves_the_autoencoder_or_the_policy(micro_batches: MicroBatch
 @pytest.mark.parametrize(("kind", "size"), [("impala", 1), ("sample", 6), ("sample", 12), ("mean", 1000)])
 def test_micro_batches_give_the_gradients_of_the_whole(kind: str, size: int) -> None:
     found = []
-    for micro_batches in (None, MicroBatches(size=size)):
+    for micro_batches in (None, MicroBatchConfig(size=size)):
         module = KINDS[kind](micro_batches=micro_batches)
         if module.autoencoding is not None and module.autoencoding.feed == "mean":
             module.vae.requires_grad_(False)  # its own noise is drawn by part
@@ -396,20 +409,20 @@ def test_micro_batches_give_the_gradients_of_the_whole(kind: str, size: int) -> 
 def test_parts_hold_whole_unrolls() -> None:
     batch = drawn(make_impala_vae())
 
-    parts = batch.split(MicroBatches(size=2 * (NUM_STEPS + 1), num_threads=1))
+    parts = batch.split(MicroBatchConfig(size=2 * (NUM_STEPS + 1), num_threads=1))
 
     assert [len(part) for part in parts] == [1, 2]
     assert torch.equal(parts[1].obs, batch.obs[:, 1:])
-    assert torch.equal(parts[1].recall.state, batch.recall.state[1:])
-    assert [len(part) for part in batch.split(MicroBatches(size=1, num_threads=1))] == [1, 1, 1]
+    assert torch.equal(parts[1].recurrent_inputs.state, batch.recurrent_inputs.state[1:])
+    assert [len(part) for part in batch.split(MicroBatchConfig(size=1, num_threads=1))] == [1, 1, 1]
 
 
 def test_no_thread_waits_for_a_part_that_another_has() -> None:
     batch = drawn(make_impala_vae())
 
-    assert [len(part) for part in batch.split(MicroBatches(size=3 * (NUM_STEPS + 1), num_threads=2))] == [1, 2]
+    assert [len(part) for part in batch.split(MicroBatchConfig(size=3 * (NUM_STEPS + 1), num_threads=2))] == [1, 2]
     frames = Frames(obs=batch.obs.flatten(0, 1))
-    parts = frames.split(MicroBatches(size=7, num_threads=2))
+    parts = frames.split(MicroBatchConfig(size=7, num_threads=2))
     assert [len(part) for part in parts] == [4, 5, 4, 5]
     assert torch.equal(torch.cat([part.obs for part in parts]), frames.obs)
 
@@ -430,8 +443,8 @@ def test_agent_and_autoencoder_are_clipped_each_by_its_own_bound() -> None:
     assert [group["eps"] for group in optimizer.param_groups] == [0.2, 1e-8]
 
 
-@pytest.mark.parametrize("micro_batches", [None, MicroBatches(size=6)])
-def test_the_autoencoder_learns_at_its_own_interval(micro_batches: MicroBatches | None) -> None:
+@pytest.mark.parametrize("micro_batches", [None, MicroBatchConfig(size=6)])
+def test_the_autoencoder_learns_at_its_own_interval(micro_batches: MicroBatchConfig | None) -> None:
     module = make_impala_vae(vae={"update_interval": 3}, micro_batches=micro_batches)
     moved = []
     last = {"weights": torch.cat([p.detach().flatten().clone() for p in module.vae.parameters()])}
@@ -448,7 +461,7 @@ def test_the_autoencoder_learns_at_its_own_interval(micro_batches: MicroBatches 
 
 
 def test_the_surprise_minimising_reward_goes_on_from_rollout_to_rollout() -> None:
-    module = make_impala_vae(vae={"feed": "mean"}, surprise=SurpriseMinimising(weight=0.5))  # draws actions only
+    module = make_impala_vae(vae={"feed": "mean"}, surprise=SurpriseConfig(weight=0.5))  # draws actions only
     short, long = make_collector(world()), make_collector(world(), num_steps=2 * NUM_STEPS)
 
     first, second = collected(module, short), collected(module, short)
@@ -477,23 +490,29 @@ def test_without_it_nothing_is_remembered() -> None:
 
 def test_evaluation_lets_every_environment_recall_its_own_past() -> None:
     module = make_impala_vae()
-    seen: list[Recall] = []
+    seen: list[RecurrentInputs] = []
     act = module.act
 
-    def watched(obs: Any, generator: torch.Generator, *, recall: Recall, greedy: bool = False) -> Any:
-        seen.append(recall)
-        return act(obs, generator, recall=recall, greedy=greedy)
+    def watched(
+        obs: Any, generator: torch.Generator, *, recurrent_inputs: RecurrentInputs, greedy: bool = False
+    ) -> Any:
+        seen.append(recurrent_inputs)
+        return act(obs, generator, recurrent_inputs=recurrent_inputs, greedy=greedy)
 
     module.act = watched  # type: ignore[method-assign, assignment]
     list(EvaluationDataset("train_levels", lambda: EpisodeStatistics(world()), module, episodes_per_env=1, seed=0))
 
-    sizes = [len(recall.starts) for recall in seen]
+    sizes = [len(recurrent_inputs.starts) for recurrent_inputs in seen]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == NUM_ENVS
     assert sizes[-1] < NUM_ENVS
     assert seen[0].starts.all()
-    assert not any(recall.starts.any() for recall in seen[1:])  # who has played its episode plays no more
-    assert all(recall.state.shape == (size, 512) for recall, size in zip(seen[1:], sizes[1:], strict=True))
+    assert not any(
+        recurrent_inputs.starts.any() for recurrent_inputs in seen[1:]
+    )  # who has played its episode plays no more
+    assert all(
+        recurrent_inputs.state.shape == (size, 512) for recurrent_inputs, size in zip(seen[1:], sizes[1:], strict=True)
+    )
 
 
 def test_greedy_acting_sees_the_mean_and_draws_nothing() -> None:
@@ -516,7 +535,7 @@ def test_behavior_logits_are_those_of_the_actions_taken() -> None:
 
 
 class Shown(nn.Module):
-    """Decodes a code into an image whose first pixels are the code."""
+    """Decodes a latent into an image whose first pixels are the latent."""
 
     def forward(self, latents: Tensor) -> Tensor:
         images = torch.zeros(len(latents), 1, *OBS_SHAPE[:2])
@@ -529,12 +548,12 @@ class Encoded(nn.Module):
 
     def __init__(self, means: Tensor, log_variances: Tensor) -> None:
         super().__init__()
-        self.code = torch.cat([means, log_variances])
+        self.latent = torch.cat([means, log_variances])
 
     def forward(self, images: Tensor) -> Tensor:
-        code = self.code.repeat(len(images), 1)
-        code[:, 0] += images.mean((1, 2, 3))
-        return code
+        latent = self.latent.repeat(len(images), 1)
+        latent[:, 0] += images.mean((1, 2, 3))
+        return latent
 
 
 def hand_made(**vae: Any) -> ImpalaVAEModule:
@@ -659,20 +678,20 @@ def test_value_out_of_range_is_refused_by_its_key(name: str, value: Any) -> None
 )
 def test_autoencoder_value_out_of_range_is_refused_by_its_key(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^model\.vae\.{name} must be .*, found {value}$"):
-        Autoencoding(**{name: value})
+        VAEConfig(**{name: value})
 
 
 def test_an_interval_of_updates_and_updates_of_its_own_are_refused_together() -> None:
     allowed = r"^model\.vae\.update_interval must be 1 where vae\.minibatch_size is given, found 2$"
     with pytest.raises(ValueError, match=allowed):
-        Autoencoding(update_interval=2, minibatch_size=64)
+        VAEConfig(update_interval=2, minibatch_size=64)
 
 
 def test_surprise_without_an_autoencoder_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^model\.surprise must be null where vae is null"):
-        make_impala(surprise=SurpriseMinimising())
+        make_impala(surprise=SurpriseConfig())
     with pytest.raises(ValueError, match=r"^model\.surprise\.min_deviation must be positive, found 0"):
-        SurpriseMinimising(min_deviation=0.0)
+        SurpriseConfig(min_deviation=0.0)
 
 
 @pytest.mark.parametrize(

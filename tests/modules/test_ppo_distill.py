@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_rl.data.evaluation_dataset import EvaluationDataset
 from lightning_rl.data.rollout_dataset import RolloutDataset
-from lightning_rl.distributed.running_moments import Moments
+from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.envs.normalize import ReturnScaling
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.losses.policy import log_probs_of
@@ -518,7 +518,7 @@ def test_running_variance_is_saved_in_double_precision() -> None:
 
     assert other.intrinsic_moments.dtype == torch.float64
     assert torch.equal(other.intrinsic_moments, module.intrinsic_moments)
-    assert not torch.equal(other.intrinsic_moments, torch.tensor(Moments(), dtype=torch.float64))
+    assert not torch.equal(other.intrinsic_moments, torch.tensor(RunningMoments(), dtype=torch.float64))
 
 
 def test_student_takes_no_gradient_and_is_in_no_parameter_group() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_rl.cpu.micro_batches import MicroBatches
-from lightning_rl.modules.ppo_distill import Distillation, PPODistillModule
+from lightning_rl.cpu.micro_batches import MicroBatchConfig
+from lightning_rl.modules.ppo_distill import DistillationConfig, PPODistillModule
 from lightning_rl.types import Rollout
 from tests.support.worlds import NUM_ENVS, NUM_STEPS, draw_rollout, generator, make_distilled, make_module
 
@@ -43,7 +43,7 @@ def test_value_out_of_range_is_refused_by_its_key(name: str, value: Any) -> None
 )
 def test_distillation_value_out_of_range_is_refused_by_its_key(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^model\.distillation\.{name} must be .*, found {value}$"):
-        Distillation(**{name: value})
+        DistillationConfig(**{name: value})
 
 
 ALTERED: dict[str, Any] = {
@@ -64,7 +64,7 @@ ALTERED: dict[str, Any] = {
     "learning_rate": 1e-3,
     "adam_epsilon": 1e-3,
     "max_grad_norm": 0.05,
-    "micro_batches": MicroBatches(size=3),
+    "micro_batches": MicroBatchConfig(size=3),
     "greedy": True,
 }
 ALTERED_DISTILLATION: dict[str, Any] = {
@@ -122,7 +122,7 @@ def test_equal_arguments_build_and_learn_the_same() -> None:
 
 @pytest.mark.parametrize("name", ALTERED)
 def test_every_argument_changes_what_is_built_or_learned(name: str) -> None:
-    options = {"distillation": Distillation(dropout=0.0)} | {name: ALTERED[name]}
+    options = {"distillation": DistillationConfig(dropout=0.0)} | {name: ALTERED[name]}
 
     altered, default = make_module(**options), make_distilled()
 
@@ -138,4 +138,4 @@ def test_every_argument_of_the_distillation_changes_what_is_built_or_learned(nam
 
 def test_no_argument_is_left_untried() -> None:
     assert ALTERED.keys() == inspect.signature(PPODistillModule).parameters.keys()
-    assert ALTERED_DISTILLATION.keys() == {field.name for field in fields(Distillation)}
+    assert ALTERED_DISTILLATION.keys() == {field.name for field in fields(DistillationConfig)}

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from lightning_rl.networks.vae import VAE, Code
+from lightning_rl.networks.vae import VAE, LatentDistribution
 
 OBS_SHAPE = (16, 24, 3)
 N, Z = 3, 5
@@ -63,9 +63,9 @@ def test_images_in_colour_are_the_frames_from_zero_to_one() -> None:
 
 
 def test_a_sample_is_the_mean_and_deviations_times_noise() -> None:
-    code = Code(torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0, np.log(9.0)]]).float())
+    latent = LatentDistribution(torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0, np.log(9.0)]]).float())
 
-    assert_close(code.at(torch.tensor([[0.5, -1.0]])), torch.tensor([[1.5, -5.0]]))
+    assert_close(latent.sample(torch.tensor([[0.5, -1.0]])), torch.tensor([[1.5, -5.0]]))
 
 
 def test_the_code_is_float32_under_mixed_precision() -> None:

@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import nn
 
-from lightning_rl.modules.impala_vae import Autoencoding, ImpalaVAEModule
+from lightning_rl.modules.impala_vae import ImpalaVAEModule, VAEConfig
 from lightning_rl.runs.checkpoint_files import METADATA, AtomicCheckpointIO, check_fits, is_readable, read
 
 
@@ -212,8 +212,7 @@ class TestFitting:
         self, trained: dict[str, Any], wanted: dict[str, Any], told: str
     ) -> None:
         old, new = (
-            ImpalaVAEModule(vae=Autoencoding(**init_args["vae"]) if init_args else None)
-            for init_args in (trained, wanted)
+            ImpalaVAEModule(vae=VAEConfig(**init_args["vae"]) if init_args else None) for init_args in (trained, wanted)
         )
         metadata = {"method": ImpalaVAEModule.method(trained), "game": "maze"}
         checkpoint = {METADATA: metadata, "state_dict": old.state_dict()}

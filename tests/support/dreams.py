@@ -7,25 +7,25 @@ from torch import Tensor
 
 from lightning_rl.data.replay import ReplayBuffer
 from lightning_rl.modules.simple.module import SimPLeModule
-from lightning_rl.modules.simple.outer_loop import OuterLoop
-from lightning_rl.modules.simple.world_model import WorldModelOptions
-from lightning_rl.networks.world_model.latent import DiscreteLatent
+from lightning_rl.modules.simple.outer_loop import OuterLoopConfig
+from lightning_rl.modules.simple.world_model import WorldModelConfig
+from lightning_rl.networks.world_model.latent import LatentConfig
 from lightning_rl.protocols import Policy
-from lightning_rl.types import Recall, Rollout, Windows
+from lightning_rl.types import RecurrentInputs, Rollout, Windows
 
 H, W, K, A = 12, 10, 3, 5
 OBS_SHAPE = (H, W, 3 * K)
 REWARDS = (-1.0, 0.0, 0.25, 1.0)
 SMALL: dict[str, Any] = {"hidden": 8, "compress_steps": 2, "filter_double_steps": 1, "num_targets": 2, "batch_size": 6}
-CODE = DiscreteLatent(num_bits=8, bits_per_symbol=4, channels=4, prior_size=7)
+CODE = LatentConfig(num_bits=8, bits_per_symbol=4, channels=4, prior_size=7)
 KINDS: dict[str, dict[str, Any]] = {
     "deterministic": {"latent": None, "recurrent_size": 0, "pixels": "squared", "frame_cutoff": 10.0},
     "stochastic": {"latent": CODE, "recurrent_size": 5},
 }
 
 
-def options(kind: str = "deterministic", **given: Any) -> WorldModelOptions:
-    return WorldModelOptions(**{**SMALL, **KINDS[kind], **given})
+def options(kind: str = "deterministic", **given: Any) -> WorldModelConfig:
+    return WorldModelConfig(**{**SMALL, **KINDS[kind], **given})
 
 
 def module(kind: str = "deterministic", *, world_model: dict[str, Any] | None = None, **given: Any) -> SimPLeModule:
@@ -34,7 +34,7 @@ def module(kind: str = "deterministic", *, world_model: dict[str, Any] | None = 
         "num_imagined_envs": 4,
         "imagined_length": 6,
         "minibatch_size": 8,
-        "outer_loop": OuterLoop(
+        "outer_loop": OuterLoopConfig(
             first_world_model_updates=5,
             world_model_updates=3,
             imagined_steps=48,
@@ -65,7 +65,7 @@ def play(*, num_steps: int = 9, num_envs: int = 4, seed: int = 0) -> Rollout:
         behavior_logits=torch.zeros(num_steps, num_envs, A),
         behavior_values=torch.zeros(num_steps, num_envs, 1),
         obs=obs,
-        recall=Recall.nothing(num_envs),
+        recurrent_inputs=RecurrentInputs.initial(num_envs),
     )
 
 

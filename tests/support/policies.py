@@ -20,7 +20,7 @@ class PixelPolicy:
         self.seen: list[list[int]] = []
 
     def act(
-        self, obs: NDArray[Any], generator: torch.Generator, *, recall: Any = None, greedy: bool = False
+        self, obs: NDArray[Any], generator: torch.Generator, *, recurrent_inputs: Any = None, greedy: bool = False
     ) -> ActorOutput:
         pixels = torch.from_numpy(obs[:, 0, 0, 0]).float()
         self.seen.append(obs[:, 0, 0, 0].tolist())

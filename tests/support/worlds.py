@@ -13,9 +13,9 @@ from torch.utils.data import IterableDataset
 from lightning_rl.data.collector import Collector
 from lightning_rl.modules.base import Batch, RLModule
 from lightning_rl.modules.ppo import PPOBatch
-from lightning_rl.modules.ppo_distill import Distillation, PPODistillModule
+from lightning_rl.modules.ppo_distill import DistillationConfig, PPODistillModule
 from lightning_rl.protocols import ResumableVectorEnv
-from lightning_rl.types import Recall, Rollout
+from lightning_rl.types import RecurrentInputs, Rollout
 
 OBS_SHAPE = (16, 16, 3)
 NUM_STEPS, NUM_ENVS, NUM_ACTIONS = 5, 3, 7
@@ -30,7 +30,7 @@ def make_module(**options: Any) -> PPODistillModule:
 
 def make_distilled(*, distillation: dict[str, Any] | None = None, **options: Any) -> PPODistillModule:
     """With a teacher that does not drop out, unless asked to."""
-    return make_module(distillation=Distillation(**({"dropout": 0.0} | (distillation or {}))), **options)
+    return make_module(distillation=DistillationConfig(**({"dropout": 0.0} | (distillation or {}))), **options)
 
 
 def draw_rollout(num_critics: int, *, seed: int = 0, num_steps: int = NUM_STEPS) -> Rollout:
@@ -46,7 +46,7 @@ def draw_rollout(num_critics: int, *, seed: int = 0, num_steps: int = NUM_STEPS)
         behavior_logits=torch.from_numpy(generator.normal(size=(*shape, NUM_ACTIONS))).float(),
         behavior_values=torch.from_numpy(generator.normal(size=(*shape, num_critics))).float(),
         obs=torch.from_numpy(draw_frames(num_steps + 1, NUM_ENVS, seed=seed)),
-        recall=Recall.nothing(NUM_ENVS),
+        recurrent_inputs=RecurrentInputs.initial(NUM_ENVS),
     )
 
 

@@ -9,11 +9,12 @@ from jaxtyping import Float32
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from lightning_rl.cpu.micro_batches import MicroBatches
+from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.collector import Collector
 from lightning_rl.envs.imagined import ImaginedVectorEnv, Outcomes
+from lightning_rl.errors import check_option
 from lightning_rl.losses.returns import discounts_from
-from lightning_rl.modules.base import Objective, RLModule, require
+from lightning_rl.modules.base import Objective, RLModule
 from lightning_rl.modules.optimizers import JointOptimizer, adam
 from lightning_rl.modules.ppo import (
     DistilledTrajectories,
@@ -22,9 +23,9 @@ from lightning_rl.modules.ppo import (
     policy_objective,
     value_loss,
 )
-from lightning_rl.modules.simple.outer_loop import OuterLoop, Slice
+from lightning_rl.modules.simple.outer_loop import OuterLoopConfig, Slice
 from lightning_rl.modules.simple.simulator import Simulator
-from lightning_rl.modules.simple.world_model import COLORS, WorldModelBatch, WorldModelOptions, window_losses
+from lightning_rl.modules.simple.world_model import COLORS, WorldModelBatch, WorldModelConfig, window_losses
 from lightning_rl.networks.actor_critic import NETWORKS
 from lightning_rl.protocols import Replay, Source
 from lightning_rl.types import Rollout
@@ -85,8 +86,8 @@ class SimPLeModule(RLModule):
         num_actions: int = 15,
         obs_shape: tuple[int, int, int] = (64, 64, 12),
         reward_values: Sequence[float] | None = (-1.0, 0.0, 1.0),
-        world_model: WorldModelOptions = WorldModelOptions(),  # noqa: B008  # frozen
-        outer_loop: OuterLoop = OuterLoop(),  # noqa: B008  # frozen
+        world_model: WorldModelConfig = WorldModelConfig(),  # noqa: B008  # frozen
+        outer_loop: OuterLoopConfig = OuterLoopConfig(),  # noqa: B008  # frozen
         network: Literal["two_conv", "three_stack"] = "two_conv",
         num_imagined_envs: int = 16,
         imagined_length: int = 50,
@@ -101,17 +102,17 @@ class SimPLeModule(RLModule):
         entropy_weight: float = 0.01,
         learning_rate: float = 1e-4,
         max_grad_norm: float = 0.5,
-        micro_batches: MicroBatches | None = None,
+        micro_batches: MicroBatchConfig | None = None,
         greedy: bool = False,
     ) -> None:
         super().__init__(micro_batches=micro_batches, max_grad_norm=max_grad_norm, greedy=greedy)
         for name, share in (("gamma", gamma), ("lambda_", lambda_)):
-            require(name, share, 0 <= share <= 1, "in [0, 1]")
+            check_option(f"model.{name}", share, 0 <= share <= 1, "in [0, 1]")
         for name, size in (("epsilon", epsilon), ("learning_rate", learning_rate), ("max_grad_norm", max_grad_norm)):
-            require(name, size, size > 0, "positive")
+            check_option(f"model.{name}", size, size > 0, "positive")
         for name, number in (("epochs", epochs), ("num_imagined_envs", num_imagined_envs)):
-            require(name, number, number >= 1, "at least 1")
-        require("imagined_length", imagined_length, imagined_length >= 2, "at least 2")
+            check_option(f"model.{name}", number, number >= 1, "at least 1")
+        check_option("model.imagined_length", imagined_length, imagined_length >= 2, "at least 2")
         if reward_values is None or 0.0 not in reward_values:
             raise ValueError(
                 "model.reward_values must be the few rewards that a step can give, 0 among them, found"
@@ -217,7 +218,7 @@ class SimPLeModule(RLModule):
         most = self.epochs * num_steps
         valid = rest == 0 and 1 <= steps <= most
         allowed = f"a multiple of {num_envs} environments, from {num_envs} to {num_envs * most}"
-        require("minibatch_size", self.minibatch_size, valid, allowed)
+        check_option("model.minibatch_size", self.minibatch_size, valid, allowed)
         return most // steps
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from lightning_rl.modules.base import require
+from lightning_rl.errors import check_option
 
 _MAX_SLICES = 10_000_000  # of a pass, which is a list of them
 
@@ -23,7 +23,7 @@ class Slice(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OuterLoop:
+class OuterLoopConfig:
     """Algorithm 1: collect real steps, train the world model on all of them, train the policy in it, and again.
 
     The first slice of a pass collects. After the last pass the run collects once more, and ends there if
@@ -60,14 +60,18 @@ class OuterLoop:
             "world_model_slice",
             "policy_slice",
         ):
-            require(f"outer_loop.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
+            check_option(f"model.outer_loop.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for number, factor in self.imagined_passes.items():
-            require(f"outer_loop.imagined_passes.{number}", factor, number >= 1 and factor >= 1, "at least 1")
+            check_option(
+                f"model.outer_loop.imagined_passes.{number}", factor, number >= 1 and factor >= 1, "at least 1"
+            )
         updates = max(self.first_world_model_updates, self.world_model_updates)
         steps = self.imagined_steps * max(self.imagined_passes.values(), default=1)
         for name, total in (("world_model_slice", updates), ("policy_slice", steps)):
             size = getattr(self, name)
-            require(f"outer_loop.{name}", size, total <= size * _MAX_SLICES, f"at least 1/{_MAX_SLICES} of {total}")
+            check_option(
+                f"model.outer_loop.{name}", size, total <= size * _MAX_SLICES, f"at least 1/{_MAX_SLICES} of {total}"
+            )
 
     def rollouts(self, pass_index: int, steps_per_rollout: int) -> int:
         """Imagined rollouts of a pass, the first of which has index 0."""

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor, nn
 
-from lightning_rl.cpu.micro_batches import MicroBatches, threads
+from lightning_rl.cpu.micro_batches import MicroBatchConfig, threads
 from lightning_rl.modules.simple.world_model import COLORS
 from lightning_rl.networks.world_model.next_frame import NextFramePredictor
 from lightning_rl.networks.world_model.timing_signal import TimingSignal
@@ -32,7 +32,7 @@ class Simulator:
         model: NextFramePredictor,
         reward_values: Float32[Tensor, "R"],
         *,
-        micro_batches: MicroBatches | None,
+        micro_batches: MicroBatchConfig | None,
         precision: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self._reward_values = reward_values

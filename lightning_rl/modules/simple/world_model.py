@@ -11,15 +11,15 @@ from jaxtyping import Bool, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_rl.cpu.micro_batches import MicroBatches
+from lightning_rl.cpu.micro_batches import MicroBatchConfig
+from lightning_rl.errors import check_option
 from lightning_rl.losses.world_model import (
     clipped_cross_entropy,
     clipped_frame_cross_entropy,
     clipped_frame_squared_error,
 )
-from lightning_rl.modules.base import require
 from lightning_rl.modules.simple.ramps import exponential_ramp, linear_ramp
-from lightning_rl.networks.world_model.latent import DiscreteLatent, LatentMixing
+from lightning_rl.networks.world_model.latent import LatentConfig, LatentMixing
 from lightning_rl.networks.world_model.next_frame import NextFrame, NextFramePredictor, Pooling
 from lightning_rl.types import TensorFields, Windows
 
@@ -34,7 +34,7 @@ _Losses = Callable[[NextFrame, slice], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorldModelOptions:
+class WorldModelConfig:
     """Size of the world model, and how it learns.
 
     Args:
@@ -72,7 +72,7 @@ class WorldModelOptions:
     """
 
     pixels: Literal["softmax", "squared"] = "softmax"
-    latent: DiscreteLatent | None = field(default_factory=DiscreteLatent)
+    latent: LatentConfig | None = field(default_factory=LatentConfig)
     recurrent_size: int = 64
     hidden: int = 96
     compress_steps: int = 6
@@ -95,13 +95,13 @@ class WorldModelOptions:
 
     def __post_init__(self) -> None:
         for name in ("hidden", "compress_steps", "num_targets", "batch_size", "warm_up", "ramp"):
-            require(f"world_model.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
+            check_option(f"model.world_model.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("recurrent_size", "filter_double_steps", "frame_cutoff", "reward_cutoff"):
-            require(f"world_model.{name}", getattr(self, name), getattr(self, name) >= 0, "at least 0")
+            check_option(f"model.world_model.{name}", getattr(self, name), getattr(self, name) >= 0, "at least 0")
         for name in ("dropout", "residual_dropout"):
-            require(f"world_model.{name}", getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
+            check_option(f"model.world_model.{name}", getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("learning_rate", "max_grad_norm", "frame_weight", "reward_weight"):
-            require(f"world_model.{name}", getattr(self, name), getattr(self, name) > 0, "positive")
+            check_option(f"model.world_model.{name}", getattr(self, name), getattr(self, name) > 0, "positive")
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -123,7 +123,9 @@ class WorldModelOptions:
             ValueError: frames that are not RGB, or too small for so many compressing steps.
         """
         height, width, channels = obs_shape
-        require("obs_shape", tuple(obs_shape), channels % COLORS == 0, "height, width and channels of RGB frames")
+        check_option(
+            "model.obs_shape", tuple(obs_shape), channels % COLORS == 0, "height, width and channels of RGB frames"
+        )
         return NextFramePredictor(
             (height, width, COLORS),
             num_actions,
@@ -153,7 +155,7 @@ class WorldModelBatch(TensorFields):
     def __len__(self) -> int:
         return len(self.windows)
 
-    def split(self, micro_batches: MicroBatches) -> Sequence["WorldModelBatch"]:
+    def split(self, micro_batches: MicroBatchConfig) -> Sequence["WorldModelBatch"]:
         """The same windows in consecutive parts."""
         parts = micro_batches.even_parts(len(self), samples_each=self.windows.actions.shape[1])
         return [WorldModelBatch(windows=self.windows.rows(part), update=self.update) for part in parts]
@@ -191,7 +193,7 @@ def own_frame_probability(update: int, ramp: int) -> float:
 def window_losses(
     model: NextFramePredictor,
     batch: WorldModelBatch,
-    options: WorldModelOptions,
+    options: WorldModelConfig,
     *,
     reward_values: Float32[Tensor, "R"],
     generator: torch.Generator,
@@ -286,7 +288,7 @@ def _columns(steps: Shaped[Tensor, "N P *rest"]) -> Shaped[Tensor, "P*N *rest"]:
 
 def _losses(
     windows: Windows,
-    options: WorldModelOptions,
+    options: WorldModelConfig,
     reward_values: Float32[Tensor, "R"],
     predicted: NextFrame,
     steps: slice,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiscreteLatent:
+class LatentConfig:
     """Sizes and noise of the latent code of a next frame.
 
     Args:

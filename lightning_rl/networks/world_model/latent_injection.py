@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor, nn
 
 from lightning_rl.networks.world_model.injection import Injection
-from lightning_rl.networks.world_model.latent import DiscreteLatent, LatentMixing
+from lightning_rl.networks.world_model.latent import LatentConfig, LatentMixing
 from lightning_rl.networks.world_model.posterior import Posterior
 from lightning_rl.networks.world_model.prior import BitPrior
 
@@ -36,7 +36,7 @@ class LatentInjection(nn.Module):
         num_actions: int,
         *,
         hidden: int,
-        config: DiscreteLatent,
+        config: LatentConfig,
     ) -> None:
         super().__init__()
         height, width, channels = bottleneck_shape

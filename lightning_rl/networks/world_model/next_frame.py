@@ -14,7 +14,7 @@ from lightning_rl.networks.init import uniform_unit_scaling_
 from lightning_rl.networks.output_linear import OutputLinear
 from lightning_rl.networks.world_model.encoder_decoder import Down, Middle, Up
 from lightning_rl.networks.world_model.injection import Injection
-from lightning_rl.networks.world_model.latent import DiscreteLatent, LatentMixing
+from lightning_rl.networks.world_model.latent import LatentConfig, LatentMixing
 from lightning_rl.networks.world_model.latent_injection import LatentInjection
 from lightning_rl.networks.world_model.memory import Memory
 from lightning_rl.networks.world_model.pixels import PixelLogits, PixelValues, most_likely_frames, standardized
@@ -22,7 +22,7 @@ from lightning_rl.networks.world_model.timing_signal import TimingSignal
 
 Pixels = Literal["softmax", "squared"]
 Pooling = Literal["mean", "mean_max"]
-Code = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+LatentSource = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 
 class NextFrame(NamedTuple):
@@ -116,7 +116,7 @@ class NextFramePredictor(nn.Module):
         dropout: float = 0.15,
         residual_dropout: float = 0.5,
         pixels: Pixels = "softmax",
-        latent: DiscreteLatent | None = DiscreteLatent(),  # noqa: B008  # frozen
+        latent: LatentConfig | None = LatentConfig(),  # noqa: B008  # frozen
         recurrent_size: int = 64,
         pooling: Pooling = "mean",
         predict_ends: bool = True,
@@ -246,7 +246,7 @@ class NextFramePredictor(nn.Module):
         return known, self.memory(known, state)
 
     def _predicted(
-        self, obs: Tensor, actions: Tensor, state: Tensor | None, code: Code, generator: torch.Generator | None
+        self, obs: Tensor, actions: Tensor, state: Tensor | None, code: LatentSource, generator: torch.Generator | None
     ) -> NextFrame:
         known, next_state = self._recalled(obs, state)
         action = functional.one_hot(actions, self.num_actions).float()

@@ -10,7 +10,7 @@ from torch.nn import functional
 from lightning_rl.cpu.patch_conv import PatchConv
 from lightning_rl.networks.output_linear import OutputLinear
 from lightning_rl.networks.world_model.injection import Injection
-from lightning_rl.networks.world_model.latent import DiscreteLatent
+from lightning_rl.networks.world_model.latent import LatentConfig
 from lightning_rl.networks.world_model.timing_signal import TimingSignal
 
 _NUM_HEADS = 4
@@ -57,7 +57,7 @@ class Posterior(nn.Module):
         tensor2tensor, models/video/basic_stochastic.py, `inject_latent`, and common_layers.py, `double_discriminator`
     """
 
-    def __init__(self, obs_shape: Sequence[int], num_actions: int, *, hidden: int, config: DiscreteLatent) -> None:
+    def __init__(self, obs_shape: Sequence[int], num_actions: int, *, hidden: int, config: LatentConfig) -> None:
         super().__init__()
         height, width, channels = obs_shape
         self.embed = nn.Conv2d(channels, hidden, 1)

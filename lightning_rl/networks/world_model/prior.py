@@ -8,7 +8,7 @@ from torch.nn import functional
 from lightning_rl.networks.dropout import dropped_out
 from lightning_rl.networks.init import unit_scaling_lstm_
 from lightning_rl.networks.output_linear import OutputLinear
-from lightning_rl.networks.world_model.latent import DiscreteLatent
+from lightning_rl.networks.world_model.latent import LatentConfig
 
 _ONE = 2.0**40
 """Chances are added as integers of this unit: on a GPU torch adds floats up in no fixed order."""
@@ -29,7 +29,7 @@ class BitPrior(nn.Module):
 
     powers: Tensor
 
-    def __init__(self, num_features: int, config: DiscreteLatent) -> None:
+    def __init__(self, num_features: int, config: LatentConfig) -> None:
         super().__init__()
         size, num_values = config.prior_size, 2**config.bits_per_symbol
         self.config = config

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_rl.cpu.micro_batches import MicroBatches
+from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.replay import ReplayBuffer
 from lightning_rl.losses.returns import discounts_from, generalized_advantages
 from lightning_rl.modules.ppo import PPOBatch
 from lightning_rl.modules.simple.module import SimPLeModule
-from lightning_rl.modules.simple.outer_loop import OuterLoop
+from lightning_rl.modules.simple.outer_loop import OuterLoopConfig
 from lightning_rl.modules.simple.world_model import WorldModelBatch
 from lightning_rl.protocols import Replay, Source, WorldModel
 from lightning_rl.types import Rollout
@@ -233,7 +233,7 @@ def test_a_recurrent_model_imagines_from_its_state_and_the_newest_frame_of_the_s
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_that_were_cast_once_imagine_what_weights_that_are_cast_at_each_step_do(kind: str) -> None:
-    learner = module(kind, micro_batches=MicroBatches(size=4, num_threads=1))
+    learner = module(kind, micro_batches=MicroBatchConfig(size=4, num_threads=1))
     learner._autocast = torch.bfloat16
     once, each = learner.simulator(), learner.simulator()
     each._model = learner.world_model
@@ -276,7 +276,7 @@ def test_without_ends_an_imagined_episode_never_ends() -> None:
 
 def test_a_row_says_what_imagined_steps_earned(source: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = {"first_world_model_updates": 1, "world_model_updates": 1, "imagined_steps": 48, "policy_slice": 2}
-    learner = module(outer_loop=OuterLoop(imagined_passes={}, **loop))
+    learner = module(outer_loop=OuterLoopConfig(imagined_passes={}, **loop))
     imagine, means = learner.imagined_rollout, []
 
     def recorded(replay: Replay, generator: torch.Generator) -> Rollout:

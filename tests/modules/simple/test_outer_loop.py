@@ -2,9 +2,9 @@
 
 import pytest
 
-from lightning_rl.modules.simple.outer_loop import OuterLoop, Slice
+from lightning_rl.modules.simple.outer_loop import OuterLoopConfig, Slice
 
-PAPER = OuterLoop()
+PAPER = OuterLoopConfig()
 STEPS = 16 * 50
 
 
@@ -22,7 +22,7 @@ def test_the_papers_loop_trains_the_world_model_three_times_as_long_at_first() -
 
 
 def test_slices_come_in_order_and_only_the_first_collects() -> None:
-    loop = OuterLoop(first_world_model_updates=7, world_model_slice=3, imagined_steps=50, policy_slice=4)
+    loop = OuterLoopConfig(first_world_model_updates=7, world_model_slice=3, imagined_steps=50, policy_slice=4)
 
     assert loop.slices(0, 10) == [
         Slice("world model", True, 3),
@@ -36,9 +36,9 @@ def test_slices_come_in_order_and_only_the_first_collects() -> None:
 @pytest.mark.parametrize("option", ["world_model_updates", "imagined_steps", "policy_slice"])
 def test_nothing_is_refused_by_its_name(option: str) -> None:
     with pytest.raises(ValueError, match=f"model.outer_loop.{option} must be at least 1, found 0"):
-        OuterLoop(**{option: 0})  # type: ignore[arg-type]  # all that are tried are numbers
+        OuterLoopConfig(**{option: 0})  # type: ignore[arg-type]  # all that are tried are numbers
 
 
 def test_a_pass_that_imagines_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"imagined_passes\.8 must be at least 1, found 0"):
-        OuterLoop(imagined_passes={8: 0})
+        OuterLoopConfig(imagined_passes={8: 0})

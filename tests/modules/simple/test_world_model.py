@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from lightning_rl.cpu.micro_batches import MicroBatches
+from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.losses.world_model import clipped_cross_entropy, clipped_frame_squared_error
 from lightning_rl.modules.simple.world_model import (
     WorldModelBatch,
@@ -121,7 +121,7 @@ def test_probabilities_grow_as_in_the_released_code() -> None:
 def test_micro_batches_hold_every_window_once() -> None:
     batch = WorldModelBatch(windows=windows(7), update=3)
 
-    parts = batch.split(MicroBatches(size=8, num_threads=2))
+    parts = batch.split(MicroBatchConfig(size=8, num_threads=2))
 
     assert torch.equal(torch.cat([part.windows.frames for part in parts]), batch.windows.frames)
     assert {part.update for part in parts} == {3}

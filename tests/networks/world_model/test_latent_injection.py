@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from lightning_rl.networks.world_model.latent import DiscreteLatent, LatentMixing
+from lightning_rl.networks.world_model.latent import LatentConfig, LatentMixing
 from lightning_rl.networks.world_model.latent_injection import LatentInjection, straight_through_sign
 
 N, K, H, W, C, A, B = 5, 2, 9, 13, 3, 2, 4
@@ -11,7 +11,7 @@ QUIET = {"noise": 0.0, "deviation": 0.0, "prior_dropout": 0.0}
 
 
 def make(num_bits: int = B, **noise: float) -> LatentInjection:
-    config = DiscreteLatent(num_bits=num_bits, bits_per_symbol=2, channels=3, prior_size=5, **(QUIET | noise))
+    config = LatentConfig(num_bits=num_bits, bits_per_symbol=2, channels=3, prior_size=5, **(QUIET | noise))
     return LatentInjection((H, W, K), (1, 1, C), A, hidden=5, config=config)
 
 

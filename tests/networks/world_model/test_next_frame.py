@@ -5,12 +5,12 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from lightning_rl.networks.world_model.latent import DiscreteLatent, LatentMixing
+from lightning_rl.networks.world_model.latent import LatentConfig, LatentMixing
 from lightning_rl.networks.world_model.next_frame import Imagined, NextFrame, NextFramePredictor
 from tests.support import reference
 
 N, H, W, C, K, A, R, S = 2, 7, 11, 3, 2, 5, 4, 3
-LATENT = DiscreteLatent(num_bits=6, bits_per_symbol=3, channels=3, prior_size=5)
+LATENT = LatentConfig(num_bits=6, bits_per_symbol=3, channels=3, prior_size=5)
 DOWN = [(96, 192), (192, 384), (384, 768), (768, 768), (768, 768), (768, 768)]
 MIXING = LatentMixing(discrete=0.5, prior=0.5, use=0.5)
 
@@ -260,7 +260,7 @@ def test_a_code_is_not_drawn_without_a_generator() -> None:
 
 def test_the_frame_to_come_reaches_the_prediction_through_the_code_alone() -> None:
     (obs, actions, target), other = inputs(), inputs()[2]
-    model, deterministic = make(latent=DiscreteLatent(num_bits=66, bits_per_symbol=3, channels=3)), make(latent=None)
+    model, deterministic = make(latent=LatentConfig(num_bits=66, bits_per_symbol=3, channels=3)), make(latent=None)
 
     assert not equal(model(obs, actions, target=target), model(obs, actions, target=other))
     assert equal(deterministic(obs, actions, target=target), deterministic(obs, actions, target=other))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lightning_rl.networks.world_model.latent import DiscreteLatent
+from lightning_rl.networks.world_model.latent import LatentConfig
 from lightning_rl.networks.world_model.posterior import AttentivePool, Posterior
 
 N, C = 2, 3
@@ -21,7 +21,7 @@ def test_a_pool_is_a_dense_layer_of_the_mean_and_four_weighted_means() -> None:
 
 @pytest.mark.parametrize(("size", "positions"), [((64, 64), [(16, 16), (4, 4)]), ((13, 22), [(4, 6), (1, 2)])])
 def test_there_is_an_output_for_each_four_pixels_begun(size: tuple[int, int], positions: list[tuple[int, int]]) -> None:
-    posterior = Posterior((*size, C), 2, hidden=3, config=DiscreteLatent(num_bits=8, channels=2))
+    posterior = Posterior((*size, C), 2, hidden=3, config=LatentConfig(num_bits=8, channels=2))
     found = []
     for pool in (posterior.first_pool, posterior.second_pool):
         pool.register_forward_pre_hook(lambda _, inputs: found.append(tuple(inputs[0].shape[2:])))

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from lightning_rl.networks.world_model.latent import DiscreteLatent
+from lightning_rl.networks.world_model.latent import LatentConfig
 from lightning_rl.networks.world_model.prior import BitPrior
 from tests.support import reference
 
 N, F = 3, 7
-CONFIG = DiscreteLatent(num_bits=10, bits_per_symbol=2, prior_size=11, prior_dropout=0.0)
+CONFIG = LatentConfig(num_bits=10, bits_per_symbol=2, prior_size=11, prior_dropout=0.0)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -51,7 +51,7 @@ def test_symbols_are_bits_and_bits_are_symbols() -> None:
 
 
 def test_codes_are_drawn_as_often_as_the_loss_says() -> None:
-    config = DiscreteLatent(num_bits=4, bits_per_symbol=2, prior_size=5)
+    config = LatentConfig(num_bits=4, bits_per_symbol=2, prior_size=5)
     prior, count = BitPrior(F, config), 20_011
     features = torch.randn(1, F)
     every = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4)
@@ -80,7 +80,7 @@ def test_codes_are_the_generators_alone() -> None:
 
 
 def test_dropout_needs_a_generator() -> None:
-    prior = BitPrior(F, DiscreteLatent(num_bits=10, bits_per_symbol=2, prior_size=11, prior_dropout=0.5))
+    prior = BitPrior(F, LatentConfig(num_bits=10, bits_per_symbol=2, prior_size=11, prior_dropout=0.5))
     features, bits = torch.randn(N, F), codes()
 
     assert torch.equal(prior(features, bits), prior(features, bits))
@@ -108,4 +108,4 @@ def test_the_prior_is_float32_under_mixed_precision() -> None:
 
 def test_bits_that_are_no_whole_symbols_are_refused() -> None:
     with pytest.raises(ValueError, match="num_bits must be a multiple of bits_per_symbol 8, found 12"):
-        DiscreteLatent(num_bits=12)
+        LatentConfig(num_bits=12)
