@@ -14,7 +14,7 @@ from lightning_rl.callbacks.reconstructions import AutoencoderPictures
 from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.modules.impala_vae import ImpalaVAEModule, VAEConfig
 from lightning_rl.modules.ppo_distill import PPODistillModule
-from tests.callbacks.full_disk import RememberingWandb, leave_no_room_for
+from tests.support.full_disk import RememberingWandb, leave_no_room_for
 from tests.support.runs import fit
 
 LATENT = 3

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_rl.runs.metrics_csv import MetricsCSV, read_metrics
 from lightning_rl.runs.wandb_run import end_run, log_media, use_env_steps_axis
-from tests.callbacks.full_disk import RememberingWandb
+from tests.support.full_disk import RememberingWandb
 from tests.support.wandb_reader import read_history, read_run_id, read_step_metrics
 
 
