@@ -57,8 +57,8 @@ class RecurrentInputs(TensorFields):
             state=torch.zeros(num_envs, 0),
         )
 
-    def rows(self, which: Bool[Tensor, "B"]) -> "RecurrentInputs":
-        """Of some of the environments."""
+    def rows(self, which: Bool[Tensor, "B"] | slice) -> "RecurrentInputs":
+        """Those of some of the environments."""
         return self.map_tensors(lambda tensor: tensor[which])
 
 

@@ -1,6 +1,5 @@
 """Every config file: it parses, builds and trains, says nothing twice, and holds the papers' numbers."""
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,10 @@ import torch
 import yaml
 
 import lightning_rl
-from lightning_rl import PPODistillModule, ProcgenDataModule
+from lightning_rl import PPOModule, ProcgenDataModule
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.program import main
+from lightning_rl.cli.registry import constructor_options
 from tests.support.runs import CONFIGS, ENV_STEPS, load, tiny
 
 METHODS = sorted(CONFIGS.glob("*.yaml"))
@@ -80,10 +80,10 @@ def test_it_trains_two_iterations(config: Path, overlay: Path | None, tmp_path: 
 @pytest.mark.parametrize("path", METHODS + OVERLAYS, ids=name)
 def test_it_repeats_no_default_of_a_class(path: Path) -> None:
     config: dict[str, Any] = yaml.safe_load(path.read_text())
-    for section, default in (("model", PPODistillModule), ("data", ProcgenDataModule)):
+    for section, default in (("model", PPOModule), ("data", ProcgenDataModule)):
         class_path = config.get(section, {}).get("class_path", f"lightning_rl.{default.__name__}")
         owner = getattr(lightning_rl, class_path.removeprefix("lightning_rl."))
-        parameters = inspect.signature(owner).parameters
+        parameters = constructor_options(owner)
         for key, value in config.get(section, {}).get("init_args", {}).items():
             if key != "game":  # what a run is about may be said
                 assert value != parameters[key].default, f"{section}.{key} {value} is the default"
@@ -98,7 +98,6 @@ def test_ppo_is_openais_baseline() -> None:
     assert (model.epsilon, model.value_epsilon, model.max_grad_norm) == (0.2, 0.2, 0.5)
     assert model.loss_weights == {"policy": 1.0, "value": 0.5, "entropy": 0.01}
     assert model.normalize_advantages == "minibatch"
-    assert model.distillation is None
     assert (data.distribution_mode, data.num_levels, data.start_level) == ("easy", 200, 0)
     assert data.total_env_steps == 25_000_000
     scaling = cli.config.fit.data.init_args
@@ -114,7 +113,7 @@ def test_ppo_atari_is_table_5_of_schulman() -> None:
     assert (data.num_envs, data.num_steps, model.minibatch_size, model.epochs) == (8, 128, 32 * 8, 3)
     assert model.batches_per_iteration(data.num_steps, data.num_envs) == 12
     assert model.loss_weights == {"policy": 1.0, "value": 2.0, "entropy": 0.01}  # of half the squared error
-    assert (model.value_epsilon, model.distillation) == (None, None)
+    assert model.value_epsilon is None
     assert (data.total_env_steps, data.frame_stack, data.reward_clipping) == (10_000_000, 4, True)
     assert (data.sticky_actions, data.max_no_ops, data.max_episode_steps) == (False, 8, 108_000 // 4)
     assert (data.game, data.obs_shape, data.num_actions) == ("pong", (105, 80, 12), 6)
@@ -145,7 +144,9 @@ def test_ppo_distill_rnd_is_openais_ppo_with_a_normalised_intrinsic_reward() -> 
     assert (distillation.normalization, distillation.intrinsic_weight, distillation.dropout) == normalised
     assert cli.config.fit.data == alone.config.fit.data
     given, ppos = (each.config.fit.model.init_args.as_dict() for each in (cli, alone))
-    assert {key: value for key, value in given.items() if value != ppos[key]}.keys() == {"distillation"}
+    assert {key: value for key, value in given.items() if key not in ppos or value != ppos[key]}.keys() == {
+        "distillation"
+    }
 
 
 @pytest.mark.parametrize("config", ["impala.yaml", "impala_vae.yaml"])

@@ -22,7 +22,7 @@ from lightning_rl.cli.program import main
 from lightning_rl.distributed import collectives
 from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.modules.base import RLModule
-from lightning_rl.modules.impala_vae import Unrolls
+from lightning_rl.modules.impala import Unrolls
 from lightning_rl.types import TensorFields
 from tests.support.runs import ENV_STEPS, differences, fit_args, load, rows, start_ranks, unlike, wait_until
 

@@ -103,3 +103,34 @@ def with_run_config(args: list[str]) -> list[str]:
     folder = Path(run_dir) if named[-1] in ("last", "best") else Path(named[-1]).parent
     config = folder / "config.yaml"
     return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args
+
+
+_SPLIT = {"PPODistillModule": ("distillation", "PPOModule"), "ImpalaVAEModule": ("vae", "ImpalaModule")}
+"""Classes that once served two methods, the option whose null meant the plain one, and that one's class."""
+
+
+def with_todays_classes(args: list[str]) -> list[str]:
+    """Reads configs of runs from before the plain methods had classes of their own as what they mean today.
+
+    Such a file is replaced by its text with today's class, which the parser takes as well.
+    """
+    given = list(args)
+    for index, value in enumerate(given):
+        path = value.removeprefix("--config=")
+        if path == value and (index == 0 or given[index - 1] not in ("--config", "-c")):
+            continue
+        with suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # what is wrong the parser will tell
+            if (text := _with_todays_class(Path(path).read_text(encoding="utf-8"))) is not None:
+                given[index] = value[: len(value) - len(path)] + text
+    return given
+
+
+def _with_todays_class(text: str) -> str | None:
+    """The config with the class of the plain method; None where it names no class that was split."""
+    config = yaml.safe_load(text)
+    model = config["model"]
+    option, plain = _SPLIT[model["class_path"].rpartition(".")[2]]
+    if model["init_args"][option] is not None:
+        return None
+    rest = {key: value for key, value in model["init_args"].items() if key not in (option, "surprise")}
+    return yaml.safe_dump(config | {"model": {"class_path": f"lightning_rl.{plain}", "init_args": rest}})

@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import inspect
 import re
 import sys
 from dataclasses import is_dataclass
@@ -11,7 +10,7 @@ from typing import get_args
 from pytorch_lightning import Trainer
 
 from lightning_rl.cli.config_files import values
-from lightning_rl.cli.registry import CLASSES
+from lightning_rl.cli.registry import CLASSES, constructor_options
 
 _MAX_LINE = 2000  # characters of a message
 
@@ -97,14 +96,14 @@ def _options(parent: str, *, lacking: str) -> list[str]:
     head, *rest = parent.split(".")
     owners = [Trainer] if head == "trainer" else CLASSES.get(head, list)()
     for name in rest:
-        annotations = [inspect.signature(c).parameters[name].annotation for c in owners if name in _names(c)]
+        annotations = [constructor_options(c)[name].annotation for c in owners if name in _names(c)]
         owners = [part for annotation in annotations for part in get_args(annotation) if is_dataclass(part)]
     refusing = [_names(owner) for owner in owners if lacking not in _names(owner)]
     return list(dict.fromkeys(name for names in refusing for name in names)) if parent else _OWN_OPTIONS
 
 
 def _names(owner: type) -> list[str]:
-    return list(inspect.signature(owner).parameters)
+    return list(constructor_options(owner))
 
 
 def say(message: str) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_rl.cli.command import RunCLI
-from lightning_rl.cli.config_files import with_run_config
+from lightning_rl.cli.config_files import with_run_config, with_todays_classes
 from lightning_rl.cli.error_messages import say, short_message
 from lightning_rl.cli.run_location import launchers_run_dir
 from lightning_rl.cpu import allocator
@@ -45,7 +45,7 @@ def main(args: list[str] | None = None) -> int:
 
 def _answered(given: list[str], signal_watcher: SignalWatcher) -> int:
     try:
-        cli = RunCLI(with_run_config(given), signal_watcher=signal_watcher)
+        cli = RunCLI(with_todays_classes(with_run_config(given)), signal_watcher=signal_watcher)
     except (UsageError, ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
         say(short_message(str(error), given))
         return 2

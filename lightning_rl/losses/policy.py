@@ -42,6 +42,27 @@ def entropy(logits: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
+def policy_gradient_loss(
+    log_probs: Float[Tensor, "*batch"], advantages: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """Policy-gradient loss of each action.
+
+        −A log π(a|x)
+
+    Args:
+        log_probs: log π(a|x) of the policy being learned.
+        advantages: A.
+
+    Returns:
+        The loss of each action; gradient reaches `log_probs` only.
+
+    Reference:
+        Sutton et al. 2000, Policy gradient methods for reinforcement learning with function approximation, theorem 1;
+        Espeholt et al. 2018, IMPALA, section 4.2, https://arxiv.org/abs/1802.01561
+    """
+    return -(log_probs * advantages.detach())
+
+
 def clipped_surrogate_loss(
     *,
     log_probs: Float[Tensor, "*batch"],

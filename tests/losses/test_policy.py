@@ -6,7 +6,14 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from lightning_rl.losses.policy import approx_kl, clip_fraction, clipped_surrogate_loss, entropy, log_probs_of
+from lightning_rl.losses.policy import (
+    approx_kl,
+    clip_fraction,
+    clipped_surrogate_loss,
+    entropy,
+    log_probs_of,
+    policy_gradient_loss,
+)
 from tests.support import reference
 from tests.support.compare import Array, assert_matches, rounded, tensor
 
@@ -236,3 +243,20 @@ def test_clip_fraction_carries_no_gradient() -> None:
     log_probs = torch.tensor([-1.0, -2.0], requires_grad=True)
 
     assert not clip_fraction(log_probs=log_probs, behavior_log_probs=log_probs, epsilon=EPSILON).requires_grad
+
+
+def test_policy_gradient_is_the_advantage_times_one_hot_minus_softmax() -> None:
+    logits, actions = tensor(draw_logits(seed=1)).requires_grad_(), draw_actions()
+    advantages = torch.from_numpy(np.random.default_rng(3).normal(size=actions.shape)).to(logits)
+    advantages.requires_grad_()
+
+    loss = policy_gradient_loss(log_probs_of(actions, logits), advantages)
+    loss.sum().backward()
+
+    softmax = torch.from_numpy(np.exp(draw_logits(seed=1)))
+    softmax /= softmax.sum(-1, keepdim=True)
+    one_hot = torch.nn.functional.one_hot(actions, NUM_ACTIONS)
+    assert loss.shape == actions.shape
+    assert advantages.grad is None
+    assert logits.grad is not None
+    assert_matches(logits.grad, ((softmax - one_hot) * advantages.detach().unsqueeze(-1)).numpy())

@@ -13,16 +13,9 @@ from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.collector import Collector
 from lightning_rl.envs.imagined import ImaginedVectorEnv, Outcomes
 from lightning_rl.errors import check_option
-from lightning_rl.losses.returns import discounts_from
 from lightning_rl.modules.base import Objective, RLModule
 from lightning_rl.modules.optimizers import JointOptimizer, adam
-from lightning_rl.modules.ppo import (
-    DistilledTrajectories,
-    PPOBatch,
-    normalized_over_ranks,
-    policy_objective,
-    value_loss,
-)
+from lightning_rl.modules.ppo import PPOBatch, Trajectories, normalized_over_ranks, ppo_objective
 from lightning_rl.modules.simple.outer_loop import OuterLoopConfig, Slice
 from lightning_rl.modules.simple.simulator import Simulator
 from lightning_rl.modules.simple.world_model import COLORS, WorldModelBatch, WorldModelConfig, window_losses
@@ -296,15 +289,10 @@ class SimPLeModule(RLModule):
             yield trajectories.minibatch(indices.to(self.device))
 
     @torch.no_grad()
-    def trajectories(self, rollout: Rollout, last_values: Float32[Tensor, "B 1"]) -> DistilledTrajectories:
-        """The rollout with its advantages, normalised over all of it, and returns."""
-        trajectories = DistilledTrajectories.from_rollout(
-            rollout,
-            rewards=rollout.rewards.unsqueeze(-1),
-            discounts=discounts_from(rollout.terminated, self.gamma).unsqueeze(-1),
-            last_values=last_values,
-            weights=[1.0],
-            lambda_=self.lambda_,
+    def trajectories(self, rollout: Rollout, last_values: Float32[Tensor, "B 1"]) -> Trajectories:
+        """The rollout with its advantages, normalized over all of it, and returns."""
+        trajectories = Trajectories.from_rollout(
+            rollout, gamma=self.gamma, lambda_=self.lambda_, last_values=last_values[:, 0]
         )
         return replace(trajectories, advantages=normalized_over_ranks(trajectories.advantages))
 
@@ -329,5 +317,4 @@ class SimPLeModule(RLModule):
             )
             return Objective(losses, {})
         logits, values = self.network(batch.obs)
-        losses, metrics = policy_objective(batch, logits, epsilon=self.epsilon)
-        return Objective({**losses, "value": value_loss(batch, values)}, metrics)
+        return ppo_objective(batch, logits, values[:, 0], epsilon=self.epsilon, value_epsilon=None)
