@@ -25,10 +25,10 @@ from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout, TensorFiel
 
 @dataclass(frozen=True, kw_only=True)
 class Unrolls(TensorFields):
-    """`T` steps of `B` environments to learn from; `obs[T]` is there to bootstrap from. See `Rollout`.
+    """A batch of unrolls: `T` steps of `B` environments, and a last frame to bootstrap from. See `Rollout`.
 
-    `rewards` is what V-trace sums: clipped, and with further rewards that a method adds. `env_rewards` is what the
-    environment gave, and what the network takes as the previous reward.
+    `rewards` are the clipped rewards that V-trace uses, plus those that a method adds. `env_rewards` are the rewards of
+    the environment, which the network receives as the previous reward.
     """
 
     actions: Int64[Tensor, "T B"]
@@ -44,7 +44,7 @@ class Unrolls(TensorFields):
         return self.actions.shape[1]
 
     def split(self, micro_batches: MicroBatchConfig) -> Sequence["Unrolls"]:
-        """The same unrolls in even parts of at most `size` frames, but of one unroll at least."""
+        """The unrolls in even parts of at most `size` frames, but at least one unroll each."""
         return [self._columns(part) for part in micro_batches.even_parts(len(self), samples_each=len(self.obs))]
 
     def _columns(self, columns: slice) -> "Unrolls":
@@ -56,8 +56,8 @@ class Unrolls(TensorFields):
 class ImpalaModule(RLModule):
     """Importance-weighted actor-learner architecture.
 
-    The losses of policy, value and entropy are summed over the batch, as in the source, and not averaged: learning rate
-    and the bound on the gradient's norm are sizes of such sums. What is logged are means.
+    As in the published code, the losses are summed over the batch, not averaged; learning rate and gradient bound are
+    meant for such sums. Logged losses are means.
 
     Args:
         num_actions: actions of the environment.
@@ -69,8 +69,8 @@ class ImpalaModule(RLModule):
         max_abs_reward: bound on the game's rewards while learning; null for none.
         value_weight: factor on the value loss.
         entropy_weight: factor on the entropy bonus.
-        learning_rate: Adam's, for policy and value.
-        adam_epsilon: Adam's ε, likewise.
+        learning_rate: Adam's learning rate for policy and value.
+        adam_epsilon: Adam's ε for policy and value.
         max_grad_norm: bound on the norm of the gradient of policy and value.
         micro_batches: cut the batch into cache-sized parts (CPU); null computes it at once (GPU).
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
@@ -133,7 +133,7 @@ class ImpalaModule(RLModule):
 
     @property
     def latent_size(self) -> int:
-        """Numbers that the network takes beside the frame; none here."""
+        """Size of the latent that the network receives beside the frame; 0 without an autoencoder."""
         return 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -142,15 +142,15 @@ class ImpalaModule(RLModule):
 
     @property
     def agent_group(self) -> dict[str, Any]:
-        """The optimizer's parameter group of policy and value."""
+        """The optimizer's parameter group for policy and value."""
         return {"params": self.network.parameters(), "lr": self.learning_rate, "eps": self.adam_epsilon}
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
-        """One: an unroll of each environment."""
+        """One batch: an unroll of each environment."""
         return 1
 
     def batches(self, source: Source) -> Iterator[Batch]:
-        """One unroll of each environment, learned from once."""
+        """Yields one unroll of each environment."""
         yield self.unrolls(source.collect(self).to(self.device))
 
     def unrolls(self, rollout: Rollout) -> Unrolls:
@@ -177,7 +177,7 @@ class ImpalaModule(RLModule):
         recurrent_inputs: RecurrentInputs | None = None,
         greedy: bool = False,
     ) -> ActorOutput:
-        """One step of the network under the trainer's precision; all noise is drawn on the CPU with `generator`."""
+        """One step of the network under the trainer's precision; noise and actions are sampled on the CPU."""
         num_envs = len(obs)
         inputs = recurrent_inputs or RecurrentInputs.initial(num_envs)
         frames, inputs = torch.from_numpy(obs).to(self.device), inputs.to(self.device)
@@ -198,23 +198,20 @@ class ImpalaModule(RLModule):
         )
 
     def draw_noise(self, num_envs: int, generator: torch.Generator, *, greedy: bool) -> Float32[Tensor, "B Z"] | None:
-        """The noise of latents that are sampled, on the CPU; None where there is none."""
+        """Noise for sampling the latents, on the CPU; None if they are not sampled."""
         return None
 
     def latents(self, frames: UInt8[Tensor, "N H W C"], noise: Float32[Tensor, "N Z"] | None) -> Float[Tensor, "N Z"]:
-        """What the network takes beside each frame; nothing here."""
+        """Latents of the frames; of size 0 without an autoencoder."""
         return torch.zeros(len(frames), 0, device=frames.device)
 
     def weights(self, batch: Any) -> dict[str, float]:
-        """Means times the number of transitions are the source's sums.
-
-        Ranks average their gradients, and the sum is over the transitions of all.
-        """
+        """Loss weights times the number of transitions of all ranks: means become the published code's sums."""
         num_transitions = batch.actions.numel() * collectives.world_size()
         return {name: weight * num_transitions for name, weight in self.loss_weights.items()}
 
     def objective(self, batch: Any, generator: torch.Generator) -> Objective:
-        """Policy gradient, value and entropy losses, means over the steps."""
+        """Policy-gradient, value and entropy losses; means over the steps."""
         return self.vtrace_objective(batch, self.latents(batch.obs.flatten(0, 1), None))
 
     def vtrace_objective(self, batch: Unrolls, latents: Float[Tensor, "N Z"]) -> Objective:

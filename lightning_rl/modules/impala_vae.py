@@ -23,24 +23,25 @@ from lightning_rl.types import Rollout, TensorFields
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
-    """The autoencoder, how it learns, and what of it the policy sees.
+    """Options of the autoencoder: its size, how it learns, and what the policy sees of it.
 
-    The paper states the layers and the 64 latent dimensions; learning rate, β, update interval and the form of the
-    divergence are not stated, and are the tutorial's here.
+    The paper states the layers and the 64 latent dimensions. It does not state learning rate, β, update interval and
+    the form of the divergence; these are taken from the tutorial that it follows.
 
     Args:
         latent_size: length of the latent.
-        images: `binary`, greyscale above one half (the paper), or `rgb`, which keeps what that deletes.
-        deviation: of the normal likelihood of `rgb` images, whose values are 0 to 1.
+        images: what is encoded: `binary`, whether the gray level is above one half (the paper), or `rgb`, the frame.
+        deviation: standard deviation of the normal likelihood of `rgb` images, whose values are 0 to 1.
         feed: the policy sees a `sample` of the latent (the paper) or its `mean`. The noise of the sample is kept with
             the rollout, so that equal weights give equal log-probabilities.
-        joint_gradient: the policy's loss also trains the encoder; in the paper the two are updated independently.
-        learning_rate: Adam's, for the autoencoder.
-        beta: factor on the divergence.
-        kl: `sampled` estimates the divergence at the sample (the tutorial), `analytic` computes it.
-        update_interval: learner updates from one update of the autoencoder to the next.
-        minibatch_size: frames of one update of the autoencoder, which goes through the unrolls' frames in random order,
-            each once, after the policy's update; divides their number. Null updates it once, with the policy, on all.
+        joint_gradient: let the policy's loss also train the encoder; the paper updates the two independently.
+        learning_rate: Adam's learning rate for the autoencoder.
+        beta: weight of the divergence.
+        kl: `sampled` estimates the divergence from the sample (the tutorial), `analytic` computes it.
+        update_interval: learner updates between two updates of the autoencoder.
+        minibatch_size: frames of one update of the autoencoder, which then runs over all frames of the unrolls once, in
+            random order, after the policy's update; must divide their number. Null: one update on all frames, together
+            with the policy's.
         max_grad_norm: bound on the norm of the autoencoder's gradient.
 
     Raises:
@@ -78,11 +79,11 @@ class VAEConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SurpriseConfig:
-    """A reward for states that were likely, judged by the code of the episode's states so far.
+    """Options of the surprise-minimizing reward: the log-density of a state's latent under the episode's so far.
 
     Args:
         weight: factor on the log-density, which is added to the clipped reward of the game.
-        min_deviation: floor on the deviations of the distribution that is fitted to the states.
+        min_deviation: lower bound of the standard deviations of the fitted distribution.
 
     Raises:
         ValueError: a value outside its range.
@@ -100,9 +101,9 @@ class SurpriseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedUnrolls(Unrolls):
-    """Unrolls with the noise of the latents that the policy saw, and the surprise-minimizing rewards among `rewards`.
+    """Unrolls with the noise of the latents that the policy saw and the surprise-minimizing part of `rewards`.
 
-    `noise` is None where the policy sees the latent's mean, `surprise_rewards` where there are none.
+    `noise` is None if the policy sees the latents' means; `surprise_rewards` is None without such rewards.
     """
 
     noise: Float32[Tensor, "T+1 B Z"] | None
@@ -119,15 +120,15 @@ class Frames(TensorFields):
         return len(self.obs)
 
     def split(self, micro_batches: MicroBatchConfig) -> Sequence["Frames"]:
-        """The same frames in even parts of at most `size`."""
+        """The frames in even parts of at most `size`."""
         return [Frames(obs=self.obs[part]) for part in micro_batches.even_parts(len(self))]
 
 
 class Traversal(NamedTuple):
-    """What each of `D` latent dimensions draws, at each of `V` values, around the code of one frame; on the CPU."""
+    """Decoded images for `D` latent dimensions at `V` values each, around the latent of one frame; on the CPU."""
 
     dimensions: Int64[Tensor, "D"]
-    kl: Float32[Tensor, "D"]  # nats that the dimension costs, mean over frames
+    kl: Float32[Tensor, "D"]  # divergence of the dimension in nats, mean over frames
     images: Float32[Tensor, "D V K H W"]  # 0 to 1
 
 
@@ -151,7 +152,7 @@ class ImpalaVAEModule(ImpalaModule):
     vae: VAE
 
     def __init__(self, *, vae: VAEConfig = VAEConfig(), surprise: SurpriseConfig | None = None, **impala: Any) -> None:
-        self.vae_config = vae  # before the network is built, which takes the latent
+        self.vae_config = vae  # set first: the size of the latent is needed to build the network
         self.surprise = surprise
         super().__init__(**impala)
         self.vae = VAE(self.obs_shape, latent_size=vae.latent_size, images=vae.images)
@@ -172,15 +173,15 @@ class ImpalaVAEModule(ImpalaModule):
         return adam([self.agent_group, {"params": self.vae.parameters(), **own}])
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
-        """One, an unroll of each environment; and the autoencoder's own minibatches."""
+        """One batch of unrolls, and the autoencoder's own minibatches if it has any."""
         size = self.vae_config.minibatch_size
         return 1 if size is None else 1 + num_minibatches(num_steps * num_envs, size, option="vae.minibatch_size")
 
     def batches(self, source: Source) -> Iterator[EncodedUnrolls | Frames]:
-        """One unroll of each environment, learned from once; then its frames, where the autoencoder learns alone."""
+        """Yields one unroll of each environment, then its frames if the autoencoder learns from minibatches."""
         rollout = source.collect(self)
         noise = rollout.behavior_noise
-        if noise is not None:  # the last frame was not acted on yet, and drew none
+        if noise is not None:  # the last frame was not acted on yet, so it has no noise
             noise = torch.cat([noise, torch.randn(noise[:1].shape, generator=source.generator)]).to(self.device)
         rollout = rollout.to(self.device)
         unrolls = self.unrolls(rollout)
@@ -188,7 +189,7 @@ class ImpalaVAEModule(ImpalaModule):
         rewards = unrolls.rewards if surprise is None else unrolls.rewards + surprise
         yield EncodedUnrolls(**(vars(unrolls) | {"rewards": rewards, "noise": noise, "surprise_rewards": surprise}))
         if self.vae_config.minibatch_size is not None:
-            frames = rollout.obs[:-1].flatten(0, 1)  # the last ones are the next unrolls' first
+            frames = rollout.obs[:-1].flatten(0, 1)  # the last frames are the first of the next unrolls
             passes: dict[str, Any] = {"epochs": 1, "minibatch_size": self.vae_config.minibatch_size}
             for indices in shuffled(len(frames), generator=source.generator, **passes):
                 yield Frames(obs=frames[indices.to(self.device)])
@@ -215,20 +216,20 @@ class ImpalaVAEModule(ImpalaModule):
         return latent
 
     def draw_noise(self, num_envs: int, generator: torch.Generator, *, greedy: bool) -> Float32[Tensor, "B Z"] | None:
-        """Standard normal noise for the latents that acting samples; None where it sees their means."""
+        """Standard normal noise for sampling the latents, on the CPU; None if the policy sees their means."""
         if self.vae_config.feed == "mean" or greedy:
             return None
         return torch.randn(num_envs, self.latent_size, generator=generator)
 
     def latents(self, frames: UInt8[Tensor, "N H W C"], noise: Float32[Tensor, "N Z"] | None) -> Float[Tensor, "N Z"]:
-        """The latents' means, or with noise samples of them."""
+        """Samples of the latents for the given noise, or their means without noise."""
         latent = self._latent_distribution(frames)
         return latent.mean if noise is None else latent.sample(noise)
 
     def reconstructed(
         self, obs: UInt8[Tensor, "N H W C"]
     ) -> tuple[Float32[Tensor, "N K H W"], Float32[Tensor, "N K H W"]]:
-        """What the autoencoder is shown of frames and what it makes of their mean codes, 0 to 1, on the CPU."""
+        """The encoded images of frames and their reconstructions from the mean latents, 0 to 1, on the CPU."""
         with torch.no_grad(), self.precision():
             images = self.vae.images(obs.to(self.device))
             expected = self.vae.expected(self.vae.decode(self.vae.encode(images).mean))
@@ -237,16 +238,15 @@ class ImpalaVAEModule(ImpalaModule):
     def traversed(
         self, obs: UInt8[Tensor, "N H W C"], values: Float32[Tensor, "V"], *, num_dimensions: int
     ) -> Traversal:
-        """Moves one latent dimension of the first frame's mean latent at a time; the others stay.
+        """Decodes the first frame's mean latent with one dimension changed at a time (latent traversal).
 
         Args:
-            obs: example frames, whose mean divergence says which dimensions are in use.
-            values: what the moved dimension is set to, in deviations of the prior.
-            num_dimensions: of the dimensions, those with the highest divergence, in that order; all there are of a
-                shorter latent.
+            obs: example frames; the first one is traversed, all are averaged over to find the dimensions in use.
+            values: what the dimension is set to, in standard deviations of the prior.
+            num_dimensions: how many dimensions to traverse, those with the highest divergence first.
 
         Returns:
-            The dimensions, their divergence and what is decoded.
+            The dimensions, their divergence and the decoded images.
         """
         with torch.no_grad(), self.precision():
             mean, log_variance = self._latent_distribution(obs.to(self.device))
@@ -259,14 +259,14 @@ class ImpalaVAEModule(ImpalaModule):
         return Traversal(dimensions.cpu(), kl[dimensions].cpu(), images.cpu())
 
     def weights(self, batch: EncodedUnrolls | Frames) -> dict[str, float]:
-        """As IMPALA's; the autoencoder's loss stays a mean."""
+        """IMPALA's weights; the autoencoder's loss is a mean over frames with weight 1."""
         if isinstance(batch, Frames):
             return {"vae": 1.0}
         together = self.vae_config.minibatch_size is None
         return super().weights(batch) | ({"vae": 1.0} if together else {})
 
     def objective(self, batch: EncodedUnrolls | Frames, generator: torch.Generator) -> Objective:
-        """IMPALA's losses, means over the steps, and the autoencoder's, a mean over frames: together or by turns."""
+        """IMPALA's losses, means over the steps, and the autoencoder's, a mean over frames, if it learns from them."""
         if isinstance(batch, Frames):
             _, negative_elbo, metrics = self._autoencoded(batch.obs, None, generator)
             return Objective({"vae": negative_elbo}, metrics)
@@ -286,7 +286,10 @@ class ImpalaVAEModule(ImpalaModule):
     def _autoencoded(
         self, frames: UInt8[Tensor, "N H W C"], noise: Float32[Tensor, "N Z"] | None, generator: torch.Generator
     ) -> tuple[Float[Tensor, "N Z"], Tensor, dict[str, Tensor]]:
-        """What the policy sees, the autoencoder's loss at this noise, or at new, and its parts."""
+        """The latents that the policy sees, the autoencoder's loss and its metrics.
+
+        The loss is computed at the policy's sample if `noise` is given, else at a new one.
+        """
         options = self.vae_config
         images = self.vae.images(frames)
         learns = self.global_step % options.update_interval == 0

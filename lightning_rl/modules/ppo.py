@@ -90,7 +90,7 @@ class Trajectories(TensorFields):
         return PPOBatch(**self.samples(indices, PPOBatch))
 
     def samples(self, indices: Int64[Tensor, "N"], batch: type[PPOBatch]) -> dict[str, Tensor]:
-        """The samples of every field that the trajectories have in common with a type of batch."""
+        """Samples of the fields that the trajectories share with a type of batch."""
         names = {field.name for field in fields(self)} & {field.name for field in fields(batch)}
         return {name: getattr(self, name).flatten(0, 1)[indices] for name in names}
 
@@ -103,7 +103,7 @@ class PPOModule(RLModule):
         obs_shape: height, width and channels of its frames.
         network: `three_stack`, OpenAI's IMPALA CNN (16, 32, 32) with linear heads; `two_stack`, Rullo's; `two_conv`,
             SimPLe's.
-        dropout: on what the critics see while learning; the policy is never dropped out of.
+        dropout: probability of dropping a feature that the critics see while learning; none is dropped for the policy.
         gamma: γ, discount per env step.
         lambda_: λ of generalized advantage estimation.
         epsilon: ε, clip of the probability ratio.
@@ -201,16 +201,16 @@ class PPOModule(RLModule):
             if self.normalize_advantages == "minibatch":
                 batch = replace(batch, advantages=normalized_over_ranks(batch.advantages))
             if number == len(order):
-                del trajectories  # Lightning asks for no more, and would hold the rollout while the next is collected
+                del trajectories  # or this generator would keep the rollout in memory while the next one is collected
             yield batch
 
     @torch.no_grad()
     def trajectories(self, rollout: Rollout, memory: dict[str, Tensor]) -> Trajectories:
-        """The rollout with advantages, normalized if that is done over rollouts, and returns.
+        """The rollout with advantages and returns; the advantages are normalized if that is done over rollouts.
 
         Args:
             rollout: on the module's device.
-            memory: carried from rollout to rollout, for methods that need it.
+            memory: state that a method carries from rollout to rollout.
         """
         trajectories = self.estimates(rollout, memory)
         if self.normalize_advantages == "rollout":
@@ -218,24 +218,24 @@ class PPOModule(RLModule):
         return trajectories
 
     def estimates(self, rollout: Rollout, memory: dict[str, Tensor]) -> Trajectories:
-        """The rollout with advantages as estimated, and returns."""
+        """The rollout with unnormalized advantages and returns."""
         last_values = self.last_values(rollout)[:, 0]
         return Trajectories.from_rollout(rollout, gamma=self.gamma, lambda_=self.lambda_, last_values=last_values)
 
     def last_values(self, rollout: Rollout) -> Float32[Tensor, "B K"]:
-        """Values of the frames after the rollout, of each of K critics."""
+        """Values of the frames that follow the rollout, one for each of K critics."""
         with self.precision():
             values: Tensor = self.network(rollout.obs[-1]).values
         return values
 
     def objective(self, batch: PPOBatch, generator: torch.Generator) -> Objective:
-        """Clipped surrogate, value loss and entropy bonus, means over the samples."""
+        """Clipped surrogate, value loss and entropy bonus; means over the samples."""
         logits, values = self.network(batch.obs, generator)
         return ppo_objective(batch, logits, values[:, 0], epsilon=self.epsilon, value_epsilon=self.value_epsilon)
 
 
 def normalized_over_ranks(advantages: Float32[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
-    """Advantages as `normalized` gives them, over those of all ranks together; a collective call."""
+    """Advantages normalized over all ranks; a collective call."""
     if collectives.world_size() == 1:
         return normalized(advantages)
     return normalized(advantages, collectives.all_reduce_moments(collectives.moments_of(advantages)))
@@ -249,12 +249,12 @@ def ppo_objective(
     epsilon: float,
     value_epsilon: float | None,
 ) -> Objective:
-    """PPO's losses, and metrics that tell how far the policy has moved.
+    """PPO's losses, and metrics of how far the policy has moved from the one that acted.
 
     Args:
         batch: samples of a rollout.
-        logits: of the policy as it is now.
-        values: of the critic as it is now.
+        logits: of the current policy.
+        values: of the current critic.
         epsilon: ε, clip of the probability ratio.
         value_epsilon: clip of the values' change; None for none.
     """
@@ -282,7 +282,7 @@ def value_loss(
     *,
     epsilon: float | None,
 ) -> Tensor:
-    """The mean error of a critic, with its change clipped where `epsilon` is given."""
+    """Mean value loss of a critic; the change of its values is clipped if `epsilon` is given."""
     if epsilon is None:
         return squared_value_loss(values, targets).mean()
     return clipped_value_loss(values=values, behavior_values=behavior_values, targets=targets, epsilon=epsilon).mean()

@@ -23,17 +23,17 @@ from lightning_rl.types import Rollout
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationConfig:
-    """The teacher, the student, and the intrinsic reward that their disagreement gives.
+    """Options of teacher, student and the intrinsic reward computed from their difference.
 
     Args:
-        learning_rate: Adam's, for the teacher.
-        num_outputs: numbers that teacher and student put out; 1 in the paper, 512 in random network distillation.
-        dropout: of the teacher while it learns; rewards are computed without.
+        learning_rate: Adam's learning rate for the teacher.
+        num_outputs: size of the output of teacher and student; 1 in the paper, 512 in random network distillation.
+        dropout: dropout of the teacher while it learns; rewards are computed without.
         normalization: `scale` multiplies |teacher − student| by `scale` and clips it (the paper); `running_std` divides
             the mean squared error by the running standard deviation of its discounted sum (random network
             distillation).
-        scale: factor on the error, for `scale`.
-        max_reward: bound on the intrinsic reward, for `scale`.
+        scale: factor on the error if `normalization` is `scale`.
+        max_reward: bound on the intrinsic reward if `normalization` is `scale`.
         gamma: discount of intrinsic rewards.
         episodic: intrinsic returns end with the episode (the paper); otherwise they run on, as in random network
             distillation.
@@ -80,10 +80,10 @@ class DistilledBatch(PPOBatch):
 
 @dataclass(frozen=True, kw_only=True)
 class DistilledTrajectories(Trajectories):
-    """The paper's memory: a rollout with the reward stream of the game and the intrinsic one.
+    """A rollout with two reward streams, the game's and the intrinsic one: the paper's memory.
 
-    The advantages are the weighted sum of both streams' estimates. Each critic regresses to the returns of its own
-    stream; the paper's code summed rewards over environments and let both critics regress to the sum of both streams.
+    The advantages are the weighted sum of both streams' estimates, and each critic regresses to the returns of its own
+    stream. (The paper's code sums rewards over environments and lets both critics regress to the sum of both streams.)
 
     Reference:
         Rullo 2024, section 3.3
@@ -145,7 +145,7 @@ class PPODistillModule(PPOModule):
         return adam([agent, teacher], eps=self.adam_epsilon)
 
     def estimates(self, rollout: Rollout, memory: dict[str, Tensor]) -> DistilledTrajectories:
-        """The rollout with both reward streams; `memory` carries the filter of the intrinsic one."""
+        """The rollout with both reward streams; `memory` carries the filter of the intrinsic rewards."""
         config = self.distillation
         self.normalizer.update(rollout.obs[1:].flatten(0, 1), collectives.all_reduce_sum)
         rewards, student_outputs = self.intrinsic_rewards(rollout.obs[1:], memory)
@@ -171,9 +171,9 @@ class PPODistillModule(PPOModule):
     def intrinsic_rewards(
         self, next_obs: UInt8[Tensor, "T B H W C"], memory: dict[str, Tensor]
     ) -> tuple[Float32[Tensor, "T B"], Float32[Tensor, "T B D"]]:
-        """The teacher's error on the frames that the actions led to, as a reward; and the student's outputs there.
+        """Intrinsic rewards, computed from the teacher's error on each next frame, and the student's outputs.
 
-        Where an episode ended the frame is the first of the next one: Procgen never shows the last.
+        Where an episode ended, the next frame is the first of the next episode, because Procgen never shows the last.
         """
         shape = next_obs.shape[:2]
         teacher, student = self._outputs(next_obs.flatten(0, 1))
@@ -195,7 +195,10 @@ class PPODistillModule(PPOModule):
     def _divided_by_running_std(
         self, errors: Float32[Tensor, "T B"], memory: dict[str, Tensor]
     ) -> Float32[Tensor, "T B"]:
-        """Random network distillation's scaling: the filter runs over time, per environment, through episode ends."""
+        """Errors divided by the running standard deviation of their discounted sum.
+
+        The sum runs over time in each environment and is not reset at episode ends.
+        """
         start = memory.get("intrinsic_sums", torch.zeros(errors.shape[1])).to(errors.device)
         sums = forward_discounted_sums(errors, start, self.distillation.gamma)
         memory["intrinsic_sums"] = sums[-1].cpu()
@@ -205,13 +208,13 @@ class PPODistillModule(PPOModule):
         return errors / math.sqrt(moments.variance)
 
     def objective(self, batch: DistilledBatch, generator: torch.Generator) -> Objective:  # type: ignore[override]  # its own
-        """PPO's losses, the value loss of the intrinsic critic, and the teacher's error, means over the samples."""
+        """PPO's losses, the intrinsic critic's value loss and the teacher's error; means over the samples."""
         logits, values = self.network(batch.obs, generator)
         losses, metrics = ppo_objective(
             batch, logits, values[:, 0], epsilon=self.epsilon, value_epsilon=self.value_epsilon
         )
         intrinsic = (values[:, 1], batch.intrinsic_behavior_values, batch.intrinsic_returns)
-        # on the frames that the rewards were computed on, normalized as they were then
+        # the frames that the rewards were computed on, with the same normalization
         teacher = self.teacher(self.normalizer(batch.next_obs), generator)
         losses["intrinsic_value"] = value_loss(*intrinsic, epsilon=self.value_epsilon)
         losses["distill"] = prediction_error(teacher, batch.student_outputs).mean()
