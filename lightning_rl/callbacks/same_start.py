@@ -26,6 +26,6 @@ class SameStart(Callback):
         for rank, start in enumerate(starts):
             if start != starts[0]:
                 raise UsageError(
-                    f"run_dir: all ranks must start from the same checkpoint, found {starts[0]} on rank 0 and {start} on"
-                    f" rank {rank}; give a folder that they share, or a checkpoint that all can read"
+                    f"run_dir: all ranks must start from the same checkpoint, found {starts[0]} on rank 0 and {start}"
+                    f" on rank {rank}; give a folder that they share, or a checkpoint that all can read"
                 )

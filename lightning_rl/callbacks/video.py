@@ -24,6 +24,9 @@ from lightning_rl.types import Episodes
 _COLUMNS, _SCALE, _FRAMES_PER_SECOND, _MAX_FRAMES = 4, 3, 15, 1000
 _RGB = 3  # channels of the newest frame, the last ones of a stack
 
+_RecordedStep = tuple[UInt8[NDArray[Any], "B H W C"], Bool[NDArray[Any], "B"]]
+"""Frames of all environments, and which of them still play."""
+
 
 class RecordMedia(Callback):
     """Writes `media/episodes.mp4` in `predict` and at the end of `fit`.
@@ -44,7 +47,7 @@ class RecordMedia(Callback):
         self.learning_curve = run_dir / "media" / "learning_curve.png"
         self._metrics = run_dir / "metrics.csv"
         self._title = title
-        self._frames: list[tuple[UInt8[NDArray[Any], "B H W C"], Bool[NDArray[Any], "B"]]] = []
+        self._frames: list[_RecordedStep] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Records the episodes of `predict`."""
