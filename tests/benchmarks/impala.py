@@ -23,7 +23,7 @@ import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_rl.cpu import allocator
-from lightning_rl.cpu.bfloat16 import cpu_has_bf16, suitable
+from lightning_rl.cpu.bfloat16 import cpu_has_bf16, supported_precision
 from lightning_rl.cpu.micro_batches import MicroBatchConfig, threads
 from lightning_rl.data.collector import Collector
 from lightning_rl.envs.procgen import ProcgenVectorEnv
@@ -105,7 +105,7 @@ def measured(side: str, batch: Unrolls, *, updates: int) -> dict[str, float]:
             seconds.append(time.perf_counter() - start)
         return {"update": median(seconds[1:])}
     clock = _Clock()
-    precision = suitable(_config("hardware/cpu.yaml")["trainer"]["precision"], "cpu")
+    precision = supported_precision(_config("hardware/cpu.yaml")["trainer"]["precision"], "cpu")
     fit(module, Batches(*[batch] * (1 + updates)), callbacks=[clock], precision=precision)
     lstm = [_lstm_seconds(module, batch) for _ in range(1 + updates)]
     return {"update": median(clock.seconds[1:]), "lstm": median(lstm[1:])}
