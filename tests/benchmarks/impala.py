@@ -195,7 +195,7 @@ def _lstm_seconds(module: ImpalaVAEModule, batch: Unrolls) -> float:
     def stepped(part: Unrolls) -> None:
         inputs = torch.ones(*part.obs.shape[:2], network.lstm.input_size, requires_grad=True)
         starts = torch.cat([part.recurrent_inputs.starts[None], part.terminated])
-        outputs, _ = network._remembered(inputs, starts, part.recurrent_inputs.state)
+        outputs, _ = network._unroll_lstm(inputs, starts, part.recurrent_inputs.state)
         torch.autograd.grad(outputs.sum(), [inputs, *network.lstm.parameters()])
 
     start = time.perf_counter()
