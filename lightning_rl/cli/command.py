@@ -41,7 +41,7 @@ from lightning_rl.cli.config_files import asked_data_class, check_configs, check
 from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.registry import data_class, module_class
 from lightning_rl.cli.run_location import RunLocation
-from lightning_rl.cpu.bfloat16 import suitable, uses_cuda
+from lightning_rl.cpu.bfloat16 import supported_precision, uses_cuda
 from lightning_rl.errors import UnsavedError, UsageError
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.metrics_csv import MetricsCSV
@@ -180,7 +180,7 @@ class RunCLI(LightningCLI):
         self._place_logger(config.trainer)
 
     def _suit_precision(self, trainer: Namespace) -> None:
-        precision = suitable(trainer.precision, trainer.accelerator)
+        precision = supported_precision(trainer.precision, trainer.accelerator)
         if precision != trainer.precision:
             self._remarks.append(f"this CPU only emulates {trainer.precision}: trainer.precision {precision} is taken")
             trainer.precision = precision

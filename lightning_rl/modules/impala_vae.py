@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.minibatches import num_minibatches, shuffled
 from lightning_rl.errors import check_option
-from lightning_rl.losses.surprise import Visited, surprise_minimising_rewards
+from lightning_rl.losses.surprise import StateStatistics, surprise_minimizing_rewards
 from lightning_rl.losses.vae import gaussian_image_nll, gaussian_kl, image_nll, sampled_kl
 from lightning_rl.modules.base import Objective
 from lightning_rl.modules.impala import ImpalaModule, Unrolls
@@ -201,12 +201,12 @@ class ImpalaVAEModule(ImpalaModule):
             lambda part: (self._latent_distribution(part).mean,), rollout.obs.flatten(0, 1), size=256
         )
         means = means.unflatten(0, rollout.obs.shape[:2]).cpu()
-        names = {field.name: f"visited_{field.name}" for field in fields(Visited)}
+        names = {field.name: f"visited_{field.name}" for field in fields(StateStatistics)}
         if "visited_counts" not in memory:
-            memory |= {key: getattr(Visited.only(means[0]), name) for name, key in names.items()}
-        visited = Visited(**{name: memory[key] for name, key in names.items()})
-        rewards, visited = surprise_minimising_rewards(
-            means[1:], rollout.terminated.cpu(), visited, min_deviation=self.surprise.min_deviation
+            memory |= {key: getattr(StateStatistics.initial(means[0]), name) for name, key in names.items()}
+        visited = StateStatistics(**{name: memory[key] for name, key in names.items()})
+        rewards, visited = surprise_minimizing_rewards(
+            means[1:], rollout.terminated.cpu(), visited, min_std=self.surprise.min_deviation
         )
         memory |= {key: getattr(visited, name) for name, key in names.items()}
         return self.surprise.weight * rewards.to(self.device)

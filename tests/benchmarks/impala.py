@@ -22,7 +22,7 @@ import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_rl.cpu import allocator
-from lightning_rl.cpu.bfloat16 import cpu_has_bf16, suitable
+from lightning_rl.cpu.bfloat16 import cpu_has_bf16, supported_precision
 from lightning_rl.cpu.micro_batches import MicroBatchConfig, threads
 from lightning_rl.data.collector import Collector
 from lightning_rl.envs.procgen import ProcgenVectorEnv
@@ -100,7 +100,7 @@ def measured(side: str, batch: EncodedUnrolls, *, updates: int) -> dict[str, flo
             seconds.append(time.perf_counter() - start)
         return {"update": median(seconds[1:])}
     clock = _Clock()
-    precision = suitable(_config("hardware/cpu.yaml")["trainer"]["precision"], "cpu")
+    precision = supported_precision(_config("hardware/cpu.yaml")["trainer"]["precision"], "cpu")
     fit(module, Batches(*[batch] * (1 + updates)), callbacks=[clock], precision=precision)
     lstm = [_lstm_seconds(module, batch) for _ in range(1 + updates)]
     return {"update": median(clock.seconds[1:]), "lstm": median(lstm[1:])}
@@ -190,7 +190,7 @@ def _lstm_seconds(module: ImpalaModule, batch: EncodedUnrolls) -> float:
     def stepped(part: EncodedUnrolls) -> None:
         inputs = torch.ones(*part.obs.shape[:2], network.lstm.input_size, requires_grad=True)
         starts = torch.cat([part.recurrent_inputs.starts[None], part.terminated])
-        outputs, _ = network._remembered(inputs, starts, part.recurrent_inputs.state)
+        outputs, _ = network._unroll_lstm(inputs, starts, part.recurrent_inputs.state)
         torch.autograd.grad(outputs.sum(), [inputs, *network.lstm.parameters()])
 
     start = time.perf_counter()

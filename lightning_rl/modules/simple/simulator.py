@@ -60,7 +60,7 @@ class Simulator:
         state = None
         for frames in obs.to(self._device).split(COLORS, dim=-1)[:-1]:
             with torch.no_grad(), self._precision():
-                state = self._model.remembered(frames, state)
+                state = self._model.next_state(frames, state)
         return state
 
     def imagine(
@@ -104,7 +104,7 @@ class Simulator:
         generator: torch.Generator,
     ) -> ImaginedStep:
         with torch.no_grad(), self._precision():  # both are thread-local
-            step = self._model.imagined(seen, actions, generator, state=state)
+            step = self._model.imagine(seen, actions, generator, state=state)
         return ImaginedStep(
             frames=step.frames,
             rewards=self._reward_values[step.reward_probabilities.argmax(-1)],

@@ -207,7 +207,7 @@ def test_a_recurrent_models_state_is_warmed_up_on_the_older_frames_of_the_stack(
     expected: Tensor | None = None
     with torch.no_grad():
         for frame in frames[:, :-1].unbind(1):
-            expected = learner.world_model.remembered(frame, expected)
+            expected = learner.world_model.next_state(frame, expected)
     assert state is not None
     assert expected is not None
     assert torch.equal(state, expected)
