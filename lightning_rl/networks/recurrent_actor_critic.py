@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_rl.networks.impala_cnn import ImpalaCNN
+from lightning_rl.networks.impala_cnn import PUBLISHED_SHAPE, CNNShape, ImpalaCNN
 from lightning_rl.networks.init import glorot_, orthogonal_linear
 
 
@@ -37,6 +37,7 @@ class RecurrentActorCritic(nn.Module):
         num_actions: A.
         latent_size: Z, length of the latent; 0 for none.
         hidden_size: size of the LSTM; its state holds hidden and cell state, so it is twice as long.
+        shape: width of the CNN, and how its features are pooled.
 
     Reference:
         Espeholt et al. 2018, IMPALA, figure 3 right, https://arxiv.org/abs/1802.01561; deepmind/scalable_agent,
@@ -44,10 +45,16 @@ class RecurrentActorCritic(nn.Module):
     """
 
     def __init__(
-        self, obs_shape: Sequence[int], num_actions: int, *, latent_size: int = 0, hidden_size: int = 256
+        self,
+        obs_shape: Sequence[int],
+        num_actions: int,
+        *,
+        latent_size: int = 0,
+        hidden_size: int = 256,
+        shape: CNNShape = PUBLISHED_SHAPE,
     ) -> None:
         super().__init__()
-        cnn = ImpalaCNN(obs_shape)
+        cnn = ImpalaCNN(obs_shape, shape=shape)
         self.num_actions = num_actions
         self.torso = nn.Sequential(cnn, nn.Linear(cnn.num_features, 256), nn.ReLU())
         glorot_(self.torso)
