@@ -12,7 +12,7 @@ def log_probs_of(actions: Int64[Tensor, "*batch"], logits: Float[Tensor, "*batch
 
     Args:
         actions: a.
-        logits: z, unnormalised.
+        logits: z, unnormalized.
 
     Returns:
         log π(a).
@@ -29,7 +29,7 @@ def entropy(logits: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
         H = −Σ_a π(a) log π(a)
 
     Args:
-        logits: unnormalised log π.
+        logits: unnormalized log π.
 
     Returns:
         H, between 0 and log A, with gradient. It is a bonus, not a loss: the caller negates it.

@@ -142,8 +142,8 @@ def two_conv_actor_critic(
 ) -> ActorCritic:
     """SimPLe's policy network: two 5×5 convolutions, dense 128, linear heads.
 
-    The released code has a dropout layer that is never in training mode, so there is none here. Torso and heads are
-    initialized as in the three-stack network.
+    The released code has a dropout layer of rate 0.1 that is never in training mode, so there is none here. Torso and
+    heads are initialized as in the three-stack network.
 
     Reference:
         tensor2tensor, models/research/rl.py, `feed_forward_cnn_small_categorical_fun`
@@ -169,7 +169,7 @@ class DistillationNetwork(nn.Module):
     """Teacher or student of network distillation: two stacks, dropout, two dense layers, a linear output layer.
 
     The student is frozen at its random initialization. The teacher learns to predict the student's outputs, and its
-    error is large on unfamiliar frames. (In random network distillation these are the predictor and the target.)
+    error is large on unfamiliar frames. (Random network distillation calls them target and predictor.)
 
     Args:
         obs_shape: height, width and channels of a frame.

@@ -29,8 +29,8 @@ class RecurrentActorCritic(nn.Module):
     float32 even under mixed precision, since rounding errors would accumulate over an episode.
 
     The torso is Glorot-uniform. The heads are orthogonal with gain 1, the norm of Sonnet's default; with PPO's 0.01 for
-    the policy head, almost no gradient would reach the layers below. The LSTM's weights have PyTorch's default, its
-    biases are 1 for the forget gate, as in TensorFlow's cell, and 0 otherwise.
+    the policy head, almost no gradient would reach the layers below. The LSTM has PyTorch's default weights; its biases
+    are 1 for the forget gate, as in TensorFlow's cell, and 0 otherwise.
 
     Args:
         obs_shape: height, width and channels of a frame.
@@ -91,7 +91,7 @@ class RecurrentActorCritic(nn.Module):
     def _unroll_lstm(
         self, inputs: Float32[Tensor, "T B D"], starts: Bool[Tensor, "T B"], state: Float32[Tensor, "B S"]
     ) -> tuple[Float32[Tensor, "T B O"], Float32[Tensor, "B N"]]:
-        """Calls the LSTM once per segment without episode starts, since a call for each frame is slow."""
+        """Calls the LSTM once for each segment between episode starts, since a call for each frame is slow."""
         hidden_size = self.lstm.hidden_size
         if state.shape[1] == 0:  # before the first step
             state = inputs.new_zeros(inputs.shape[1], 2 * hidden_size)
