@@ -26,7 +26,7 @@ from lightning_rl.runs.metrics_csv import read_metrics
 from tests.support.runs import CONFIGS, ENV_STEPS, fit, fit_args, listens, load, rows, start, wait_until
 from tests.support.wandb_reader import read_end, read_history, read_run_id, read_step_metrics
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PPO = ["fit", "--config", str(CONFIGS / "ppo.yaml"), "--run_dir", "run"]
 IMPALA = ["fit", "--config", str(CONFIGS / "impala_vae.yaml"), "--run_dir", "run"]
 SIMPLE = ["fit", "--config", str(CONFIGS / "simple_cpu.yaml"), "--run_dir", "run"]
