@@ -152,7 +152,7 @@ def _drawn(trainer: Trainer, module: LightningModule) -> ImpalaVAEModule | None:
     """The module, if it has an autoencoder and this process is the one that draws."""
     if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
         return None
-    return module if isinstance(module, ImpalaVAEModule) and module.autoencoding is not None else None
+    return module if isinstance(module, ImpalaVAEModule) else None
 
 
 def _pixels(images: Float32[Tensor, "N K H W"]) -> UInt8[Tensor, "N H W K"]:

@@ -1,4 +1,4 @@
-"""The residual convolutional network of IMPALA, from frames as rendered to features."""
+"""The residual convolutional network of IMPALA, from rendered frames to features."""
 
 from collections.abc import Sequence
 from math import prod
@@ -13,11 +13,11 @@ from lightning_rl.cpu.max_pool import MaxPool
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions around which the input is carried.
+    """Residual block of two 3×3 convolutions.
 
         x + conv(relu(conv(relu(x))))
 
-    With `rectified_skip` the carried input is relu(x), as in Rullo's published network.
+    With `rectified_skip` the skip connection carries relu(x), as in Rullo's published network.
     """
 
     def __init__(self, channels: int, *, rectified_skip: bool) -> None:
@@ -27,22 +27,22 @@ class ResidualBlock(nn.Module):
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-        """The block's output, of the input's shape."""
+        """The block's output, in the input's shape."""
         rectified = images.relu()
         residual: Tensor = self.second(self.first(rectified).relu())
         return residual + (rectified if self.rectified_skip else images)
 
 
 class ImpalaCNN(nn.Module):
-    """Frames to features: per stack a 3×3 convolution, a max-pool that halves, two residual blocks; then relu, flat.
+    """IMPALA's CNN: stacks of a 3×3 convolution, a max-pool that halves the size and two residual blocks; then relu.
 
-    The max-pool pads one pixel on both sides, where TensorFlow's `SAME` pads right and bottom only: shapes are equal.
-    Frames that the stacks do not halve evenly get zeros at the bottom and on the right.
+    The max-pool pads one pixel on all sides, where TensorFlow's `SAME` pads only right and bottom; shapes are equal.
+    Frames that cannot be halved evenly in every stack are padded with zeros at the bottom and on the right.
 
     Args:
         obs_shape: height, width and channels of a frame; height and width at least 2 to the number of stacks.
         channels: output channels of each stack.
-        rectified_skip: the residual blocks carry relu(x) instead of x (Rullo's code; IMPALA carries x).
+        rectified_skip: skip connections carry relu(x), as in Rullo's code, instead of x.
 
     Attributes:
         num_features: length of the feature vector.
@@ -72,16 +72,16 @@ class ImpalaCNN(nn.Module):
                 ResidualBlock(after, rectified_skip=rectified_skip),
                 ResidualBlock(after, rectified_skip=rectified_skip),
             ]
-        # channels_last: the frames come as NHWC, and CPU and tensor-core convolutions are several times faster on it
+        # frames come as NHWC, and convolutions on CPUs and tensor cores are several times faster in channels_last
         self.stacks = nn.Sequential(*stacks).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
         self.num_features = prod((-(-height // shrink), -(-width // shrink), channels[-1]))
 
     def forward(self, obs: UInt8[Tensor, "N H W C"]) -> Float[Tensor, "N D"]:
         """Features of frames with values 0..255."""
-        return self.encoded(rearrange(obs, "n h w c -> n c h w").float().div_(255))
+        return self.encode(rearrange(obs, "n h w c -> n c h w").float().div_(255))
 
-    def encoded(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
-        """Features of images that are scaled already."""
+    def encode(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
+        """Features of images that are already scaled."""
         if any(self._padding):
             images = functional.pad(images, self._padding)
         features: Tensor = self.stacks(images).relu()

@@ -318,7 +318,7 @@ class TestFinishedRun:
         ("subcommand", "options", "told"),
         [
             ("test", ["--data.game", "maze"], ["game dodgeball", "game maze"]),
-            ("fit", ["--model.distillation", "{}"], ["method ppo,", "method ppo_distill"]),
+            ("fit", ["--model", "PPODistillModule"], ["method ppo,", "method ppo_distill"]),
             ("predict", ["--model.network", "two_stack"], ["shape", "network"]),
             ("fit", ["--data.num_levels", "7"], ["num_levels 200", "7"]),
         ],

@@ -53,13 +53,13 @@ def test_features_match_their_definition(channels: tuple[int, ...], rectified_sk
     cnn = ImpalaCNN(OBS_SHAPE, channels=channels, rectified_skip=rectified_skip).double()
     images = torch.randn(2, 3, 8, 16, dtype=torch.float64)
 
-    actual = cnn.encoded(images)
+    actual = cnn.encode(images)
 
     expected = impala_features(images, list(cnn.parameters()), num_stacks=len(channels), rectified_skip=rectified_skip)
     assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_what_a_block_carries_shows_in_the_features() -> None:
+def test_rectified_skip_connections_change_the_features() -> None:
     plain, rectified = ImpalaCNN(OBS_SHAPE), ImpalaCNN(OBS_SHAPE, rectified_skip=True)
     rectified.load_state_dict(plain.state_dict())
     obs = frames(2)
@@ -67,7 +67,7 @@ def test_what_a_block_carries_shows_in_the_features() -> None:
     assert not torch.allclose(plain(obs), rectified(obs))
 
 
-def test_frames_as_rendered_give_the_features_of_scaled_images_with_channels_first() -> None:
+def test_features_of_rendered_frames_are_those_of_scaled_images() -> None:
     cnn = ImpalaCNN(OBS_SHAPE)
     obs = frames(2)
 
@@ -78,7 +78,7 @@ def test_frames_as_rendered_give_the_features_of_scaled_images_with_channels_fir
     assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_frames_are_left_as_they_were() -> None:
+def test_frames_are_not_modified() -> None:
     obs = frames(2)
     before = obs.clone()
 
@@ -87,13 +87,13 @@ def test_frames_are_left_as_they_were() -> None:
     assert torch.equal(obs, before)
 
 
-def test_images_that_are_already_scaled_are_refused_as_frames() -> None:
+def test_frames_that_are_not_uint8_are_refused() -> None:
     with pytest.raises(TypeCheckError, match="obs"):
         ImpalaCNN(OBS_SHAPE)(frames(2).float())
 
 
 @pytest.mark.parametrize(("height", "width", "padded"), [(11, 16, (16, 16)), (8, 13, (8, 16)), (9, 10, (16, 16))])
-def test_a_frame_that_three_stacks_do_not_halve_evenly_is_one_with_zeros_below_and_on_the_right(
+def test_frames_of_uneven_size_are_padded_with_zeros_at_the_bottom_and_on_the_right(
     height: int, width: int, padded: tuple[int, int]
 ) -> None:
     cnn, larger = ImpalaCNN((height, width, 3)), ImpalaCNN((*padded, 3))
