@@ -10,7 +10,8 @@ from typing import get_args
 from pytorch_lightning import Trainer
 
 from lightning_rl.cli.config_files import values
-from lightning_rl.cli.registry import CLASSES, constructor_options
+from lightning_rl.cli.registry import CLASSES
+from lightning_rl.modules.hyper_parameters import constructor_options
 
 _MAX_LINE = 2000  # characters of a message
 

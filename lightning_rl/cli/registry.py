@@ -1,6 +1,5 @@
 """The methods and data modules that a config may name."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -44,11 +43,3 @@ CLASSES: dict[str, Callable[[], list[Any]]] = {
     "model": lambda: _subclasses(RLModule),
     "data": lambda: _subclasses(RolloutDataModule),
 }
-
-
-def constructor_options(owner: type) -> dict[str, inspect.Parameter]:
-    """The arguments of a class by name; where it passes others on to the class that it extends, those too."""
-    own = inspect.signature(owner).parameters
-    passes_on = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in own.values())
-    inherited = constructor_options(owner.__mro__[1]) if passes_on else {}
-    return inherited | {name: one for name, one in own.items() if one.kind is not inspect.Parameter.VAR_KEYWORD}

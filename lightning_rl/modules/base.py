@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
@@ -18,8 +19,11 @@ from torch import Tensor, nn
 
 from lightning_rl.cpu.bfloat16 import cpu_has_bf16
 from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gradients, threads
+from lightning_rl.modules.hyper_parameters import as_plain, constructor_options, from_plain
 from lightning_rl.modules.optimizers import fused_on
 from lightning_rl.protocols import Source
+from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 
 _STATE_BEFORE = "the newest checkpoint holds the state before it"
@@ -50,6 +54,9 @@ def sample_actions(logits: Float32[Tensor, "B A"], generator: torch.Generator, *
     return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
 
 
+Module = TypeVar("Module", bound="RLModule")  # not `Self`, which the shape checks of tests cannot resolve
+
+
 class RLModule(LightningModule, ABC):
     """Base class of the methods. Holds networks and optimizers, but no environment, rollout or random stream.
 
@@ -72,9 +79,18 @@ class RLModule(LightningModule, ABC):
     on_policy = True
     uses_replay = False
     phase = ""
+    _given: dict[str, Any]
+
+    def __new__(cls, *_: Any, **options: Any) -> Any:
+        """Keeps the options that the module is built with, for `hparams` and checkpoints."""
+        module = super().__new__(cls)
+        module.__dict__["_given"] = options
+        return module
 
     def __init__(self, *, micro_batches: MicroBatchConfig | None, max_grad_norm: float, greedy: bool) -> None:
         super().__init__()
+        defaults = {name: option.default for name, option in constructor_options(type(self)).items()}
+        self.save_hyperparameters(defaults | self._given, logger=False)  # W&B gets them from config.yaml
         self.micro_batches = micro_batches
         self.max_grad_norm = max_grad_norm
         self.greedy = greedy
@@ -184,6 +200,51 @@ class RLModule(LightningModule, ABC):
         for key, value in logged.items():
             if key.startswith("loss/") and not math.isfinite(value):
                 raise FloatingPointError(f"{key} is {float(value)}; {_STATE_BEFORE}")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Says in the file which method it is of, and with which options it was built, as plain containers."""
+        options = as_plain(dict(self.hparams))
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = options
+        game = getattr(getattr(self.trainer, "datamodule", None), "game", "")
+        checkpoint.setdefault(METADATA, {"method": self.method(options), "game": game, "run_id": ""})
+
+    @classmethod
+    def load_from_checkpoint(
+        cls: type[Module],
+        checkpoint_path: str | Path | IO[Any],
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Module:
+        """The module with the weights and the options that it was trained with.
+
+        Args:
+            checkpoint_path: file of this machine.
+            map_location: device of the module; the CPU by default.
+            hparams_file: refused: the checkpoint has the options.
+            strict: whether all weights must be there; true by default.
+            weights_only: refused if false: checkpoints never carry code.
+            **kwargs: options that replace the saved ones.
+
+        Raises:
+            ValueError: the file cannot be read, is of another method, or holds no options because it is older.
+        """
+        if hparams_file is not None or weights_only is False:
+            raise ValueError(
+                "load_from_checkpoint takes the options from the checkpoint, and never executes code in it"
+            )
+        saved = checkpoint_files.read(Path(str(checkpoint_path)))
+        if cls.CHECKPOINT_HYPER_PARAMS_KEY not in saved:
+            raise ValueError(f"{checkpoint_path} holds no options of its module: it is older than they are saved")
+        options = saved[cls.CHECKPOINT_HYPER_PARAMS_KEY] | kwargs
+        method = saved[METADATA]["method"]
+        if method != cls.method(options):
+            raise ValueError(f"{checkpoint_path} is of method {method}, {cls.__name__} of {cls.method(options)}")
+        module = cls(**from_plain(cls, options))
+        module.load_state_dict(saved["state_dict"], strict=strict is not False)
+        return module.to(map_location or "cpu")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the optimizer's state but keeps this run's hyper-parameters; torch would overwrite them.
