@@ -66,7 +66,7 @@ class RecurrentInputs(TensorFields):
 class ActorOutput:
     """A policy's actions for `B` environments with their logits and the critics' values, on the CPU.
 
-    `state` is the new state of a recurrent policy, and `noise` is what a stochastic policy sampled besides its actions.
+    `state` is the new state of a recurrent policy, and `noise` what a policy with a latent sampled besides its actions.
     """
 
     actions: Int64[Tensor, "B"]
@@ -95,11 +95,11 @@ class Rollout(TensorFields):
 
     `behavior_values` are those of the `K` critics when the policy acted. `behavior_noise` is what the policy sampled
     besides its actions. `recurrent_inputs` belong to `obs[0]`. `policy_lag` is the number of updates between the
-    behavior policy and the policy that learns from the rollout.
+    behavior policy and the policy that received the rollout.
     """
 
     actions: Int64[Tensor, "T B"]
-    rewards: Float32[Tensor, "T B"]  # as returned by the wrapped environment; the module clips them
+    rewards: Float32[Tensor, "T B"]  # as returned by the wrapped environment; clipping is left to the module
     terminated: Bool[Tensor, "T B"]
     behavior_logits: Float32[Tensor, "T B A"]
     behavior_values: Float32[Tensor, "T B K"]

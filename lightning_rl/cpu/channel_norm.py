@@ -44,8 +44,8 @@ class ChannelNorm(nn.LayerNorm):
 
         Args:
             images: x.
-            skipped: s, in the same precision; null for none.
-            signal: t, which gets no gradient; null for none.
+            skipped: s, in the same precision; None for none.
+            signal: t, which gets no gradient; None for none.
         """
         if images.device.type == "cpu" and images.dtype == torch.bfloat16:
             arguments = (images, skipped, signal, self.weight, self.bias, self.eps)

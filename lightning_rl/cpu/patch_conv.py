@@ -73,9 +73,9 @@ class _Fold(torch.autograd.Function):
 class PatchConv(nn.Conv2d):
     """`nn.Conv2d` computed as a matrix product of patches and kernels.
 
-    It equals its base class with the same arguments and weights, whose `forward` is the plain reference. With small
-    images and many channels a convolution mostly reads kernels, and oneDNN reorders those at every call. Channels-last
-    kernels already are a matrix, so that forward and backward passes take half the time on a CPU.
+    The base class's `forward` is the plain reference; it takes the same arguments and weights. With small images and
+    many channels a convolution mostly reads kernels, which oneDNN reorders at every call. Channels-last kernels already
+    are a matrix, so that forward and backward passes take half the time on a CPU.
 
     Args:
         in_channels: I.
@@ -101,8 +101,8 @@ class PatchConv(nn.Conv2d):
 class PatchUpConv(nn.ConvTranspose2d):
     """A transposed 4×4 convolution of stride 2 that doubles height and width, computed as a matrix product.
 
-    It equals `nn.ConvTranspose2d(I, O, 4, stride=2, padding=1)`, its base class, whose `forward` is the plain
-    reference. The product gives a 4×4 patch for each position; patches overlap by half and are summed.
+    It equals `nn.ConvTranspose2d(I, O, 4, stride=2, padding=1)`: the base class's `forward` is the plain reference. The
+    product gives a 4×4 patch for each position; patches overlap by half and are summed.
 
     Args:
         in_channels: I.

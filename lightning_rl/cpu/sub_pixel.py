@@ -39,9 +39,9 @@ class UpConv(nn.ConvTranspose2d):
     """A transposed 3×3 convolution of stride 2 that doubles height and width, with sub-pixels as output channels.
 
     `SubPixelShuffle()(UpConv(I, O)(x))` equals `nn.ConvTranspose2d(I, O, 3, stride=2, padding=1, output_padding=1)(x)`
-    with the same weights. That is its base class, whose `forward` is the plain reference. Even output rows depend on
-    the kernel's middle row only, odd ones on the two others, and likewise for columns. The 2×2 sub-pixels of an input
-    pixel are thus channels of an ordinary 2×2 convolution, which takes half the time on a CPU.
+    with the same weights: the base class's `forward` is the plain reference. Even output rows depend on the kernel's
+    middle row only, odd ones on the two others, and likewise for columns. The 2×2 sub-pixels of an input pixel are thus
+    channels of an ordinary 2×2 convolution, which takes half the time on a CPU.
 
     Args:
         in_channels: I, channels of the input.
@@ -74,9 +74,9 @@ class UpConv(nn.ConvTranspose2d):
 class SubPixelConv(nn.ConvTranspose2d):
     """A transposed 3×3 convolution of stride 1 that keeps height and width, with sub-pixels as input channels.
 
-    `SubPixelConv(I, O)(x)` equals `nn.ConvTranspose2d(I, O, 3, padding=1)(SubPixelShuffle()(x))` with the same weights.
-    That is its base class, whose `forward` is the plain reference. With few output channels it leaves most of a CPU's
-    vector units idle; this convolution has four times as many.
+    `SubPixelConv(I, O)(x)` equals `nn.ConvTranspose2d(I, O, 3, padding=1)(SubPixelShuffle()(x))` with the same weights:
+    the base class's `forward` is the plain reference. With few output channels it leaves most of a CPU's vector units
+    idle; this convolution has four times as many.
 
     Args:
         in_channels: I, channels of the input after shuffling.

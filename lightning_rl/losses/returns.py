@@ -45,7 +45,7 @@ def generalized_advantages(
 
     With r = r_ext + r_int and V = V_ext + V_int these are eqs. 5–8 of Rullo. Eq. 7 prints V_{t+1} = Vext + Vext; the
     second Vext is a misprint for Vint, as eqs. 6 and 9 and the author's code show. The estimate is linear in rewards
-    and values, so it also equals the sum of the two streams' advantages if both use the same d and λ.
+    and values, so the sum of the two streams' advantages is the same number, provided that they share d and λ.
 
     Args:
         rewards: r_t, the reward of the action at t.
@@ -80,10 +80,10 @@ def normalized(advantages: Float[Tensor, "*shape"], moments: RunningMoments | No
 
     Args:
         advantages: A of a whole rollout or of a minibatch; the caller chooses which.
-        moments: mean and variance of a larger sample that contains these advantages; null for their own.
+        moments: mean and variance of a larger sample that contains these advantages; None for their own.
 
     Returns:
-        The normalized advantages, without gradient; by the population std a single one becomes zero, not NaN.
+        The normalized advantages, without gradient. With the population std, a single one becomes zero, not NaN.
 
     Reference:
         Rullo 2024, eq. 10; openai/baselines, ppo2/model.py, `Model.train`, for the population std

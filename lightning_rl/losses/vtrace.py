@@ -40,9 +40,9 @@ def vtrace(
         log_rhos: log π(a_t | x_t) − log μ(a_t | x_t), the target policy π over the behavior policy μ.
         values: V(x_t) of the network being trained.
         next_values: V(x_{t+1}) of the same network; the last row is the bootstrap value.
-        max_rho: ρ̄, clips the weight of a TD error and so sets the policy whose values are estimated; null for no clip.
+        max_rho: ρ̄, clips the weight of a TD error and so sets the policy whose values are estimated; None for no clip.
         max_c: c̄, clips how far a TD error propagates back.
-        max_pg_rho: ρ̄_pg, clips the weight of a step in the policy gradient; null for no clip.
+        max_pg_rho: ρ̄_pg, clips the weight of a step in the policy gradient; None for no clip.
 
     Returns:
         v_t and A_t.

@@ -18,6 +18,7 @@ from lightning_rl.losses.value import squared_value_loss
 from lightning_rl.losses.vtrace import vtrace
 from lightning_rl.modules.base import Batch, Objective, RLModule, sample_actions
 from lightning_rl.modules.optimizers import adam
+from lightning_rl.networks.impala_cnn import CNNShape, Pooling
 from lightning_rl.networks.recurrent_actor_critic import RecurrentActorCritic
 from lightning_rl.protocols import Source
 from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout, TensorFields
@@ -62,6 +63,10 @@ class ImpalaModule(RLModule):
     Args:
         num_actions: actions of the environment.
         obs_shape: height, width and channels of its frames.
+        pooling: what follows the CNN: `flatten` keeps every position (published), `average` takes the mean over
+            positions, with a sixth of the weights (Impoola).
+        pooling_size: with `average`, rows and columns of parts that are averaged separately.
+        width: factor on the channels of the CNN.
         gamma: γ, discount per env step.
         max_rho: ρ̄ of V-trace; null for none.
         max_c: c̄ of V-trace.
@@ -91,6 +96,9 @@ class ImpalaModule(RLModule):
         *,
         num_actions: int = 15,
         obs_shape: tuple[int, int, int] = (64, 64, 3),
+        pooling: Pooling = "flatten",
+        pooling_size: int = 1,
+        width: int = 1,
         gamma: float = 0.99,
         max_rho: float | None = 1.0,
         max_c: float = 1.0,
@@ -114,6 +122,9 @@ class ImpalaModule(RLModule):
         check_option("model.adam_epsilon", adam_epsilon, adam_epsilon >= 0, "at least 0")
         self.num_actions = num_actions
         self.obs_shape = obs_shape
+        self.pooling = pooling
+        self.pooling_size = pooling_size
+        self.width = width
         self.gamma = gamma
         self.max_rho = max_rho
         self.max_c = max_c
@@ -123,7 +134,8 @@ class ImpalaModule(RLModule):
         self.entropy_weight = entropy_weight
         self.learning_rate = learning_rate
         self.adam_epsilon = adam_epsilon
-        self.network = RecurrentActorCritic(obs_shape, num_actions, latent_size=self.latent_size)
+        shape = CNNShape(pooling=pooling, pooling_size=pooling_size, width=width)
+        self.network = RecurrentActorCritic(obs_shape, num_actions, latent_size=self.latent_size, shape=shape)
         self.loss_weights = {"policy": 1.0, "value": value_weight, "entropy": entropy_weight}
 
     @classmethod

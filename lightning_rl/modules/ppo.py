@@ -18,6 +18,7 @@ from lightning_rl.losses.value import clipped_value_loss, squared_value_loss
 from lightning_rl.modules.base import Objective, RLModule
 from lightning_rl.modules.optimizers import adam
 from lightning_rl.networks.actor_critic import NETWORKS
+from lightning_rl.networks.impala_cnn import CNNShape, Pooling
 from lightning_rl.protocols import Source
 from lightning_rl.types import Rollout, TensorFields
 
@@ -103,6 +104,10 @@ class PPOModule(RLModule):
         obs_shape: height, width and channels of its frames.
         network: `three_stack`, OpenAI's IMPALA CNN (16, 32, 32) with linear heads; `two_stack`, Rullo's; `two_conv`,
             SimPLe's.
+        pooling: what follows the CNN: `flatten` keeps every position (published), `average` takes the mean over
+            positions, with a sixth of the weights (Impoola).
+        pooling_size: with `average`, rows and columns of parts that are averaged separately.
+        width: factor on the channels of the CNN.
         dropout: probability of dropping a feature that the critics see while learning; none is dropped for the policy.
         gamma: γ, discount per env step.
         lambda_: λ of generalized advantage estimation.
@@ -135,6 +140,9 @@ class PPOModule(RLModule):
         num_actions: int = 15,
         obs_shape: tuple[int, int, int] = (64, 64, 3),
         network: Literal["three_stack", "two_stack", "two_conv"] = "three_stack",
+        pooling: Pooling = "flatten",
+        pooling_size: int = 1,
+        width: int = 1,
         dropout: float = 0.0,
         gamma: float = 0.999,
         lambda_: float = 0.95,
@@ -164,6 +172,9 @@ class PPOModule(RLModule):
         check_option("model.adam_epsilon", adam_epsilon, adam_epsilon >= 0, "at least 0")
         self.num_actions = num_actions
         self.obs_shape = obs_shape
+        self.pooling = pooling
+        self.pooling_size = pooling_size
+        self.width = width
         self.gamma = gamma
         self.lambda_ = lambda_
         self.epsilon = epsilon
@@ -175,7 +186,8 @@ class PPOModule(RLModule):
         self.entropy_weight = entropy_weight
         self.learning_rate = learning_rate
         self.adam_epsilon = adam_epsilon
-        self.network = NETWORKS[network](obs_shape, num_actions, self.num_critics, dropout=dropout)
+        shape = CNNShape(pooling=pooling, pooling_size=pooling_size, width=width)
+        self.network = NETWORKS[network](obs_shape, num_actions, self.num_critics, dropout=dropout, shape=shape)
         self.loss_weights = {"policy": 1.0, "value": value_weight, "entropy": entropy_weight}
 
     @classmethod

@@ -8,8 +8,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_rl.errors import check_option
 from lightning_rl.networks.dropout import dropout
-from lightning_rl.networks.impala_cnn import ImpalaCNN
+from lightning_rl.networks.impala_cnn import PUBLISHED_SHAPE, CNNShape, ImpalaCNN
 from lightning_rl.networks.init import glorot_, orthogonal_linear
 from lightning_rl.networks.output_linear import OutputLinear
 
@@ -53,7 +54,12 @@ class ActorCritic(nn.Module):
 
 
 def three_stack_actor_critic(
-    obs_shape: Sequence[int], num_actions: int, num_critics: int, *, dropout: float = 0.0
+    obs_shape: Sequence[int],
+    num_actions: int,
+    num_critics: int,
+    *,
+    dropout: float = 0.0,
+    shape: CNNShape = PUBLISHED_SHAPE,
 ) -> ActorCritic:
     """The network of OpenAI's Procgen baseline: IMPALA CNN (16, 32, 32), dense 256, linear heads.
 
@@ -62,20 +68,25 @@ def three_stack_actor_critic(
     Reference:
         Cobbe et al. 2020, https://arxiv.org/abs/1912.01588; openai/baselines, common/models.py and common/policies.py
     """
-    cnn = ImpalaCNN(obs_shape)
+    cnn = ImpalaCNN(obs_shape, shape=shape)
     torso = nn.Sequential(cnn, nn.Linear(cnn.num_features, 256), nn.ReLU())
     glorot_(torso)
     critics = [orthogonal_linear(256, 1, gain=1.0) for _ in range(num_critics)]
     return ActorCritic(torso, orthogonal_linear(256, num_actions, gain=0.01), critics, dropout=dropout)
 
 
-def two_stack_cnn(obs_shape: Sequence[int]) -> ImpalaCNN:
+def two_stack_cnn(obs_shape: Sequence[int], shape: CNNShape = PUBLISHED_SHAPE) -> ImpalaCNN:
     """The CNN of Rullo's networks: two stacks (16, 32), with 8192 features for a 64×64 frame."""
-    return ImpalaCNN(obs_shape, channels=(16, 32), rectified_skip=True)
+    return ImpalaCNN(obs_shape, channels=(16, 32), rectified_skip=True, shape=shape)
 
 
 def two_stack_actor_critic(
-    obs_shape: Sequence[int], num_actions: int, num_critics: int, *, dropout: float = 0.5
+    obs_shape: Sequence[int],
+    num_actions: int,
+    num_critics: int,
+    *,
+    dropout: float = 0.5,
+    shape: CNNShape = PUBLISHED_SHAPE,
 ) -> ActorCritic:
     """The main network of Rullo 2024, section 3.2.1: two stacks, an actor, an extrinsic and an intrinsic critic.
 
@@ -84,7 +95,7 @@ def two_stack_actor_critic(
     Reference:
         rullo16/AutonomousProcgen, agents/DistillPPO.py
     """
-    cnn = two_stack_cnn(obs_shape)
+    cnn = two_stack_cnn(obs_shape, shape)
     actor = nn.Sequential(
         nn.Linear(cnn.num_features, 256), nn.ReLU(), nn.Linear(256, 512), nn.ReLU(), OutputLinear(512, num_actions)
     )
@@ -122,16 +133,23 @@ class _TwoConvolutions(nn.Module):
 
 
 def two_conv_actor_critic(
-    obs_shape: Sequence[int], num_actions: int, num_critics: int, *, dropout: float = 0.0
+    obs_shape: Sequence[int],
+    num_actions: int,
+    num_critics: int,
+    *,
+    dropout: float = 0.0,
+    shape: CNNShape = PUBLISHED_SHAPE,
 ) -> ActorCritic:
     """SimPLe's policy network: two 5×5 convolutions, dense 128, linear heads.
 
-    The released code has a dropout layer that is never in training mode, so there is none here. Torso and heads are
-    initialized as in the three-stack network.
+    The released code has a dropout layer of rate 0.1 that is never in training mode, so there is none here. Torso and
+    heads are initialized as in the three-stack network.
 
     Reference:
         tensor2tensor, models/research/rl.py, `feed_forward_cnn_small_categorical_fun`
     """
+    check_option("model.pooling", shape.pooling, shape.pooling == "flatten", "flatten for the network two_conv")
+    check_option("model.width", shape.width, shape.width == 1, "1 for the network two_conv")
     convolutions = _TwoConvolutions(obs_shape)
     torso = nn.Sequential(convolutions, nn.Linear(convolutions.num_features, 128), nn.ReLU())
     glorot_(torso)
@@ -151,7 +169,7 @@ class DistillationNetwork(nn.Module):
     """Teacher or student of network distillation: two stacks, dropout, two dense layers, a linear output layer.
 
     The student is frozen at its random initialization. The teacher learns to predict the student's outputs, and its
-    error is large on unfamiliar frames. (In random network distillation these are the predictor and the target.)
+    error is large on unfamiliar frames. (Random network distillation calls them target and predictor.)
 
     Args:
         obs_shape: height, width and channels of a frame.

@@ -19,7 +19,7 @@ def dropout(
     Args:
         features: the input.
         probability: probability of dropping a feature, rounded to a multiple of 2⁻¹⁶.
-        generator: on the features' device; null for no dropout.
+        generator: on the features' device; None for no dropout.
 
     Returns:
         Zero where dropped, else the feature divided by 1 − probability, in the same precision and memory format.

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_rl.networks.impala_cnn import ImpalaCNN
+from lightning_rl.networks.impala_cnn import PUBLISHED_SHAPE, CNNShape, ImpalaCNN
 from lightning_rl.networks.init import glorot_, orthogonal_linear
 
 
@@ -29,14 +29,15 @@ class RecurrentActorCritic(nn.Module):
     float32 even under mixed precision, since rounding errors would accumulate over an episode.
 
     The torso is Glorot-uniform. The heads are orthogonal with gain 1, the norm of Sonnet's default; with PPO's 0.01 for
-    the policy head, almost no gradient would reach the layers below. The LSTM's weights have PyTorch's default, its
-    biases are 1 for the forget gate, as in TensorFlow's cell, and 0 otherwise.
+    the policy head, almost no gradient would reach the layers below. The LSTM has PyTorch's default weights; its biases
+    are 1 for the forget gate, as in TensorFlow's cell, and 0 otherwise.
 
     Args:
         obs_shape: height, width and channels of a frame.
         num_actions: A.
         latent_size: Z, length of the latent; 0 for none.
         hidden_size: size of the LSTM; its state holds hidden and cell state, so it is twice as long.
+        shape: width of the CNN, and how its features are pooled.
 
     Reference:
         Espeholt et al. 2018, IMPALA, figure 3 right, https://arxiv.org/abs/1802.01561; deepmind/scalable_agent,
@@ -44,10 +45,16 @@ class RecurrentActorCritic(nn.Module):
     """
 
     def __init__(
-        self, obs_shape: Sequence[int], num_actions: int, *, latent_size: int = 0, hidden_size: int = 256
+        self,
+        obs_shape: Sequence[int],
+        num_actions: int,
+        *,
+        latent_size: int = 0,
+        hidden_size: int = 256,
+        shape: CNNShape = PUBLISHED_SHAPE,
     ) -> None:
         super().__init__()
-        cnn = ImpalaCNN(obs_shape)
+        cnn = ImpalaCNN(obs_shape, shape=shape)
         self.num_actions = num_actions
         self.torso = nn.Sequential(cnn, nn.Linear(cnn.num_features, 256), nn.ReLU())
         glorot_(self.torso)
@@ -84,7 +91,7 @@ class RecurrentActorCritic(nn.Module):
     def _unroll_lstm(
         self, inputs: Float32[Tensor, "T B D"], starts: Bool[Tensor, "T B"], state: Float32[Tensor, "B S"]
     ) -> tuple[Float32[Tensor, "T B O"], Float32[Tensor, "B N"]]:
-        """Calls the LSTM once per segment without episode starts, since a call for each frame is slow."""
+        """Calls the LSTM once for each segment between episode starts, since a call for each frame is slow."""
         hidden_size = self.lstm.hidden_size
         if state.shape[1] == 0:  # before the first step
             state = inputs.new_zeros(inputs.shape[1], 2 * hidden_size)

@@ -43,7 +43,7 @@ class VAE(nn.Module):
         images: kind of the images that are encoded and reconstructed.
 
     Raises:
-        ValueError: `obs_shape` is another one.
+        ValueError: `obs_shape` has another height, width or number of channels.
 
     Reference:
         Xu & Kaneko, Combining reinforcement learning and VAE to improve generalization in Procgen Benchmark, figure 2;

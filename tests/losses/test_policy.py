@@ -260,3 +260,22 @@ def test_policy_gradient_is_the_advantage_times_one_hot_minus_softmax() -> None:
     assert advantages.grad is None
     assert logits.grad is not None
     assert_matches(logits.grad, ((softmax - one_hot) * advantages.detach().unsqueeze(-1)).numpy())
+
+
+@pytest.mark.parametrize("log_ratio", [85.0, 89.0, 1e4, -1e4])
+@pytest.mark.parametrize("advantage", [-0.7, 0.0, 1.5])
+def test_a_ratio_beyond_what_exp_can_hold_gives_finite_loss_and_gradient(log_ratio: float, advantage: float) -> None:
+    behavior_log_probs = torch.full((3,), -1e4)
+    log_probs = (behavior_log_probs + log_ratio).requires_grad_()
+    ratios = {"log_probs": log_probs, "behavior_log_probs": behavior_log_probs}
+
+    loss = clipped_surrogate_loss(**ratios, advantages=torch.full((3,), advantage), epsilon=EPSILON)
+    loss.sum().backward()
+
+    assert log_probs.grad is not None
+    assert loss.isfinite().all()
+    assert log_probs.grad.isfinite().all()
+    assert approx_kl(**ratios).isfinite().all()
+    if advantage > 0 and log_ratio > 0:
+        assert_matches(loss.detach(), np.full(3, -1.5 * (1 + EPSILON)))
+        assert not log_probs.grad.any()

@@ -41,7 +41,7 @@ def test_a_video_decodes_to_the_frames_it_was_made_of(tmp_path: Path) -> None:
     assert len(video) == 15
     for frame, original in zip(video, frames, strict=True):
         assert frame.shape == (48, 64, 3)
-        # 8-bit YCbCr with halved color resolution: a few levels off on flat colours
+        # 8-bit YCbCr with halved color resolution: a few levels off on flat colors
         np.testing.assert_allclose(frame.astype(int), original.astype(int), atol=8)
     assert os.listdir(path.parent) == ["episodes.mp4"]
 

@@ -19,6 +19,8 @@ BAD_VALUES: dict[str, list[Any]] = {
     "value_epsilon": [0.0, -0.2],
     "dropout": [-0.1, 1.0],
     "epochs": [0],
+    "width": [0],
+    "pooling_size": [0],
     "learning_rate": [0.0, -1e-4],
     "max_grad_norm": [0.0],
     "adam_epsilon": [-1e-9],
@@ -51,6 +53,9 @@ ALTERED: dict[str, Any] = {
     "num_actions": 11,
     "obs_shape": (24, 16, 3),
     "network": "two_stack",
+    "pooling": "average",
+    "pooling_size": 2,
+    "width": 2,
     "dropout": 0.5,
     "gamma": 0.5,
     "lambda_": 0.5,
@@ -122,8 +127,9 @@ def test_equal_arguments_build_and_learn_the_same() -> None:
 
 @pytest.mark.parametrize("name", ALTERED)
 def test_every_argument_changes_what_is_built_or_learned(name: str) -> None:
+    averaged: dict[str, Any] = {"pooling": "average"} if name == "pooling_size" else {}  # which means nothing elsewhere
     for make in (make_module, make_distilled):
-        altered, default = make(**{name: ALTERED[name]}), make()
+        altered, default = make(**{name: ALTERED[name]}, **averaged), make(**averaged)
 
         assert built(altered) != built(default) or learned(altered) != learned(default)
 

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from lightning_rl.networks.actor_critic import (
     ActorCritic,
     DistillationNetwork,
     three_stack_actor_critic,
+    two_conv_actor_critic,
     two_stack_actor_critic,
 )
+from lightning_rl.networks.impala_cnn import CNNShape
 
 OBS_SHAPE = (8, 16, 3)
 NUM_ACTIONS = 5
@@ -225,3 +228,20 @@ def test_outputs_of_a_distillation_network_are_float32_under_mixed_precision() -
 
     assert outputs.dtype == torch.float32
     assert not torch.equal(outputs, outputs.bfloat16().float())
+
+
+@pytest.mark.parametrize(
+    ("shape", "number"),
+    [(CNNShape(), 626_256), (CNNShape(pooling="average"), 110_160)],
+    ids=["flatten", "average"],
+)
+def test_the_three_stack_network_has_the_published_number_of_parameters(shape: CNNShape, number: int) -> None:
+    network = three_stack_actor_critic((64, 64, 3), 15, 1, shape=shape)
+
+    assert sum(parameter.numel() for parameter in network.parameters()) == number
+
+
+@pytest.mark.parametrize(("option", "value"), [("pooling", "average"), ("width", 2)])
+def test_the_two_convolutions_take_neither_average_nor_width(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^model\.{option} must be .* for the network two_conv, found {value}$"):
+        two_conv_actor_critic((64, 64, 3), 15, 1, shape=CNNShape(**{option: value}))

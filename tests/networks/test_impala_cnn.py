@@ -4,11 +4,11 @@ import pytest
 import torch
 from einops import rearrange
 from jaxtyping import TypeCheckError
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d
 from torch.testing import assert_close
 
-from lightning_rl.networks.impala_cnn import ImpalaCNN
+from lightning_rl.networks.impala_cnn import CNNShape, ImpalaCNN
 
 OBS_SHAPE = (8, 16, 3)
 
@@ -119,3 +119,45 @@ def test_a_frame_too_small_for_three_stacks_is_refused(height: int, width: int) 
 
 def test_two_stacks_halve_a_60_by_60_frame() -> None:
     assert ImpalaCNN((60, 60, 3), channels=(2, 3)).num_features == 15 * 15 * 3
+
+
+def test_average_pooling_is_the_mean_over_positions() -> None:
+    flat, averaged = ImpalaCNN(OBS_SHAPE), ImpalaCNN(OBS_SHAPE, shape=CNNShape(pooling="average"))
+    averaged.load_state_dict(flat.state_dict())
+    obs = frames(5, OBS_SHAPE)
+
+    features = averaged(obs)
+
+    assert features.shape == (5, averaged.num_features) == (5, 32)
+    assert_close(features, flat(obs).view(5, 32, -1).mean(-1))
+
+
+def test_parts_are_averaged_separately() -> None:
+    obs_shape = (32, 48, 3)  # features of 4 rows and 6 columns
+    flat, parts = ImpalaCNN(obs_shape), ImpalaCNN(obs_shape, shape=CNNShape(pooling="average", pooling_size=2))
+    parts.load_state_dict(flat.state_dict())
+    obs = frames(5, obs_shape)
+
+    features = parts(obs).view(5, 32, 2, 2)
+
+    image = flat(obs).view(5, 32, 4, 6)
+    assert parts.num_features == 32 * 4
+    assert_close(features[:, :, 0, 1], image[:, :, :2, 3:].mean((2, 3)))
+    assert_close(features[:, :, 1, 0], image[:, :, 2:, :3].mean((2, 3)))
+
+
+def test_width_multiplies_the_channels() -> None:
+    wide = ImpalaCNN((64, 64, 3), shape=CNNShape(width=3))
+
+    convolutions = [layer.out_channels for layer in wide.modules() if isinstance(layer, nn.Conv2d)]
+
+    assert convolutions == [48] * 5 + [96] * 10
+    assert wide.num_features == 96 * 8 * 8
+
+
+def test_parts_that_do_not_divide_the_features_are_refused() -> None:
+    allowed = r"^model\.pooling_size must be a divisor of 14 rows and 10 columns of features, found 3$"
+    with pytest.raises(ValueError, match=allowed):
+        ImpalaCNN((105, 80, 12), shape=CNNShape(pooling="average", pooling_size=3))
+    with pytest.raises(ValueError, match=r"^model\.width must be at least 1, found 0$"):
+        CNNShape(width=0)

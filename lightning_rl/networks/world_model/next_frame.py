@@ -68,9 +68,9 @@ class NextFramePredictor(nn.Module):
     code, which sees one frame and a recurrent state. With 0 it is the network of the paper's text, which sees the last
     `num_frames`. The defaults are those of the paper's `next_frame_basic_stochastic_discrete`.
 
-    There are two changes to the paper. With `predict_ends`, a head like the reward's predicts ends of episodes. With
+    Two options go beyond the paper. With `predict_ends`, a head like the reward's predicts ends of episodes. With
     `squared` pixels, the network predicts changes in units of 64 gray levels with an output layer that starts near
-    zero: it starts as a copy of the last frame, and can be trained at the learning rate of the other losses.
+    zero: its first predictions copy the last frame, and it can be trained at the learning rate of the other losses.
 
     The recurrent state depends only on frames, neither on dropout nor on latents. Carrying it from step to step thus
     equals re-running a window of four frames at each step, as the paper does.
@@ -86,7 +86,7 @@ class NextFramePredictor(nn.Module):
         middle_layers: number of convolutions at the bottleneck.
         dropout: probability of dropping a feature of encoder or decoder during training.
         residual_dropout: the same at the bottleneck.
-        pixels: predict a distribution over each sub-pixel's values, or the value itself.
+        pixels: `softmax` predicts a distribution over each sub-pixel's values, `squared` the value itself.
         latent: options of the latent; null for a deterministic model.
         recurrent_size: S, channels of the recurrent state; 0 for none.
         pooling: pool the features for reward and end by means over positions, as published, or by means and maxima. An
@@ -176,7 +176,7 @@ class NextFramePredictor(nn.Module):
         Args:
             obs: the last frames, the newest last; only the newest for a recurrent model.
             actions: the actions taken.
-            state: recurrent state after the frames before; null at the beginning.
+            state: recurrent state after the frames before; None at the beginning.
             target: the next frame, which the posterior sees; without it, the latent is sampled from the prior.
             mixing: probabilities of the latent's sources.
             generator: on the model's device; turns on dropout, noise and mixing, and samples the latent.
@@ -232,7 +232,7 @@ class NextFramePredictor(nn.Module):
     def next_state(
         self, obs: UInt8[Tensor, "N H W {self.channels}"], state: Float32[Tensor, "N S H W"] | None = None
     ) -> Float32[Tensor, "N S H W"] | None:
-        """The recurrent state after a frame, without a prediction; for frames before the first imagined step."""
+        """Recurrent state after a frame that needs no prediction, such as those before the first imagined step."""
         return self._remember(obs, state)[1]
 
     def _remember(self, obs: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
