@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from pytorch_lightning import Trainer
 
-from lightning_rl.cli.registry import data_class, module_class
+from lightning_rl.cli.registry import CLASSES, constructor_options, data_class, module_class
 from tests.support.command_lines import parsed
 from tests.support.runs import CONFIGS
 
@@ -35,7 +35,7 @@ IN_A_RUN_FOLDER = {"config.yaml"}
 
 OURS = ("lightning-rl ", "python -m ", "pytest -", "pip ", "wandb ")
 """How commands in the prose begin."""
-OTHERS = ("python3", "ruff", "mypy", "apt-get", "dnf")
+OTHERS = ("python3", "source", "ruff", "mypy", "apt-get", "dnf")
 """Programs whose command lines are not looked into."""
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MARKERS = {marker.partition(":")[0] for marker in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
@@ -181,6 +181,20 @@ def test_every_option_exists() -> None:
     assert [name for name in sorted(named - known) if not is_of_tests(name)] == []
 
 
+def test_every_option_of_a_class_is_explained() -> None:
+    set_by_the_command = {"data.seed", "data.allow_inexact_resume", "model.num_actions", "model.obs_shape"}
+    named = {f"{option.name}." for option in options()}
+    own = {
+        f"{key}.{name}"
+        for key, classes in CLASSES.items()
+        for owner in classes()
+        if owner.__module__.startswith("lightning_rl.")
+        for name in constructor_options(owner)
+    }
+    own -= set_by_the_command | {"model.reward_values"}  # the games' own
+    assert [name for name in sorted(own) if not any(other.startswith(f"{name}.") for other in named)] == []
+
+
 def _keys(config: dict[str, Any], above: str = "") -> Iterator[str]:
     """The options of a config, as the command line takes them, with and without `init_args`."""
     for key, value in config.items():
@@ -211,14 +225,19 @@ def _anchors(text: str) -> list[str]:
     return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
+@cache
+def tree() -> str:
+    """All paths of the repository, each with a slash before it and a space behind."""
+    roots = (ROOT / name for name in ("lightning_rl", "tests", "configs", ".github"))
+    paths = [*ROOT.glob("*.*"), *(path for root in roots for path in (root, *root.rglob("*")))]
+    return " ".join(f"/{path.relative_to(ROOT).as_posix()}" for path in paths) + " "
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_path_is_there(document: str) -> None:
-    folder = (ROOT / document).parent
     blocks = " ".join(fences(document, "text")).replace(",", " ").split()
-    named = [name for name in (*spans(DOCUMENTS[document]), *blocks) if PATH.fullmatch(name)]
-    places = (ROOT, folder, CONFIGS, ROOT / "lightning_rl" / "modules")
-    lost = [name for name in named if not any((place / name).exists() for place in places)]
-    assert [name for name in lost if name not in IN_A_RUN_FOLDER] == []
+    named = {name.rstrip("/") for name in (*spans(DOCUMENTS[document]), *blocks) if PATH.fullmatch(name)}
+    assert [name for name in sorted(named - IN_A_RUN_FOLDER) if f"/{name} " not in tree()] == []
 
 
 def test_every_config_is_in_the_documents() -> None:
