@@ -1,5 +1,6 @@
 """Every config file: it parses, builds and trains, says nothing twice, and holds the papers' numbers."""
 
+import re
 from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.program import main
+from lightning_rl.runs.metrics_csv import read_metrics
 from tests.support.command_lines import resolved
 from tests.support.runs import CONFIGS, ENV_STEPS, load, tiny
 
@@ -94,6 +96,8 @@ def test_it_trains_two_iterations(config: Path, overlay: Path | None, tmp_path: 
     assert checkpoint[games]["env_steps"] == 2 * ENV_STEPS
     assert [key for key in before if torch.equal(before[key], after[key])] == []
     assert all(tensor.isfinite().all() for tensor in after.values())
+    explained = re.findall(r"`([^`\n]+)`", (CONFIGS / "README.md").read_text())
+    assert [key for key in read_metrics(tmp_path / "run" / "metrics.csv")[-1] if key not in explained] == []
 
 
 def leaves(config: dict[str, Any], *above: str) -> Iterator[tuple[tuple[str, ...], Any]]:

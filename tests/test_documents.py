@@ -6,6 +6,7 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from itertools import groupby, pairwise, takewhile
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 from pytorch_lightning import Trainer
 
-from lightning_rl.cli.registry import data_class, module_class
-from tests.support.command_lines import parsed, resolved
+from lightning_rl.cli.registry import CLASSES, constructor_options, data_class, module_class
+from tests.support.command_lines import parsed
 from tests.support.runs import CONFIGS
 
 ROOT = CONFIGS.parent
@@ -32,8 +33,9 @@ PATH = re.compile(r"[\w.-]+(/[\w.-]+)*\.(py|yaml|sh|sbatch|md|toml)|(lightning_r
 PLACEHOLDERS = {"N": "1", "NAME": "heist"}
 IN_A_RUN_FOLDER = {"config.yaml"}
 
-OURS = ("lightning-rl", "python", "pytest", "sbatch", "bash", "kubectl", "wandb", "pip")
-OTHERS = ("python3", "ruff", "mypy", "apt-get", "dnf")
+OURS = ("lightning-rl ", "python -m ", "pytest -", "pip ", "wandb ")
+"""How commands in the prose begin."""
+OTHERS = ("python3", "source", "ruff", "mypy", "apt-get", "dnf")
 """Programs whose command lines are not looked into."""
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 MARKERS = {marker.partition(":")[0] for marker in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
@@ -52,7 +54,7 @@ def commands() -> Iterator[str]:
     for document, text in DOCUMENTS.items():
         for line in "".join(fences(document, "bash")).splitlines():
             yield from (shlex.join(words) for words in _joined_by_and(shlex.split(line, comments=True)))
-        yield from (span for span in spans(text) if span.partition(" ")[0] in OURS and " " in span)
+        yield from (shlex.join(shlex.split(span)) for span in spans(text) if span.startswith(OURS))
 
 
 def _joined_by_and(words: list[str]) -> list[list[str]]:
@@ -150,39 +152,47 @@ def options() -> Iterator[Option]:
                     yield Option(span, None, config)
 
 
-def option_lines() -> list[tuple[str, list[str]]]:
-    """Configs, and options with values that can stand on one command line: none is about a part of another's value."""
-    lines: list[tuple[str, dict[str, str]]] = []
-    for name, value, config in dict.fromkeys(options()):
-        if value is not None and not is_of_tests(name):
-            line = next((line for own, line in lines if own == config and _fits(name, line)), None)
-            if line is None:
-                lines.append((config, line := {}))
-            line[name] = value
-    return [(config, [f"--{name}={value}" for name, value in line.items()]) for config, line in lines]
+@cache
+def with_options_shown(config: str) -> dict[str, Any]:
+    """What a config becomes with all options that the prose shows a value of."""
+    shown = [option for option in options() if option.config == config and option.value is not None]
+    shown.sort(key=lambda option: -option.name.count("."))  # no logger has no options that could follow
+    flags = [f"--{name}={value}" for name, value, _ in shown if not is_of_tests(name)]
+    return parsed(["fit", "--config", str(CONFIGS / f"{config}.yaml"), *flags]).as_dict()
 
 
-def _fits(name: str, line: dict[str, str]) -> bool:
-    return name not in line and not any(f"{a}.".startswith(f"{b}.") for x in line for a, b in ((x, name), (name, x)))
-
-
+@cache
 def is_of_tests(name: str) -> bool:
     """Whether an option, by its name, is one of a program among the tests."""
     programs = (path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
     return "." not in name and any(f'add_argument("--{name}"' in program for program in programs)
 
 
-@pytest.mark.parametrize(("config", "args"), option_lines())
-def test_an_option_takes_the_value_shown(config: str, args: list[str]) -> None:
-    parsed(["fit", "--config", str(CONFIGS / f"{config}.yaml"), *args])
+@pytest.mark.parametrize("config", sorted({option.config for option in options()}))
+def test_options_take_the_values_shown(config: str) -> None:
+    with_options_shown(config)
 
 
 def test_every_option_exists() -> None:
-    named = {option.name for option in options()}
     known = {"config", "print_config", "help"}
-    for configs in (("ppo_distill", "hardware/cpu"), ("impala_vae_sm",), ("simple",), ("ppo_atari",)):
-        known |= set(_keys(resolved(*configs)))
+    for config in {option.config for option in options()}:
+        known |= set(_keys(with_options_shown(config)))
+    named = {option.name for option in options()}
     assert [name for name in sorted(named - known) if not is_of_tests(name)] == []
+
+
+def test_every_option_of_a_class_is_explained() -> None:
+    set_by_the_command = {"data.seed", "data.allow_inexact_resume", "model.num_actions", "model.obs_shape"}
+    named = {f"{option.name}." for option in options()}
+    own = {
+        f"{key}.{name}"
+        for key, classes in CLASSES.items()
+        for owner in classes()
+        if owner.__module__.startswith("lightning_rl.")
+        for name in constructor_options(owner)
+    }
+    own -= set_by_the_command | {"model.reward_values"}  # the games' own
+    assert [name for name in sorted(own) if not any(other.startswith(f"{name}.") for other in named)] == []
 
 
 def _keys(config: dict[str, Any], above: str = "") -> Iterator[str]:
@@ -215,26 +225,29 @@ def _anchors(text: str) -> list[str]:
     return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
+@cache
+def tree() -> str:
+    """All paths of the repository, each with a slash before it and a space behind."""
+    roots = (ROOT / name for name in ("lightning_rl", "tests", "configs", ".github"))
+    paths = [*ROOT.glob("*.*"), *(path for root in roots for path in (root, *root.rglob("*")))]
+    return " ".join(f"/{path.relative_to(ROOT).as_posix()}" for path in paths) + " "
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_path_is_there(document: str) -> None:
-    folder = (ROOT / document).parent
     blocks = " ".join(fences(document, "text")).replace(",", " ").split()
-    named = [name for name in (*spans(DOCUMENTS[document]), *blocks) if PATH.fullmatch(name)]
-    places = (ROOT, folder, CONFIGS, ROOT / "lightning_rl" / "modules")
-    lost = [name for name in named if not any((place / name).exists() for place in places)]
-    assert [name for name in lost if name not in IN_A_RUN_FOLDER] == []
+    named = {name.rstrip("/") for name in (*spans(DOCUMENTS[document]), *blocks) if PATH.fullmatch(name)}
+    assert [name for name in sorted(named - IN_A_RUN_FOLDER) if f"/{name} " not in tree()] == []
 
 
 def test_every_config_is_in_the_documents() -> None:
     files = {path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*") if path.is_file()}
-    said = {*spans(DOCUMENTS["configs/README.md"]), *LINK.findall(DOCUMENTS["configs/cluster/README.md"])}
-    cluster = {f"cluster/{link}" for link, _ in LINK.findall(DOCUMENTS["configs/cluster/README.md"])}
-    assert [name for name in sorted(files) if not name.endswith(".md") and name not in said | cluster] == []
+    said = {f"cluster/{link}" for link, _ in LINK.findall(DOCUMENTS["configs/cluster/README.md"])}
+    said.update(spans(DOCUMENTS["configs/README.md"]))
+    assert [name for name in sorted(files - said) if not name.endswith(".md")] == []
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / ".github" / "results").glob("*/metrics.csv")), ids=lambda p: p.parent.name
-)
+@pytest.mark.parametrize("path", sorted(ROOT.glob(".github/results/*/metrics.csv")), ids=lambda path: path.parent.name)
 def test_every_metric_of_a_run_is_explained(path: Path) -> None:
     columns = path.read_text(encoding="utf-8").partition("\n")[0].split(",")
     assert [column for column in columns if column not in spans(DOCUMENTS["configs/README.md"])] == []
