@@ -27,6 +27,7 @@ OVERLAYS: dict[str, list[tuple[str, ...]]] = {
     "scale/simple_cpu": [("simple",), ("simple_atari",)],
     "scale/simple_atari_cpu": [("simple_atari", "scale/simple_cpu")],
     "variants/rnd": [("ppo",), ("ppo_distill",)],
+    "variants/impoola": [("ppo",), ("impala",)],
     "variants/surprise": [("impala_vae",)],
 }
 """Each overlay, and what it is given over."""

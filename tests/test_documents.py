@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 from pytorch_lightning import Trainer
 
-from lightning_rl.cli.registry import CLASSES
-from lightning_rl.modules.hyper_parameters import constructor_options, data_class, module_class
+from lightning_rl.cli.registry import CLASSES, data_class, module_class
+from lightning_rl.modules.hyper_parameters import constructor_options
 from tests.support.command_lines import parsed
 from tests.support.runs import CONFIGS
 
