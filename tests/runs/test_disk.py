@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.runs import ENV_STEPS, fit, fit_args, load, rows, unlike
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 IN_A_NAMESPACE = ["unshare", "-Urm"]
 
 

@@ -18,7 +18,7 @@ from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.metrics_csv import read_metrics
 from lightning_rl.runs.signals import end_at_signals
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 ENV_STEPS = 32
 """Env steps of one iteration."""
 
