@@ -14,6 +14,7 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from lightning_rl.media.videos import GAP
+from lightning_rl.runs.atomic_files import atomic_write
 from lightning_rl.runs.metrics_csv import read_metrics
 
 
@@ -21,9 +22,9 @@ def draw_learning_curve(metrics_csv: Path, png: Path, *, title: str) -> bool:
     """Draws the returns of a run against its env steps.
 
     Args:
-        metrics_csv: The run's `metrics.csv`.
-        png: Where the picture goes; its folder is made.
-        title: What stands above it.
+        metrics_csv: the run's `metrics.csv`.
+        png: where the picture goes; its folder is made.
+        title: what stands above it.
 
     Returns:
         Whether there was a curve to draw: at least two points of one of the returns.
@@ -60,11 +61,11 @@ def draw_image_rows(
     The file appears whole or not at all.
 
     Args:
-        png: Where the picture goes; its folder is made.
-        rows: What stands left of each row, and its images: RGB, or one channel from black to white.
-        columns: What stands below each column; nothing by default.
-        scale: Pixels of the picture per pixel of an image, each way.
-        title: What stands above the picture.
+        png: where the picture goes; its folder is made.
+        rows: what stands left of each row, and its images: RGB, or one channel from black to white.
+        columns: what stands below each column; nothing by default.
+        scale: pixels of the picture per pixel of an image, each way.
+        title: what stands above the picture.
     """
     images = np.stack([np.broadcast_to(row, (*row.shape[:3], 3)) for _, row in rows])
     padded = np.pad(images, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
@@ -86,14 +87,8 @@ def draw_image_rows(
 
 
 def _save(figure: Figure, png: Path, **options: Any) -> None:
-    """Puts the picture in place in one step."""
-    png.parent.mkdir(parents=True, exist_ok=True)
-    partial = png.with_name(f".{png.name}.partial")
-    try:
-        figure.savefig(partial, format="png", **options)
-        partial.replace(png)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(png) as file:
+        figure.savefig(file, format="png", **options)
 
 
 def _points(metrics_csv: Path, key: str) -> list[tuple[int, float]]:

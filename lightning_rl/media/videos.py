@@ -13,6 +13,8 @@ from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from lightning_rl.runs.atomic_files import atomic_write
+
 GAP = 2  # pixels between two tiles
 
 
@@ -26,27 +28,22 @@ def write_video(path: Path, frames: Iterable[UInt8[NDArray[Any], "H W 3"]], *, f
     gets its last row or column of pixels twice.
 
     Args:
-        path: The mp4; its folder is made.
-        frames: RGB, 0..255, all of one size; an array `[T H W 3]` is such a sequence.
+        path: the mp4; its folder is made.
+        frames: rGB, 0..255, all of one size; an array `[T H W 3]` is such a sequence.
         frames_per_second: 15 is the rate at which Procgen's own videos play.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: There are no frames, or they differ in size.
+        ValueError: there are no frames, or they differ in size.
     """
     remaining = iter(frames)
     first = next(remaining, None)
     if first is None:
-        raise ValueError(f"{path}: expected at least one frame to make a video of, got none")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        _encode(partial, itertools.chain([first], remaining), _even(first).shape[:2], frames_per_second)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        raise ValueError(f"{path}: a video must have at least one frame, found none")
+    with atomic_write(path) as file:  # by its name: PyAV reads the file again to put the index in front
+        _encode(Path(file.name), itertools.chain([first], remaining), _even(first).shape[:2], frames_per_second)
     return path
 
 
@@ -56,10 +53,10 @@ def tiled(
     """One picture of many environments: a grid, row by row, enlarged without smoothing, on black.
 
     Args:
-        frames: What each environment shows.
-        columns: Environments side by side.
-        scale: Pixels of the picture per pixel of a frame, each way.
-        dimmed: Environments to darken to a third, those whose episode is over.
+        frames: what each environment shows.
+        columns: environments side by side.
+        scale: pixels of the picture per pixel of a frame, each way.
+        dimmed: environments to darken to a third, those whose episode is over.
 
     Returns:
         The picture, with gaps between its tiles and none around them.
@@ -78,9 +75,9 @@ def captioned(
     """Frames, enlarged without smoothing, each with a line of white text above it.
 
     Args:
-        frames: RGB, 0..255.
-        captions: What to write above each.
-        scale: Pixels of the picture per pixel of a frame, each way.
+        frames: rGB, 0..255.
+        captions: what to write above each.
+        scale: pixels of the picture per pixel of a frame, each way.
     """
     enlarged = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     pictures = np.pad(enlarged, ((0, 0), (_CAPTION_HEIGHT, 0), (0, 0), (0, 0)))

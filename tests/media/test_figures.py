@@ -78,7 +78,7 @@ def test_frames_are_taken_one_at_a_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        ([], "expected at least one frame"),
+        ([], "a video must have at least one frame, found none"),
         ([colored((0, 0, 0), height=8, width=8), colored((0, 0, 0), height=8, width=10)], r"frame 1 is \(8, 10\)"),
     ],
 )
