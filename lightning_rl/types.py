@@ -17,6 +17,7 @@ State = dict[str, Any]
 Fields = TypeVar("Fields", bound="TensorFields")
 
 
+@dataclass(frozen=True)
 class TensorFields:
     """A frozen dataclass whose tensors move together: what Lightning takes as a batch."""
 
@@ -26,12 +27,12 @@ class TensorFields:
 
     def map_tensors(self: Fields, function: Callable[[Tensor], Tensor]) -> Fields:
         """The same fields with `function` applied to every tensor, nested ones included."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]  # a mixin of dataclasses
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         tensors: dict[str, Any] = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
         nested = {
             name: value.map_tensors(function) for name, value in values.items() if isinstance(value, TensorFields)
         }
-        return replace(self, **tensors, **nested)  # type: ignore[type-var]
+        return replace(self, **tensors, **nested)
 
 
 @dataclass(frozen=True, kw_only=True)
