@@ -12,7 +12,7 @@ def going_on_without(path: Path) -> Iterator[None]:
     """Warns where `path` cannot be written, and goes on after the block: a full disk costs a picture, not the run.
 
     Args:
-        path: What the block writes.
+        path: what the block writes.
     """
     try:
         yield
