@@ -17,6 +17,7 @@ State = dict[str, Any]
 Fields = TypeVar("Fields", bound="TensorFields")
 
 
+@dataclass(frozen=True)
 class TensorFields:
     """Base of frozen dataclasses of tensors; `to` lets Lightning move them to a device as batches."""
 
@@ -26,12 +27,12 @@ class TensorFields:
 
     def map_tensors(self: Fields, function: Callable[[Tensor], Tensor]) -> Fields:
         """Applies `function` to every tensor, including those of nested dataclasses."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]  # a mixin of dataclasses
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         tensors: dict[str, Any] = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
         nested = {
             name: value.map_tensors(function) for name, value in values.items() if isinstance(value, TensorFields)
         }
-        return replace(self, **tensors, **nested)  # type: ignore[type-var]
+        return replace(self, **tensors, **nested)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,7 +86,7 @@ def joined(parts: list[Any]) -> Any:
         return torch.cat(parts)
     if not isinstance(first, TensorFields):
         return first
-    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(first)}  # type: ignore[arg-type]  # a dataclass
+    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(first)}
     if isinstance(first, Unrolls):  # time comes first there
         stacked = {key: torch.cat(column, 1) for key, column in columns.items() if isinstance(column[0], Tensor)}
         return type(first)(**{key: stacked.get(key, joined(column)) for key, column in columns.items()})

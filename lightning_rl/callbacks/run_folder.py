@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from lightning_rl.callbacks.graceful_stop import is_stopped_by_signal
 from lightning_rl.callbacks.iteration_metrics import data_of
 from lightning_rl.runs.atomic_files import atomic_write, remove_partial
+from lightning_rl.runs.lightning_private import is_fast_dev_run
 from lightning_rl.runs.metrics_csv import MetricsCSV
 from lightning_rl.runs.wandb_run import end_run, use_env_steps_axis
 
@@ -46,7 +47,7 @@ class RunFolder(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the config, logs what differs from the continued run's, and passes it to W&B."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or is_fast_dev_run(trainer):
             return
         text = self._parser.dump(self._config, skip_none=False)
         before = self._path.read_bytes() if self._path.exists() else None

@@ -18,6 +18,7 @@ from lightning_rl.callbacks.media_output import going_on_without
 from lightning_rl.media.figures import draw_learning_curve
 from lightning_rl.media.videos import tiled, write_video
 from lightning_rl.modules.base import RLModule
+from lightning_rl.runs.lightning_private import is_fast_dev_run
 from lightning_rl.runs.wandb_run import log_media
 from lightning_rl.types import Episodes
 
@@ -79,7 +80,7 @@ class RecordMedia(Callback):
         """
         if is_stopped_by_signal(trainer):
             return
-        if not trainer.is_global_zero or not isinstance(pl_module, RLModule) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or not isinstance(pl_module, RLModule) or is_fast_dev_run(trainer):
             return
         data = data_of(trainer)
         episodes = data.evaluation(

@@ -19,10 +19,9 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ProgressBar, Timer
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities import rank_zero_only
 
 import lightning_rl
@@ -42,8 +41,10 @@ from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.registry import data_class, module_class
 from lightning_rl.cli.run_location import RunLocation
 from lightning_rl.cpu.bfloat16 import supported_precision, uses_cuda
+from lightning_rl.data.continuation import read_games
 from lightning_rl.errors import UnsavedError, UsageError
 from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.lightning_private import StagedCLI, is_fast_dev_run, starts_by_multiprocessing
 from lightning_rl.runs.metrics_csv import MetricsCSV
 from lightning_rl.runs.signals import STOPPED, SignalWatcher
 from lightning_rl.runs.wandb_run import drop_obsolete_settings, outlive, silent_server
@@ -66,7 +67,7 @@ class _Parser(LightningArgumentParser):
         raise UsageError(message) from ex
 
 
-class RunCLI(LightningCLI):
+class RunCLI(StagedCLI):
     """LightningCLI that decides where a run lives and which checkpoint it continues before anything is built.
 
     Args:
@@ -138,10 +139,7 @@ class RunCLI(LightningCLI):
         """Parses `args` without Lightning's warning that `sys.argv` is ignored; here both are the same."""
         self.config = parser.parse_args(args)
 
-    def _parse_ckpt_path(self) -> None:
-        """Does nothing: Lightning would let a checkpoint's hyper-parameters override the command line silently."""
-
-    def _set_seed(self) -> None:
+    def set_seed(self) -> None:
         """Seeds all random streams, without Lightning's line on stderr."""
         seed = self.config[self.subcommand].seed_everything
         if isinstance(seed, bool) or not 0 <= seed < 2**32:
@@ -230,7 +228,7 @@ class RunCLI(LightningCLI):
         games = saved.get(type(self.datamodule).__qualname__)
         if self.subcommand != "fit":
             if games is not None:
-                self.datamodule.check_contents(games)
+                read_games(games)
             return
         if games is None:
             raise UsageError(f"ckpt_path: {checkpoint} holds no games to continue; a last.ckpt does")
@@ -244,7 +242,7 @@ class RunCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with this package's callbacks, checkpoint files and metrics.csv."""
-        config = self._get(self.config_init, "trainer")
+        config = self.config_init[self.subcommand].trainer
         callbacks = [*_as_list(config["callbacks"]), *self._callbacks()]
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(EnvStepsProgress())
@@ -275,7 +273,7 @@ class RunCLI(LightningCLI):
         metadata = {"method": self.method, "game": self.game, "run_id": self.location.run_id, "version": __version__}
         return [
             SameStart(self._start),
-            RunFolder(self.run_dir, config=self.saved_config, parser=self._parser(self.subcommand)),
+            RunFolder(self.run_dir, config=self.saved_config, parser=self.subcommand_parser),
             IterationMetrics(),
             RandomStates(),
             self.stopper,
@@ -294,18 +292,15 @@ class RunCLI(LightningCLI):
             return "new weights"
         return f"{self.checkpoint} of epoch {saved.get('epoch')}, step {saved.get('global_step')}"
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Does nothing: `run` is called later, so that wrong input can be told from failures in training."""
-
     def run(self) -> None:
-        """Trains, validates, tests or predicts."""
+        """Trains, validates, tests or predicts; not done at once, to tell wrong input from failures in training."""
         for remark in self._remarks if self.trainer.is_global_zero else ():
             say(remark)
         if self.complete and self.checkpoint is not None:
             steps = self.datamodule.total_env_steps
             say(f"{self.checkpoint} has reached data.total_env_steps {steps}: nothing to do; give more to continue")
             return
-        if self.subcommand == "fit" and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.subcommand == "fit" and self.trainer.is_global_zero and not is_fast_dev_run(self.trainer):
             self._train_alone()
         else:
             self._run()
@@ -327,7 +322,7 @@ class RunCLI(LightningCLI):
 
     def _run(self) -> None:
         with self.location.announced():
-            super()._run_subcommand(str(self.subcommand))
+            self.run_subcommand()
 
     @property
     def stopped_status(self) -> int:
@@ -362,7 +357,7 @@ def _require_known_strategy(trainer: Trainer) -> None:
     """Refuses strategies that shard parameters, and those that fork processes, which games do not survive."""
     strategy = trainer.strategy
     known = type(strategy) in (DDPStrategy, SingleDeviceStrategy)
-    if not known or isinstance(strategy.launcher, _MultiProcessingLauncher):
+    if not known or starts_by_multiprocessing(strategy):
         raise UsageError(f"trainer.strategy must be auto or ddp, found {type(strategy).__name__}")
 
 

@@ -1,6 +1,6 @@
 """Convolutions of small images with many channels, computed as one matrix product."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -93,7 +93,7 @@ class PatchConv(nn.Conv2d):
 
     def forward(self, images: Float[Tensor, "N {self.in_channels} H W"]) -> Float[Tensor, "N {self.out_channels} h w"]:
         """The convolved images."""
-        patches: Tensor = _Unfold.apply(images.permute(0, 2, 3, 1), self.window)  # type: ignore[no-untyped-call]  # torch's
+        patches: Tensor = cast(Any, _Unfold).apply(images.permute(0, 2, 3, 1), self.window)
         kernels = self.weight.permute(0, 2, 3, 1).flatten(1)
         return functional.linear(patches, kernels, self.bias).permute(0, 3, 1, 2)
 
@@ -121,5 +121,5 @@ class PatchUpConv(nn.ConvTranspose2d):
         kernels = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
         patches = functional.linear(images.permute(0, 2, 3, 1), kernels)
         height, width = images.shape[2:]
-        pixels: Tensor = _Fold.apply(patches, self.window, 2 * height, 2 * width)  # type: ignore[no-untyped-call]  # torch's
+        pixels: Tensor = cast(Any, _Fold).apply(patches, self.window, 2 * height, 2 * width)
         return (pixels + self.bias.to(pixels.dtype)).permute(0, 3, 1, 2)

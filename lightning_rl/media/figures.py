@@ -14,6 +14,7 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from lightning_rl.media.videos import GAP
+from lightning_rl.runs.atomic_files import atomic_write
 from lightning_rl.runs.metrics_csv import read_metrics
 
 
@@ -87,13 +88,8 @@ def draw_image_rows(
 
 def _save(figure: Figure, png: Path, **options: Any) -> None:
     """Writes the figure atomically."""
-    png.parent.mkdir(parents=True, exist_ok=True)
-    partial = png.with_name(f".{png.name}.partial")
-    try:
-        figure.savefig(partial, format="png", **options)
-        partial.replace(png)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(png) as file:
+        figure.savefig(file, format="png", **options)
 
 
 def _points(metrics_csv: Path, key: str) -> list[tuple[int, float]]:

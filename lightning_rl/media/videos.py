@@ -13,6 +13,8 @@ from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from lightning_rl.runs.atomic_files import atomic_write
+
 GAP = 2  # pixels between two tiles
 _CAPTION_HEIGHT = 14  # pixels, for Pillow's built-in font
 
@@ -38,13 +40,8 @@ def write_video(path: Path, frames: Iterable[UInt8[NDArray[Any], "H W 3"]], *, f
     first = next(remaining, None)
     if first is None:
         raise ValueError(f"{path}: a video must have at least one frame, found none")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        _encode(partial, itertools.chain([first], remaining), _even(first).shape[:2], frames_per_second)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(path) as file:  # by its name: PyAV reads the file again to put the index in front
+        _encode(Path(file.name), itertools.chain([first], remaining), _even(first).shape[:2], frames_per_second)
     return path
 
 

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from lightning_rl.modules.optimizers import fused_on
 from lightning_rl.protocols import Source
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.checkpoint_files import METADATA
+from lightning_rl.runs.lightning_private import attached_trainer, find_unused_parameters
 from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 
 _STATE_BEFORE = "the newest checkpoint holds the state before it"
@@ -145,25 +145,25 @@ class RLModule(LightningModule, ABC):
         """Sets the number of threads of operators outside micro-batches, and allows unused parameters under DDP."""
         if self.micro_batches is not None:
             torch.set_num_threads(self.micro_batches.num_threads)
-        strategy = None if self._trainer is None else self._trainer.strategy
-        if isinstance(strategy, DDPStrategy):
+        if (trainer := attached_trainer(self)) is not None:
             # A batch may train a part of the parameters only. The option also keeps DDP from rebuilding its buckets
             # after the first step, which would change how a resumed run rounds sums over three or more ranks.
-            strategy._ddp_kwargs["find_unused_parameters"] = True
+            find_unused_parameters(trainer.strategy)
 
     def check_trainer(self, trainer: Trainer) -> None:
         """Raises a ValueError if the method cannot learn with this Trainer; accepts every Trainer by default."""
 
     def precision(self) -> AbstractContextManager[Any]:
         """The trainer's autocast context; Lightning enters it around `training_step` only, and in one thread."""
-        if self._trainer is not None:
-            return self._trainer.precision_plugin.forward_context()
+        if (trainer := attached_trainer(self)) is not None:
+            return trainer.precision_plugin.forward_context()
         return nullcontext() if self._autocast is None else torch.autocast("cpu", self._autocast)
 
     def actor(self) -> "RLModule":
         """A copy for acting in another process: on the CPU, without the trainer but with its precision."""
         copy = deepcopy(self).cpu()
-        mixed = self._trainer is not None and self._trainer.precision == "bf16-mixed"
+        trainer = attached_trainer(self)
+        mixed = trainer is not None and trainer.precision == "bf16-mixed"
         copy._autocast = torch.bfloat16 if mixed and cpu_has_bf16() else None
         return copy
 
@@ -255,7 +255,8 @@ class RLModule(LightningModule, ABC):
         if checkpoint.get("optimizer_states") and not checkpoint.get("lr_schedulers"):
             (saved,) = checkpoint["optimizer_states"]
             optimizer: Any = self.configure_optimizers()
-            device = self.device if self._trainer is None else self._trainer.strategy.root_device
+            trainer = attached_trainer(self)
+            device = self.device if trainer is None else trainer.strategy.root_device
             for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True):
                 old |= {key: value for key, value in new.items() if key != "params"}
                 if "fused" in old:

@@ -35,7 +35,7 @@ class Training:
         self.callback = AutoencoderPictures(run_dir, title="VAE on starpilot")
 
     def at(self, env_steps: int) -> "Training":
-        self.data.load_state_dict({"env_steps": env_steps})
+        self.data.load_state_dict({"env_steps": env_steps, "collectors": []})
         return self
 
     def start(self) -> "Training":
