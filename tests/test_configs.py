@@ -9,10 +9,11 @@ import torch
 import yaml
 
 import lightning_rl
-from lightning_rl import PPODistillModule, ProcgenDataModule
+from lightning_rl import ProcgenDataModule
 from lightning_rl.cli.command import RunCLI
-from lightning_rl.cli.program import main
-from tests.support.runs import CONFIGS, ENV_STEPS, load, tiny
+from tests.support.methods import CONFIGS, ROWS, Row, module_of
+from tests.support.runs import ENV_STEPS, fit_args, load
+from tests.support.shared_runs import SharedRuns
 
 METHODS = sorted(CONFIGS.glob("*.yaml"))
 OVERLAYS = sorted((CONFIGS / "hardware").glob("*.yaml"))
@@ -27,52 +28,25 @@ def build(*configs: str) -> RunCLI:
     return RunCLI(["fit", *args, "--run_dir", "absent"])
 
 
-CPU = CONFIGS / "hardware" / "cpu.yaml"
+def test_every_config_has_a_row() -> None:
+    assert sorted(ROWS) == [path.stem for path in METHODS]
 
 
 @pytest.mark.parametrize(
-    ("config", "overlay"),
-    [
-        *(
-            pytest.param(CONFIGS / f"{config}.yaml", None, id=config)
-            for config in ("ppo", "ppo_atari", "quickstart", "impala")
-        ),
-        *(
-            pytest.param(CONFIGS / f"{config}.yaml", None, id=config, marks=pytest.mark.slow)
-            for config in (
-                "ppo_distill",
-                "ppo_distill_rnd",
-                "impala_vae",
-                "impala_vae_sm",
-                "impala_cpu",
-                "simple",
-                "simple_atari",
-            )
-        ),
-        *(
-            pytest.param(CONFIGS / f"{method}.yaml", CPU, id=f"{method}-cpu")
-            for method in ("ppo_distill", "impala_vae_cpu", "simple_cpu")
-        ),
-        pytest.param(CONFIGS / "simple_atari_cpu.yaml", CPU, id="simple_atari-cpu", marks=pytest.mark.slow),
-    ],
+    ("config", "row"),
+    [pytest.param(*item, id=item[0], marks=[pytest.mark.slow] * item[1].slow) for item in ROWS.items()],
 )
-def test_it_trains_two_iterations(config: Path, overlay: Path | None, tmp_path: Path) -> None:
-    configs = [config] if overlay is None else [config, overlay]
-    taken = {key: value for key, value in tiny(config.stem).items() if key not in ("model.epochs", "trainer.precision")}
-    options = taken | {"data.total_env_steps": 2 * ENV_STEPS, "trainer.accelerator": "cpu"}
-    flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-    files = [text for path in configs for text in ("--config", str(path))]
-    args = ["fit", *files, "--run_dir", str(tmp_path / "run"), *flags]
-    cli = RunCLI(args)
-    model, games = cli.model, type(cli.datamodule).__qualname__
-    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    before = {key: value for key, value in model.state_dict().items() if key in learning}
+def test_it_trains_two_iterations(config: str, row: Row, tmp_path: Path, runs: SharedRuns) -> None:
+    as_it_is = {"overlay": row.overlay, "trainer__precision": None, "model__epochs": None}
+    options: dict[str, Any] = row.resumed[0].options if row.resumed else as_it_is  # those are trained anyway
+    cli = RunCLI(fit_args(tmp_path / "run", config=config, **options))
+    learning = {name for name, parameter in cli.model.named_parameters() if parameter.requires_grad}
+    before = {key: value for key, value in cli.model.state_dict().items() if key in learning}
 
-    assert main(args) == 0
+    checkpoint = load(runs.finished(config, **options))
 
-    checkpoint = load(tmp_path / "run")
     after = {key: checkpoint["state_dict"][key] for key in before}
-    assert checkpoint[games]["env_steps"] == 2 * ENV_STEPS
+    assert checkpoint[type(cli.datamodule).__qualname__]["env_steps"] == 2 * ENV_STEPS
     assert [key for key in before if torch.equal(before[key], after[key])] == []
     assert all(tensor.isfinite().all() for tensor in after.values())
 
@@ -80,7 +54,7 @@ def test_it_trains_two_iterations(config: Path, overlay: Path | None, tmp_path: 
 @pytest.mark.parametrize("path", METHODS + OVERLAYS, ids=name)
 def test_it_repeats_no_default_of_a_class(path: Path) -> None:
     config: dict[str, Any] = yaml.safe_load(path.read_text())
-    for section, default in (("model", PPODistillModule), ("data", ProcgenDataModule)):
+    for section, default in (("model", module_of("ppo")), ("data", ProcgenDataModule)):
         class_path = config.get(section, {}).get("class_path", f"lightning_rl.{default.__name__}")
         owner = getattr(lightning_rl, class_path.removeprefix("lightning_rl."))
         parameters = inspect.signature(owner).parameters

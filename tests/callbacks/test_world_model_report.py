@@ -22,8 +22,8 @@ from lightning_rl.modules.simple.module import SimPLeModule
 from lightning_rl.modules.simple.simulator import Simulator
 from lightning_rl.modules.simple.world_model import reward_classes
 from lightning_rl.types import ImaginedStep, Windows
-from tests.support.full_disk import RememberingWandb, leave_no_room_for
 from tests.support.dreams import REWARDS, H, K, W, module, play, windows
+from tests.support.full_disk import RememberingWandb, leave_no_room_for
 
 
 class Known(Simulator):
