@@ -20,20 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning_rl.runs import checkpoint_files
+from tests.support.methods import METHODS, ROWS
 from tests.support.runs import fit_args, listens, load, rows, start, unlike, wait_until
 from tests.support.wandb_reader import read_history
 
 LAST = ("--ckpt_path", "last")
-METHODS: dict[str, dict[str, Any]] = {
-    "ppo_distill": {},
-    "impala_vae": {"data__num_actors": 2},
-    "simple_cpu": {},
-}
-"""Configs and options of the runs; actors are processes that must not survive."""
-
-_ITERATIONS = {"simple_cpu": 1}
-"""Env steps for each disturbance, in tiny iterations; SimPLe has several epochs in one. Four where nothing is said."""
-_STARTING_SECONDS, _RUNNING_SECONDS = 6.0, 1.5  # a kill comes within, counted from the start or from the first new row
+_STARTING_SECONDS, _RUNNING_SECONDS = 2.0, 0.5  # a kill comes within, counted from the start or from the first new row
 
 
 @dataclass
@@ -62,7 +54,7 @@ def campaign(
     """
     folder.mkdir(exist_ok=True)
     stream, seen = random.Random(seed), Seen()
-    iterations = _ITERATIONS.get(config, 4) * (kills + stops) + 4
+    iterations = ROWS[config].disturbed_iterations * (kills + stops) + 4
     undisturbed = start(fit_args(folder / "undisturbed", config=config, iterations=iterations, **options), _log(folder))
     undisturbed.join()
     assert undisturbed.exitcode == 0, _log(folder).read_text()
@@ -159,16 +151,21 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="only these")
     asked = parser.parse_args()
     os.environ["WANDB_MODE"] = "offline"
-    for index, (config, options) in enumerate(METHODS.items()):
+    for index, (config, row) in enumerate(METHODS.items()):
         if config not in asked.methods:
             continue
         share = {"kills": asked.kills, "stops": asked.stops}
         own = {key: -(-(value - index) // len(METHODS)) for key, value in share.items()}
         with tempfile.TemporaryDirectory() as folder:
             begun = time.monotonic()
-            killed = campaign(Path(folder) / "kills", config, kills=own["kills"], seed=asked.seed, **options)
+            killed = campaign(Path(folder) / "kills", config, kills=own["kills"], seed=asked.seed, **row.disturbed)
             stopped = campaign(
-                Path(folder) / "stops", config, stops=own["stops"], seed=asked.seed, trainer__logger=None, **options
+                Path(folder) / "stops",
+                config,
+                stops=own["stops"],
+                seed=asked.seed,
+                trainer__logger=None,
+                **row.disturbed,
             )
             assert_wandb_is_complete(Path(folder) / "stops" / "run")
             counts = dict(killed.disturbances + stopped.disturbances)

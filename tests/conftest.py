@@ -1,7 +1,22 @@
+import os
 from collections.abc import Iterator
+
+# Workers share the cores, and operators on a few small frames are not worth sharing; what tests start inherits this.
+# A second thread that a test does ask for sleeps while it waits: turning in circles, it takes the core of another.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import pytest
 import torch
+
+from tests.support.shared_runs import SharedRuns
+
+_MOST_WORKERS = 4  # each imports torch and keeps a gigabyte
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Of the cores that this process may use; two on a single one, since some tests wait for processes."""
+    return min(_MOST_WORKERS, max(2, len(os.sched_getaffinity(0))))
 
 
 @pytest.fixture(autouse=True)
@@ -10,3 +25,12 @@ def _same_random_numbers_and_threads() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(num_threads)  # modules that cut minibatches set their own
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRuns]:
+    """Finished runs that tests read and copy; the workers share them."""
+    base = tmp_path_factory.getbasetemp()
+    shared = SharedRuns((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runs")
+    yield shared
+    shared.check_untouched()

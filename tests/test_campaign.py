@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaign import METHODS, assert_wandb_is_complete, campaign
+from tests.campaign import assert_wandb_is_complete, campaign
+from tests.support.methods import METHODS, Row
 
 
 def test_killed_and_stopped_at_random_moments_a_run_ends_with_the_bits_of_an_undisturbed_one(tmp_path: Path) -> None:
@@ -14,9 +15,9 @@ def test_killed_and_stopped_at_random_moments_a_run_ends_with_the_bits_of_an_und
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", METHODS)
-def test_every_method_survives_kills_and_signals(config: str, tmp_path: Path) -> None:
-    campaign(tmp_path, config, kills=3, stops=3, **METHODS[config])
+@pytest.mark.parametrize(("config", "row"), METHODS.items(), ids=METHODS)
+def test_every_method_survives_kills_and_signals(config: str, row: Row, tmp_path: Path) -> None:
+    campaign(tmp_path, config, kills=3, stops=3, **row.disturbed)
 
 
 @pytest.mark.slow

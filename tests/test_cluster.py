@@ -16,7 +16,8 @@ from torch.distributed.run import get_args_parser
 
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.envs.procgen_games import GAMES
-from tests.support.runs import CONFIGS, ENV_STEPS, fit_args, load, rows
+from tests.support.methods import CONFIGS
+from tests.support.runs import ENV_STEPS, fit_args, load, rows
 
 CLUSTER = CONFIGS / "cluster"
 ON_CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]

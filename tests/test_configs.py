@@ -11,10 +11,11 @@ import torch
 import yaml
 
 from lightning_rl.cli.command import RunCLI
-from lightning_rl.cli.program import main
 from lightning_rl.runs.metrics_csv import read_metrics
 from tests.support.command_lines import resolved
-from tests.support.runs import CONFIGS, ENV_STEPS, load, tiny
+from tests.support.methods import CONFIGS, ROWS, Row
+from tests.support.runs import ENV_STEPS, fit_args, load
+from tests.support.shared_runs import SharedRuns
 
 METHODS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 OVERLAYS: dict[str, list[tuple[str, ...]]] = {
@@ -49,56 +50,31 @@ def build(*configs: str) -> RunCLI:
     return RunCLI(["fit", *args, "--run_dir", "absent"])
 
 
-CPU = CONFIGS / "hardware" / "cpu.yaml"
+def test_every_config_has_a_row() -> None:
+    assert sorted(ROWS) == METHODS
 
 
 @pytest.mark.parametrize(
-    ("config", "overlay"),
-    [
-        *(
-            pytest.param(CONFIGS / f"{config}.yaml", None, id=config)
-            for config in ("ppo", "ppo_atari", "quickstart", "impala")
-        ),
-        *(
-            pytest.param(CONFIGS / f"{config}.yaml", None, id=config, marks=pytest.mark.slow)
-            for config in (
-                "ppo_distill",
-                "ppo_distill_rnd",
-                "impala_vae",
-                "impala_vae_sm",
-                "impala_cpu",
-                "simple",
-                "simple_atari",
-            )
-        ),
-        *(
-            pytest.param(CONFIGS / f"{method}.yaml", CPU, id=f"{method}-cpu")
-            for method in ("ppo_distill", "impala_vae_cpu", "simple_cpu")
-        ),
-        pytest.param(CONFIGS / "simple_atari_cpu.yaml", CPU, id="simple_atari-cpu", marks=pytest.mark.slow),
-    ],
+    ("config", "row"),
+    [pytest.param(*item, id=item[0], marks=[pytest.mark.slow] * item[1].slow) for item in ROWS.items()],
 )
-def test_it_trains_two_iterations(config: Path, overlay: Path | None, tmp_path: Path) -> None:
-    configs = [config] if overlay is None else [config, overlay]
-    taken = {key: value for key, value in tiny(config.stem).items() if key not in ("model.epochs", "trainer.precision")}
-    options = taken | {"data.total_env_steps": 2 * ENV_STEPS, "trainer.accelerator": "cpu"}
-    flags = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-    files = [text for path in configs for text in ("--config", str(path))]
-    args = ["fit", *files, "--run_dir", str(tmp_path / "run"), *flags]
-    cli = RunCLI(args)
-    model, games = cli.model, type(cli.datamodule).__qualname__
-    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    before = {key: value for key, value in model.state_dict().items() if key in learning}
+def test_it_trains_two_iterations(config: str, row: Row, tmp_path: Path, runs: SharedRuns) -> None:
+    as_it_is = {"overlay": row.overlay, "trainer__precision": None, "model__epochs": None}
+    options: dict[str, Any] = row.resumed[0].options if row.resumed else as_it_is  # those are trained anyway
+    cli = RunCLI(fit_args(tmp_path / "run", config=config, **options))
+    learning = {name for name, parameter in cli.model.named_parameters() if parameter.requires_grad}
+    before = {key: value for key, value in cli.model.state_dict().items() if key in learning}
 
-    assert main(args) == 0
+    run = runs.finished(config, **options)
 
-    checkpoint = load(tmp_path / "run")
+    checkpoint = load(run)
+
     after = {key: checkpoint["state_dict"][key] for key in before}
-    assert checkpoint[games]["env_steps"] == 2 * ENV_STEPS
+    assert checkpoint[type(cli.datamodule).__qualname__]["env_steps"] == 2 * ENV_STEPS
     assert [key for key in before if torch.equal(before[key], after[key])] == []
     assert all(tensor.isfinite().all() for tensor in after.values())
     explained = re.findall(r"`([^`\n]+)`", (CONFIGS / "README.md").read_text())
-    assert [key for key in read_metrics(tmp_path / "run" / "metrics.csv")[-1] if key not in explained] == []
+    assert [key for key in read_metrics(run / "metrics.csv")[-1] if key not in explained] == []
 
 
 def leaves(config: dict[str, Any], *above: str) -> Iterator[tuple[tuple[str, ...], Any]]:

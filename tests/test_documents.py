@@ -18,7 +18,7 @@ from pytorch_lightning import Trainer
 from lightning_rl.cli.registry import CLASSES, data_class, module_class
 from lightning_rl.modules.hyper_parameters import constructor_options
 from tests.support.command_lines import parsed
-from tests.support.runs import CONFIGS
+from tests.support.methods import CONFIGS
 
 ROOT = CONFIGS.parent
 FOLDERS = (".", ".github", "checkpoints", "configs", "configs/cluster", "tests", "tests/benchmarks")

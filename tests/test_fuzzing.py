@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.program import main
 from lightning_rl.data.datamodule import RolloutDataModule
+from tests.support.methods import METHODS
 from tests.support.runs import fit_args
 
-METHODS = ("ppo", "ppo_distill", "impala_vae", "simple_cpu")
 Path_ = tuple[str, ...]
 
 ODD_NUMBERS = [-1, 0, 1, 3, 7, 10**9, 10**12, 10**30, -0.5, 0.0, 0.3, 1.5, 1e300, math.nan, math.inf, -math.inf]
@@ -171,7 +171,7 @@ def test_the_config_unchanged_trains(config: str, tmp_path: Path) -> None:
 def test_a_changed_config_trains_or_is_refused_in_one_line(
     config: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    check(config, tmp_path_factory, examples=15)
+    check(config, tmp_path_factory, examples=12)
 
 
 @pytest.mark.slow

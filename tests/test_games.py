@@ -11,7 +11,8 @@ from lightning_rl import PPOModule, ProcgenDataModule
 from lightning_rl.cli.program import main
 from lightning_rl.cpu.bfloat16 import cpu_has_bf16
 from lightning_rl.envs.procgen_games import GAMES
-from tests.support.runs import CONFIGS, ENV_STEPS, load
+from tests.support.methods import CONFIGS
+from tests.support.runs import ENV_STEPS, load
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,13 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.program import main
+from lightning_rl.cli.run_location import RunLocation
 from lightning_rl.runs.checkpoint_files import METADATA, read
-from tests.support.runs import CONFIGS, differences, fit, fit_args, load
+from tests.support.methods import CONFIGS
+from tests.support.runs import differences, fit_args, load
+from tests.support.shared_runs import SharedRuns
 
 GAMES = "ProcgenDataModule"
 
@@ -31,12 +35,10 @@ def refusal(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return captured.err
 
 
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def run_dir(runs: SharedRuns) -> Path:
     """A run of two iterations."""
-    folder = tmp_path_factory.mktemp("hostile") / "run"
-    fit(folder, iterations=2)
-    return folder
+    return runs.finished("ppo")
 
 
 def cut(content: bytearray, draws: random.Random) -> None:
@@ -108,17 +110,13 @@ class TestDamage:
         assert refused > 300
 
     @pytest.mark.parametrize("seed", range(5))
-    def test_the_run_goes_on_from_the_one_before(
-        self, seed: int, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_the_run_goes_on_from_the_one_before(self, seed: int, run_dir: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copytree(run_dir, tmp_path / "run"))
         last = copy / "last.ckpt"
         last.write_bytes(damaged(last.read_bytes(), seed))
-        capsys.readouterr()
-        assert main(fit_args(copy, "--ckpt_path", "last")) == 0
-        told = f"lightning-rl: {last} is damaged: {copy / 'previous.ckpt'} is taken instead\n"
-        assert capsys.readouterr().err == told
-        assert differences(load(copy)[GAMES], load(run_dir)[GAMES]) == []
+        location = RunLocation.find("fit", run_dir=str(copy), ckpt_path="last", method="ppo", game="dodgeball")
+        assert location.remarks == (f"{last} is damaged: {copy / 'previous.ckpt'} is taken instead",)
+        assert location.checkpoint == copy / "previous.ckpt"
 
 
 class Calls:
@@ -224,6 +222,13 @@ def reserve(path: Path) -> None:
     rewritten(path, lambda name, content: call if is_pickle(name) else content)
 
 
+@pytest.fixture(scope="module")
+def sound(runs: SharedRuns, tmp_path_factory: pytest.TempPathFactory) -> RunCLI:
+    """The command that goes on from the checkpoint as it was."""
+    other, last = tmp_path_factory.mktemp("other"), runs.finished("ppo") / "last.ckpt"
+    return RunCLI(fit_args(other, "--ckpt_path", str(last), iterations=3))
+
+
 class TestHostileFiles:
     @pytest.fixture
     def path(self, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -235,35 +240,85 @@ class TestHostileFiles:
         monkeypatch.chdir(folder)
         return folder / "last.ckpt"
 
+    def unread(self, path: Path) -> str:
+        """Why `test` and `fit` do not read the file; nothing else is there afterwards."""
+        before = sorted(path.parent.parent.rglob("*"))
+        began = time.monotonic()
+        messages = []
+        for subcommand, run_dir in (("test", None), ("fit", str(path.parent.parent / "other"))):
+            with pytest.raises(ValueError) as error:  # noqa: PT011  # the caller looks at the message
+                RunLocation.find(subcommand, run_dir=run_dir, ckpt_path=str(path), method="ppo", game="dodgeball")
+            messages.append(str(error.value))
+        assert messages[0] == messages[1]
+        assert time.monotonic() - began < 20
+        assert sorted(path.parent.parent.rglob("*")) == before
+        assert messages[0].startswith(f"ckpt_path: {path} ")
+        return messages[0]
+
+    def unfit(self, path: Path, sound: RunCLI) -> str:
+        """Why a run does not go on from a file that can be read."""
+        with pytest.raises(ValueError) as error:  # noqa: PT011  # the caller looks at the message
+            sound._check(read(path), path)
+        return str(error.value)
+
     def refused(self, path: Path, capsys: pytest.CaptureFixture[str]) -> str:
         """The line with which `test` and `fit` refuse the file; nothing else is there afterwards."""
         before = sorted(path.parent.parent.rglob("*"))
-        began = time.monotonic()
         message = refusal(["test", "--ckpt_path", str(path)], capsys)
         args = ["fit", "--config", str(path.with_name("config.yaml")), "--run_dir", str(path.parent.parent / "other")]
         assert refusal([*args, "--ckpt_path", str(path)], capsys) == message
-        assert time.monotonic() - began < 20
         assert sorted(path.parent.parent.rglob("*")) == before
-        shown = " ".join(str(path).split())
-        assert f"ckpt_path: {shown}" in message
-        return message.partition(shown)[2]
+        return message
+
+    @pytest.mark.parametrize(
+        ("key", "value", "told"),
+        [
+            ("callbacks/more", Calls(os.system, "mkdir executed"), "carries code or foreign objects, which are never"),
+            ("state_dict/network.actor.bias", "x", "state_dict.network.actor.bias must be a Tensor, found a str"),
+        ],
+        ids=["code", "contents"],
+    )
+    def test_the_command_refuses_a_file_in_one_line(
+        self, key: str, value: Any, told: str, path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        torch.save(put(load(path.parent), key, value), path)
+        message = self.refused(path, capsys)
+        assert f"ckpt_path: {path}" in message
+        assert told in message
+
+    @pytest.mark.parametrize(
+        ("key", "value", "told"),
+        [
+            ("collectors", [], "collectors must be a list of 1, found a list of 0"),
+            # what only the games themselves can tell
+            ("collectors/0/env/env", {}, "games of the checkpoint cannot go on here: a state of ReturnScaling has "),
+            ("collectors/0/env/env/env/crc32", "x", "games of the checkpoint cannot go on here: "),
+            ("collectors/0/env/env/env/games/0", torch.zeros(5, dtype=torch.uint8), "game 0 of the state is damaged"),
+        ],
+    )
+    def test_the_command_refuses_games_in_one_line(
+        self, key: str, value: Any, told: str, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        torch.save(put(load(path.parent), f"{GAMES}/{key}", value), path)
+        message = refusal(fit_args(tmp_path / "other", "--ckpt_path", str(path), iterations=3), capsys)
+        assert "ckpt_path: " in message
+        assert told in message
+        assert not (tmp_path / "other").exists()
 
     @pytest.mark.parametrize(
         ("kind", "place"),
         [*((kind, "whole") for kind in KINDS), *(("system", place) for place in ("callbacks", "state_dict", METADATA))],
     )
-    def test_code_is_never_executed(
-        self, kind: str, place: str, path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_code_is_never_executed(self, kind: str, place: str, path: Path) -> None:
         torch.save({METADATA: {}, "state_dict": {}}, path.with_name("executed.pt"))
         hostile = payload(kind, "executed")
         torch.save(hostile if place == "whole" else load(path.parent) | {place: {"more": hostile}}, path)
-        assert "carries code or foreign objects, which are never executed" in self.refused(path, capsys)
+        assert "carries code or foreign objects, which are never executed" in self.unread(path)
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_the_old_format_is_not_read_at_all(self, kind: str, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_old_format_is_not_read_at_all(self, kind: str, path: Path) -> None:
         torch.save(payload(kind, "executed"), path, _use_new_zipfile_serialization=False)
-        assert "damaged or cut short" in self.refused(path, capsys)
+        assert "damaged or cut short" in self.unread(path)
         path.write_bytes(pickle.dumps(payload(kind, "executed")))
         with pytest.raises(ValueError, match="damaged or cut short"):
             read(path)
@@ -283,11 +338,9 @@ class TestHostileFiles:
             (loop, "carries code or foreign objects"),
         ],
     )
-    def test_nothing_else_is_done_either(
-        self, harm: Callable[[Path], None], told: str, path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_nothing_else_is_done_either(self, harm: Callable[[Path], None], told: str, path: Path) -> None:
         harm(path)
-        assert told in self.refused(path, capsys)
+        assert told in self.unread(path)
 
     @pytest.mark.parametrize(
         ("key", "value", "told"),
@@ -319,10 +372,12 @@ class TestHostileFiles:
         ],
     )
     def test_wrong_contents_are_named_by_their_key(
-        self, key: str, value: Any, told: str, path: Path, capsys: pytest.CaptureFixture[str]
+        self, key: str, value: Any, told: str, path: Path, sound: RunCLI
     ) -> None:
         torch.save(put(load(path.parent), key, value), path)
-        assert told in self.refused(path, capsys)
+        message = self.unfit(path, sound)
+        assert f"ckpt_path: {path}" in message
+        assert told in message
 
     @pytest.mark.parametrize(
         ("key", "value", "told"),
@@ -348,20 +403,14 @@ class TestHostileFiles:
             ("collectors/0/env/env/env/games/0", torch.zeros(5, dtype=torch.uint8), "game 0 of the state is damaged"),
         ],
     )
-    def test_so_are_wrong_games(
-        self, key: str, value: Any, told: str, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_so_are_wrong_games(self, key: str, value: Any, told: str, path: Path, sound: RunCLI) -> None:
         torch.save(put(load(path.parent), f"{GAMES}/{key}", value), path)
-        args = fit_args(tmp_path / "other", "--ckpt_path", str(path), iterations=3)
-        message = refusal(args, capsys)
+        message = self.unfit(path, sound)
         assert "ckpt_path: " in message
         assert told in message
-        assert not (tmp_path / "other").exists()
 
-    @pytest.mark.parametrize("kind", ["folder", "pipe", "empty", "device", "loop", "dangling", "newline"])
-    def test_what_is_no_checkpoint_neither_hangs_nor_ends_in_a_traceback(
-        self, kind: str, path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    @pytest.mark.parametrize("kind", ["folder", "pipe", "empty", "device", "loop", "dangling"])
+    def test_what_is_no_checkpoint_neither_hangs_nor_ends_in_a_traceback(self, kind: str, path: Path) -> None:
         path.unlink()
         make: dict[str, Callable[[Path], object]] = {
             "folder": Path.mkdir,
@@ -370,17 +419,19 @@ class TestHostileFiles:
             "device": lambda at: at.symlink_to("/dev/zero"),
             "loop": lambda at: at.symlink_to(at),
             "dangling": lambda at: at.symlink_to("absent"),
-            "newline": lambda at: at.with_name("last.ckpt").write_bytes(b"\n"),
         }
         os.mkfifo(path.with_name("beside.ckpt"))
-        path = path.with_name("new\nline.ckpt") if kind == "newline" else path
         make[kind](path)
-        assert "there is no good one beside it" in self.refused(path, capsys)
+        assert "there is no good one beside it" in self.unread(path)
+
+    def test_a_name_of_two_lines_is_told_in_one(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path.write_bytes(b"\n")
+        assert "new line.ckpt is not there" in self.refused(path.with_name("new\nline.ckpt"), capsys)
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-    def test_one_that_may_not_be_read(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_one_that_may_not_be_read(self, path: Path) -> None:
         path.chmod(0)
-        assert "damaged or cut short" in self.refused(path, capsys)
+        assert "damaged or cut short" in self.unread(path)
 
     @pytest.mark.parametrize("name", ["nul\0byte.ckpt", "x" * 5000])
     def test_a_name_that_no_file_can_have(self, name: str, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -415,10 +466,10 @@ class TestHostileConfigs:
             ("data: !!python/object/apply:os.mkdir [executed]", ["hostile.yaml is not a config", "os.mkdir"]),
             ("\n".join(LAUGHS), ["hostile.yaml is not a config", "more than 20000 values"]),
             ("model: {init_args: {\n" + ",\n".join(LAUGHS) + "}}", ["more than 20000 values"]),
-            ("data: &a {init_args: *a}", ["hostile.yaml is not a config", "in one another"]),
-            ("data: {init_args: {game: &a [*a]}}", ["hostile.yaml is not a config", "in one another"]),
-            ("data: " + "[" * 20_000, ["hostile.yaml is not a config", "in one another"]),
-            ("data: " + "{a: " * 300 + "1" + "}" * 300, ["hostile.yaml is not a config", "50 in one another"]),
+            ("data: &a {init_args: *a}", ["hostile.yaml is not a config", "nest"]),
+            ("data: {init_args: {game: &a [*a]}}", ["hostile.yaml is not a config", "nest"]),
+            ("data: " + "[" * 20_000, ["hostile.yaml is not a config", "nest"]),
+            ("data: " + "{a: " * 300 + "1" + "}" * 300, ["hostile.yaml is not a config", "nested more than 50 deep"]),
             (f"data: {{init_args: {{game: {'x' * 50_000_000}}}}}", ["at most 1000000 bytes"]),
             (f"data: {{init_args: {{game: {'x' * 90_000}}}}}", ["game must be one of bigfish"]),
             ("data: {init_args: {game: a\0b}}", ["hostile.yaml is not a config", "control characters"]),

@@ -24,33 +24,14 @@ from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.modules.base import RLModule
 from lightning_rl.modules.impala import Unrolls
 from lightning_rl.types import TensorFields
+from tests.support.methods import METHODS, Options, variants
 from tests.support.runs import ENV_STEPS, differences, fit_args, load, rows, start_ranks, unlike, wait_until
+from tests.support.shared_runs import SharedRuns
 
 ROOT = Path(__file__).parents[1]
 GAMES = "ProcgenDataModule"
 LAST = ("--ckpt_path", "last")
-MICRO = {"model__micro_batches__size": 8, "model__micro_batches__num_threads": 1}
 TWO = {"trainer__devices": 2, "trainer__strategy": "ddp"}
-METHODS = [
-    pytest.param("ppo", MICRO, id="ppo-micro_batches", marks=pytest.mark.slow),
-    pytest.param(
-        "ppo_distill",
-        {
-            "model__normalize_advantages": "minibatch",
-            "model__distillation__normalization": "running_std",
-            "model__distillation__num_outputs": 4,
-            "model__distillation__dropout": 0.0,
-            "model__dropout": 0.0,
-        },
-        id="ppo_distill",
-    ),
-    pytest.param("impala_vae", MICRO | {"model__vae__update_interval": 2}, id="impala_vae-micro_batches"),
-    pytest.param(
-        "simple_cpu",
-        {"model__world_model__residual_dropout": 0.0, "model__world_model__ramp": 10**9},
-        id="simple_cpu",
-    ),
-]
 
 
 def two(run_dir: Path, *args: str, **options: Any) -> list[str]:
@@ -102,9 +83,9 @@ def gradients_alone(module: RLModule, weights: dict[str, Tensor], batch: Any) ->
     return {name: parameter.grad for name, parameter in module.named_parameters()}
 
 
-@pytest.mark.parametrize(("config", "options"), METHODS)
+@pytest.mark.parametrize(("config", "options"), variants(lambda row: [row.ranks] if row.of is None else []))
 def test_two_ranks_learn_from_games_of_their_own_what_one_process_would_from_all_and_resume_with_the_same_bits(
-    config: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: str, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight, run = tmp_path / "straight", tmp_path / "run"
     witness = (
@@ -188,18 +169,17 @@ def test_a_rank_that_waits_for_the_others_ends_at_a_signal_and_not_as_one_that_w
     assert waiting.exitcode == 1
 
 
-def test_ranks_that_find_different_checkpoints_say_so_and_end(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert together(two(run, iterations=2), tmp_path / "out") == [0, 0]
-    shutil.copytree(run, tmp_path / "other")
-    (tmp_path / "other" / "last.ckpt").unlink()
+def test_ranks_that_find_different_checkpoints_say_so_and_end(tmp_path: Path, runs: SharedRuns) -> None:
+    run, other = (runs.copied(tmp_path / name, "ppo") for name in ("run", "other"))
+    (other / "last.ckpt").unlink()
 
-    args, others = (two(folder, *LAST, iterations=4) for folder in (run, tmp_path / "other"))
+    of_one_rank = (*LAST, "--allow_inexact_resume", "true")
+    args, others = (two(folder, *of_one_rank, iterations=4) for folder in (run, other))
     assert together(args, tmp_path / "out", others=others) == [2, 2]
     told = (tmp_path / "out.1").read_text()
     assert f"run_dir: all ranks must start from the same checkpoint, found {run}/last.ckpt of epoch 1, step" in told
-    assert f"and {tmp_path}/other/previous.ckpt of epoch 0, step" in told
-    assert [row["env_steps"] for row in rows(run)] == ["64", "128"]
+    assert f"and {other}/previous.ckpt of epoch 0, step" in told
+    assert [row["env_steps"] for row in rows(run)] == ["32", "64"]
 
 
 def test_another_number_of_ranks_is_refused_and_by_option_goes_on_counting(
@@ -218,12 +198,11 @@ def test_another_number_of_ranks_is_refused_and_by_option_goes_on_counting(
     assert [row["env_steps"] for row in rows(run)] == ["64", "96", "128"]
 
 
-def test_ranks_share_the_episodes_of_a_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = tmp_path / "run"
-    assert main(fit_args(run, iterations=1)) == 0
-    args = two(run, "--ckpt_path", str(run / "last.ckpt"), data__test_episodes=4)
+def test_ranks_share_the_episodes_of_a_test(tmp_path: Path, runs: SharedRuns) -> None:
+    checkpoint = runs.finished("ppo") / "last.ckpt"
+    args = two(tmp_path, "--ckpt_path", str(checkpoint), data__test_episodes=4)
     assert together(["test", *args[1:]], tmp_path / "out") == [0, 0]
-    sets = json.loads((run / "test.json").read_text())["level_sets"]
+    sets = json.loads((tmp_path / "test.json").read_text())["level_sets"]
     assert {name: found["episodes"] for name, found in sets.items()} == dict.fromkeys(
         ("train_levels", "full_distribution", "random_policy"), 4
     )
@@ -270,7 +249,7 @@ def test_ranks_that_lightning_starts_end_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", ["ppo_distill", "impala_vae", "simple_cpu"])
+@pytest.mark.parametrize("config", METHODS)
 def test_three_ranks_resume_with_the_same_bits(config: str, tmp_path: Path) -> None:
     three: dict[str, Any] = {"config": config, "trainer__devices": 3, "trainer__strategy": "ddp"}
     straight, run = tmp_path / "straight", tmp_path / "run"

@@ -14,18 +14,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_rl import SimPLeModule
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.program import main
 from lightning_rl.errors import BusyError
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.folder_lock import folder_lock
+from tests.support.methods import RUNNING_STD, Options, variants
 from tests.support.runs import ENV_STEPS, differences, fit, fit_args, flat, load, rows, start, unlike, wait_until
+from tests.support.shared_runs import SharedRuns
 from tests.support.wandb_reader import read_history, read_run_id
 
-CPU = {"trainer__precision": "bf16-mixed", "model__micro_batches__size": 8}
-RUNNING_STD = {"model__distillation__normalization": "running_std", "model__distillation__num_outputs": 4}
-SURPRISE = {"model__surprise__weight": 1e-3}
-MINIBATCHES = {"model__vae__minibatch_size": 8}
 GAMES, RANDOM_STATES = "ProcgenDataModule", "RandomStates"
 
 LAST = ("--ckpt_path", "last")
@@ -35,58 +34,28 @@ def pictures(run_dir: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (run_dir / "media").glob("*.png")}
 
 
-@pytest.mark.parametrize(
-    ("config", "options"),
-    [
-        pytest.param("ppo", {}, id="ppo-fp32"),
-        pytest.param("ppo", CPU, id="ppo-bf16-micro_batches"),
-        pytest.param("ppo_atari", {"data__sticky_actions": True}, id="ppo_atari-sticky-fp32"),
-        pytest.param("ppo_distill", CPU, id="ppo_distill-scale-bf16-micro_batches"),
-        pytest.param("ppo_distill", RUNNING_STD, id="ppo_distill-running_std-fp32"),
-        pytest.param("impala_vae", CPU | SURPRISE, id="impala_vae-surprise-bf16-micro_batches"),
-        pytest.param("impala_vae", MINIBATCHES, id="impala_vae-minibatches-fp32", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("config", "options"), variants(lambda row: row.resumed))
 def test_a_stopped_and_resumed_run_has_the_bits_of_one_that_never_stopped(
-    config: str, options: dict[str, object], tmp_path: Path
+    config: str, options: Options, tmp_path: Path, runs: SharedRuns
 ) -> None:
-    straight = fit(tmp_path / "straight", config=config, iterations=2, **options)
+    straight = runs.finished(config, **options)
 
-    fit(tmp_path / "run", config=config, iterations=1, **options)
+    fit(tmp_path, config=config, iterations=1, **options)  # SimPLe's ends in the middle of a pass
     torch.manual_seed(99)  # whatever a new process finds in its generators
-    resumed = fit(tmp_path / "run", *LAST, config=config, iterations=2, **options)
+    resumed = fit(tmp_path, *LAST, config=config, iterations=2, **options)
 
-    assert unlike(straight, resumed) == []
-    assert rows(tmp_path / "run") == rows(tmp_path / "straight")
-    assert pictures(tmp_path / "run") == pictures(tmp_path / "straight")
-    assert [row["env_steps"] for row in rows(tmp_path / "run")] == ["32", "64"]
-
-
-def test_simple_goes_on_from_the_middle_of_a_pass_with_the_same_bits(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"config": "simple_cpu"} | CPU
-    straight = fit(tmp_path / "straight", iterations=2, **options)
-
-    fit(tmp_path / "run", iterations=1, **options)  # the first slice, which collects and trains the world model
-    torch.manual_seed(99)
-    resumed = fit(tmp_path / "run", *LAST, iterations=2, **options)
-
-    assert unlike(straight, resumed) == []
-    assert rows(tmp_path / "run") == rows(tmp_path / "straight")
-    assert [row["env_steps"] for row in rows(tmp_path / "run")] == ["32"] * 4 + ["64"]
+    assert unlike(load(straight), resumed) == []
+    assert rows(tmp_path) == rows(straight)
+    assert pictures(tmp_path) == pictures(straight)
+    assert list(dict.fromkeys(row["env_steps"] for row in rows(tmp_path))) == ["32", "64"]
 
 
-@pytest.mark.parametrize(
-    ("config", "options"),
-    [
-        pytest.param("simple_cpu", CPU, id="simple_cpu-bf16-micro_batches", marks=pytest.mark.slow),
-        pytest.param("simple", {"model__learn_from_real": True}, id="simple-real-fp32", marks=pytest.mark.slow),
-        pytest.param("simple_atari", {"data__sticky_actions": True}, id="simple_atari-fp32", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("config", "options"), variants(lambda row: row.resumed, module=SimPLeModule))
 def test_killed_in_each_of_its_phases_simple_ends_with_the_bits_of_a_run_that_never_was(
-    config: str, options: dict[str, object], tmp_path: Path
+    config: str, options: Options, tmp_path: Path, runs: SharedRuns
 ) -> None:
-    straight = fit(tmp_path / "straight", config=config, iterations=2, **options)
+    straight = runs.finished(config, **options)
     lines = [("32", "model")] * 2 + [("32", "policy")] * 2 + [("64", "model")]
 
     run_dir = tmp_path / "run"
@@ -99,8 +68,8 @@ def test_killed_in_each_of_its_phases_simple_ends_with_the_bits_of_a_run_that_ne
         process.join()
     resumed = fit(run_dir, *LAST, config=config, iterations=2, **options)
 
-    assert unlike(straight, resumed) == []
-    assert rows(run_dir) == rows(tmp_path / "straight")
+    assert unlike(load(straight), resumed) == []
+    assert rows(run_dir) == rows(straight)
     losses = {"model": "loss/frames", "policy": "loss/policy"}
     assert [(row["env_steps"], losses[phase] in row) for row, (_, phase) in zip(rows(run_dir), lines, strict=True)] == [
         (env_steps, True) for env_steps, _ in lines
@@ -133,9 +102,9 @@ def test_with_other_num_envs_simple_goes_on_learning_from_what_was_played(slices
     assert (len(digests), digests[:1]) == (2, first)
 
 
-def test_the_checkpoint_holds_what_must_survive(tmp_path: Path) -> None:
-    first = fit(tmp_path, config="ppo_distill", iterations=1, **RUNNING_STD)
-    second = fit(tmp_path, *LAST, config="ppo_distill", iterations=2, **RUNNING_STD)
+def test_the_checkpoint_holds_what_must_survive(runs: SharedRuns) -> None:
+    run_dir = runs.finished("ppo_distill", **RUNNING_STD)
+    first, second = load(run_dir, "previous.ckpt"), load(run_dir)
     changed = "\n".join(unlike(first, second))
     for part in (
         "/state_dict/network",
@@ -155,8 +124,8 @@ def test_the_checkpoint_holds_what_must_survive(tmp_path: Path) -> None:
     assert {type(leaf) for leaf in flat(second).values()} <= {Tensor, str, int, float, bool, type(None)}
 
 
-def test_validation_and_video_change_no_bit_of_training(tmp_path: Path) -> None:
-    without = fit(tmp_path / "without", iterations=2)
+def test_validation_and_video_change_no_bit_of_training(tmp_path: Path, runs: SharedRuns) -> None:
+    without = load(runs.finished("ppo"))
     fit(tmp_path / "with", iterations=1, trainer__check_val_every_n_epoch=1)  # ends with a video
     judged = fit(tmp_path / "with", *LAST, iterations=2, trainer__check_val_every_n_epoch=1)
     for part in ("state_dict", "optimizer_states", GAMES):
@@ -227,7 +196,12 @@ def test_an_actor_that_is_killed_is_named_and_no_actor_survives_the_learner(tmp_
 @pytest.mark.slow
 def test_with_actors_a_run_ends_with_the_same_bits_whichever_process_is_killed(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    options: dict[str, Any] = {"config": "impala_vae", "data__num_actors": 2, "iterations": 9} | MINIBATCHES
+    options: dict[str, Any] = {
+        "config": "impala_vae",
+        "data__num_actors": 2,
+        "iterations": 9,
+        "model__vae__minibatch_size": 8,
+    }
 
     kill_an_actor_then_the_learner(run_dir, tmp_path / "run.txt", **options)
 
@@ -247,9 +221,8 @@ def test_last_in_an_empty_folder_starts_and_says_so(tmp_path: Path, capsys: pyte
 
 class TestOfOneRun:
     @pytest.fixture
-    def run_dir(self, tmp_path: Path) -> Path:
-        fit(tmp_path / "run", iterations=2)
-        return tmp_path / "run"
+    def run_dir(self, tmp_path: Path, runs: SharedRuns) -> Path:
+        return runs.copied(tmp_path / "run", "ppo")
 
     def test_a_complete_run_is_left_as_it_is(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
         before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
@@ -404,6 +377,6 @@ def test_what_would_cut_an_iteration_short_is_refused(
 
 def test_time_is_up_at_a_boundary(tmp_path: Path) -> None:
     updates = 16
-    stopped = fit(tmp_path / "run", "--trainer.max_time", "00:00:00:02", iterations=10**6, model__epochs=updates // 2)
+    stopped = fit(tmp_path / "run", "--trainer.max_time", "00:00:00:01", iterations=10**6, model__epochs=updates // 2)
     assert stopped["global_step"] % updates == 0
     assert stopped["global_step"] == updates * len(rows(tmp_path / "run"))

@@ -40,20 +40,18 @@ def check_configs(args: list[str]) -> None:
         try:
             if path.exists() and not path.is_dir():
                 _check_config(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise UsageError(f"config: {path} is not a config: {error}") from error
 
 
 def _check_config(path: Path) -> None:
     if not path.is_file() or path.stat().st_size > _MAX_CONFIG_BYTES:
         raise ValueError(f"it must be a file of at most {_MAX_CONFIG_BYTES} bytes")
-    text = path.read_text(encoding="utf-8")
-    with suppress(yaml.YAMLError):  # what is wrong the parser will tell
-        _check_nesting(text)
+    _check_nesting(path.read_text(encoding="utf-8"))
 
 
 def _check_nesting(text: str) -> None:
-    """Counts values and depth with every alias replaced by the value that it stands for."""
+    """Counts values as they are once every alias is replaced by what it stands for, without a call per level."""
     sizes: dict[str | None, int] = {}
     counts: list[int] = [0]
     anchors: list[str | None] = [None]
@@ -70,7 +68,7 @@ def _check_nesting(text: str) -> None:
             case yaml.ScalarEvent():
                 counts[-1] += 1
         if len(counts) > _MAX_CONFIG_DEPTH or counts[-1] > _MAX_CONFIG_VALUES:
-            raise ValueError(f"more than {_MAX_CONFIG_VALUES} values, or more than {_MAX_CONFIG_DEPTH} in one another")
+            raise ValueError(f"more than {_MAX_CONFIG_VALUES} values, or nested more than {_MAX_CONFIG_DEPTH} deep")
 
 
 def asked_data_class(args: list[str]) -> str:

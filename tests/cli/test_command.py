@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -18,15 +19,19 @@ import yaml
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 from lightning_rl import __version__
+from lightning_rl.callbacks.world_model_report import world_model_metrics
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.program import main
 from lightning_rl.envs.procgen_games import GAMES
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.metrics_csv import read_metrics
-from tests.support.runs import CONFIGS, ENV_STEPS, fit, fit_args, listens, load, rows, start, wait_until
+from tests.support.methods import CONFIGS, module_of
+from tests.support.runs import ENV_STEPS, fit, fit_args, listens, load, rows, start, wait_until
+from tests.support.shared_runs import SharedRuns
 from tests.support.wandb_reader import read_end, read_history, read_run_id, read_step_metrics
 
 ROOT = Path(__file__).parents[2]
+PPO_MODULE = module_of("ppo").__name__
 PPO = ["fit", "--config", str(CONFIGS / "ppo.yaml"), "--run_dir", "run"]
 IMPALA = ["fit", "--config", str(CONFIGS / "impala_vae.yaml"), "--run_dir", "run"]
 SIMPLE = ["fit", "--config", str(CONFIGS / "simple_cpu.yaml"), "--run_dir", "run"]
@@ -78,7 +83,10 @@ class TestWrongInput:
             ([*PPO, "--trainer.gradient_clip_val", "0.5"], ["trainer.gradient_clip_val", "null", "0.5"]),
             ([*PPO, "--trainer.accelerator", "abacus"], ["accelerator", "abacus", "cpu"]),
             ([*PPO, "--data.num_levels", "-1"], ["num_levels", "-1", "from 0"]),
-            ([*PPO, "--data.num_actors", "2"], ["data.num_actors", "0", "PPODistillModule", "on-policy", "found 2"]),
+            (
+                [*PPO, "--data.num_actors", "2"],
+                ["data.num_actors", "0", PPO_MODULE, "on-policy", "found 2"],
+            ),
             ([*IMPALA, "--data.num_actors", "33"], ["data.num_actors", "from 0 to data.num_envs, 32", "found 33"]),
             ([*IMPALA, "--data.actor_timeout", "0"], ["data.actor_timeout", "positive", "0.0"]),
             ([*IMPALA, "--data.num_steps", "0"], ["data.num_steps", "at least 1", "found 0"]),
@@ -89,7 +97,10 @@ class TestWrongInput:
             ([*ATARI, "--data.max_episode_steps", "0"], ["max_episode_steps", "0", "from 1"]),
             ([*ATARI, "--data.frame_stack", "0"], ["data.frame_stack", "at least 1", "found 0"]),
             ([*ATARI, "--data.num_levels", "200"], ["data.num_levels is not an option; ", "num_envs"]),
-            ([*ATARI, "--data.num_actors", "2"], ["data.num_actors", "0", "PPODistillModule", "on-policy", "found 2"]),
+            (
+                [*ATARI, "--data.num_actors", "2"],
+                ["data.num_actors", "0", PPO_MODULE, "on-policy", "found 2"],
+            ),
             ([*PPO, "--data.sticky_actions", "true"], ["data.sticky_actions is not an option; "]),
             (
                 [*ATARI, "--model", "ImpalaVAEModule", "--model.vae.latent_size", "64"],
@@ -109,7 +120,7 @@ class TestWrongInput:
             ([*PPO, "--seed_everything", "-1"], ["seed_everything", "-1", "4294967295"]),
             ([*PPO, "--seed_everything", "true"], ["seed_everything", "True", "integer"]),
             ([*PPO, "--allow_inexact_resume", "maybe"], ["allow_inexact_resume", "bool", "maybe"]),
-            ([*PPO, "--model", "torch.nn.Linear"], ["model", "torch.nn.Linear", "PPODistillModule"]),
+            ([*PPO, "--model", "torch.nn.Linear"], ["model", "torch.nn.Linear", PPO_MODULE]),
             ([*PPO, "--data", "Foo"], ["data", "Foo", "ProcgenDataModule", "AtariDataModule"]),
             ([*PPO, "--ckpt_path", "absent.ckpt"], ["ckpt_path", "absent.ckpt", "not there"]),
             ([*PPO, "--ckpt_path", "https://x.org/y.ckpt"], ["ckpt_path", "https://x.org/y.ckpt", "file of this"]),
@@ -130,8 +141,8 @@ class TestWrongInput:
             ("hello", ["wrong.yaml", "is not a config", "hello"]),
             ("foo: 1", ["foo", "run_dir"]),
             ("trainer: {foo: 1}", ["trainer.foo", "max_epochs"]),
-            ("model: {class_path: lightning_rl.Foo}", ["model", "lightning_rl.Foo", "PPODistillModule"]),
-            ("model: {class_path: lightning_rl.PPODistillModule, foo: 1}", ["model", "init_args", "'foo': 1"]),
+            ("model: {class_path: lightning_rl.Foo}", ["model", "lightning_rl.Foo", PPO_MODULE]),
+            (f"model: {{class_path: lightning_rl.{PPO_MODULE}, foo: 1}}", ["model", "init_args", "'foo': 1"]),
             ("model: {init_args: {gama: 1}}", ["model.gama", "model.gamma"]),
             ("model: {init_args: {network: big}}", ["model.network", "big", "two_stack"]),
             ("model: {init_args: {distillation: {scale: big}}}", ["model.distillation.scale", "float", "big"]),
@@ -206,14 +217,12 @@ def test_without_a_run_dir_the_run_goes_under_method_and_game(empty_folder: Path
     assert cli.run_dir.parent == Path("checkpoints/ppo/maze")
 
 
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@pytest.fixture
+def run_dir(runs: SharedRuns, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run of four iterations, validated once, with the default logger."""
-    folder = tmp_path_factory.mktemp("cli") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
-        fit(folder, iterations=4, trainer__logger=None, trainer__check_val_every_n_epoch=3, trainer__max_epochs=100)
-        yield folder
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logged = {"trainer__logger": None, "trainer__check_val_every_n_epoch": 3, "trainer__max_epochs": 100}
+    return runs.finished("ppo", iterations=4, **logged)
 
 
 class TestFinishedRun:
@@ -355,18 +364,11 @@ class TestFinishedRun:
         assert [part for part in told if part not in message] == []
 
 
-@pytest.fixture(scope="module")
-def atari_run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one iteration on breakout, called Breakout."""
-    folder = tmp_path_factory.mktemp("atari") / "run"
-    fit(folder, config="ppo_atari", iterations=1, trainer__check_val_every_n_epoch=1)
-    return folder
-
-
 class TestAtari:
     @pytest.fixture
-    def run_dir(self, atari_run_dir: Path) -> Path:
-        return atari_run_dir
+    def run_dir(self, runs: SharedRuns) -> Path:
+        """A run of one iteration on breakout, called Breakout."""
+        return runs.finished("ppo_atari", iterations=1, trainer__check_val_every_n_epoch=1)
 
     def test_options_that_are_not_given_are_the_atari_data_modules(self, empty_folder: Path) -> None:
         fitting = ["--model.minibatch_size", "256"]
@@ -505,14 +507,17 @@ def test_under_slurm_lightning_does_not_requeue(tmp_path: Path, monkeypatch: pyt
     assert not environment.auto_requeue
 
 
-@pytest.fixture(scope="module")
-def simple_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = tmp_path_factory.mktemp("simple") / "run"
-    fit(run_dir, config="simple_cpu", iterations=2, data__num_envs=16, data__num_steps=2)
-    return run_dir
-
-
 class TestSimPLe:
+    @pytest.fixture(autouse=True)
+    def _few_windows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Measures the world model on a few pieces of held-out play."""
+        measured = partial(world_model_metrics, num_steps=8, num_rollouts=2)
+        monkeypatch.setattr("lightning_rl.callbacks.world_model_report.world_model_metrics", measured)
+
+    @pytest.fixture
+    def simple_run(self, runs: SharedRuns, _few_windows: None) -> Path:
+        return runs.finished("simple_cpu", data__num_envs=16, data__num_steps=2)
+
     def test_a_pass_is_a_run_with_its_pictures(self, simple_run: Path) -> None:
         checkpoint, (first, *later) = load(simple_run), rows(simple_run)
         assert int(checkpoint["state_dict"]["pass_index"]) == 1
@@ -553,7 +558,11 @@ class TestSimPLe:
             assert video.streams.video[0].height == 3 * 64  # the newest frame of the stack alone
 
     def test_ppo_goes_on_with_its_policy(self, simple_run: Path, tmp_path: Path) -> None:
-        options = {"model__network": "two_conv", "data__frame_stack": 4, "policy_from": simple_run / "last.ckpt"}
+        options: dict[str, Any] = {
+            "model__network": "two_conv",
+            "data__frame_stack": 4,
+            "policy_from": simple_run / "last.ckpt",
+        }
         args = fit_args(tmp_path / "ppo", config="ppo", iterations=1, **options)
         cli = RunCLI(args)
         saved = load(simple_run)["state_dict"]

@@ -6,7 +6,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from lightning_rl.cli.command import RunCLI
-from tests.support.runs import CONFIGS
+from tests.support.methods import CONFIGS
 
 
 class _Parsed(RunCLI):

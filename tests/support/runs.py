@@ -17,78 +17,21 @@ from lightning_rl.cli.program import main
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.metrics_csv import read_metrics
 from lightning_rl.runs.signals import end_at_signals
+from tests.support.methods import CONFIGS, tiny
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 ENV_STEPS = 32
 """Env steps of one iteration."""
 
-TINY = {
-    "data.game": "dodgeball",
-    "seed_everything": 6,  # the first episodes of evaluation are short
-    "data.num_envs": 2,
-    "data.num_steps": 16,
-    "data.validation_episodes": 2,
-    "data.test_episodes": 2,
-    "data.predict_episodes": 1,
-    "trainer.accelerator": "cpu",
-    "trainer.precision": "32-true",
-    "trainer.logger": "false",
-    "trainer.enable_progress_bar": "false",
-}
 
-
-TINY_METHODS: dict[str, dict[str, object]] = {
-    "ppo": {"model.epochs": 1, "model.minibatch_size": 16},
-    "impala": {"model.learning_rate": 1e-3, "data.iterations_per_epoch": 1, "data.num_actors": 0},
-    "simple": {
-        "model.world_model.hidden": 8,
-        "model.world_model.compress_steps": 2,
-        "model.world_model.num_targets": 2,
-        "model.world_model.batch_size": 2,
-        "model.world_model.warm_up": 1,
-        "model.world_model.ramp": 2,
-        "model.outer_loop.first_world_model_updates": 4,
-        "model.outer_loop.world_model_updates": 4,
-        "model.outer_loop.world_model_slice": 2,
-        "model.outer_loop.imagined_steps": 20,
-        "model.outer_loop.policy_slice": 1,
-        "model.num_imagined_envs": 2,
-        "model.imagined_length": 5,
-        "model.epochs": 1,
-        "model.minibatch_size": 4,
-    },
-}
-"""What else makes a method's runs tiny."""
-
-_TINY_LATENT: dict[str, object] = {
-    "model.world_model.recurrent_size": 4,
-    "model.world_model.latent.num_bits": 16,
-    "model.world_model.latent.channels": 2,
-    "model.world_model.latent.prior_size": 4,
-}
-
-TINY_CONFIGS: dict[str, dict[str, object]] = {
-    "impala_vae_cpu": {"model.vae.minibatch_size": 8},
-    "simple": _TINY_LATENT,
-    "simple_atari": _TINY_LATENT | {"data.game": "Breakout", "data.max_episode_steps": 12},
-    "simple_atari_cpu": {"data.game": "Breakout", "data.max_episode_steps": 12},
-    "ppo_atari": {"data.game": "Breakout", "data.max_episode_steps": 12, "data.iterations_per_epoch": 1},
-}
-"""And what a config's."""
-
-
-def tiny(config: str) -> dict[str, object]:
-    """Options of a tiny run with a config."""
-    method = next(method for method in TINY_METHODS if config.replace("quickstart", "ppo").startswith(method))
-    return TINY | TINY_METHODS[method] | TINY_CONFIGS.get(config, {})
-
-
-def fit_args(run_dir: Path, *args: str, config: str = "ppo", iterations: int = 2, **options: object) -> list[str]:
-    """The command line of a tiny `fit`; options are named with `__` for a dot, None leaves one of `TINY` out."""
+def fit_args(
+    run_dir: Path, *args: str, config: str = "ppo", overlay: str | None = None, iterations: int = 2, **options: object
+) -> list[str]:
+    """The command line of a tiny `fit`; options may be named with `__` for a dot, None leaves one of `TINY` out."""
     named = {key.replace("__", "."): value for key, value in options.items()}
     given = tiny(config) | {"data.total_env_steps": iterations * ENV_STEPS} | named
     flags = [text for key, value in given.items() if value is not None for text in (f"--{key}", str(value))]
-    return ["fit", "--config", str(CONFIGS / f"{config}.yaml"), "--run_dir", str(run_dir), *flags, *args]
+    files = [text for name in (config, overlay) if name for text in ("--config", str(CONFIGS / f"{name}.yaml"))]
+    return ["fit", *files, "--run_dir", str(run_dir), *flags, *args]
 
 
 def fit(run_dir: Path, *args: str, **options: Any) -> dict[str, Any]:
@@ -99,16 +42,21 @@ def fit(run_dir: Path, *args: str, **options: Any) -> dict[str, Any]:
     return load(run_dir)
 
 
-def load(run_dir: Path) -> dict[str, Any]:
-    checkpoint: dict[str, Any] = torch.load(run_dir / "last.ckpt", map_location="cpu", weights_only=True)
+def load(run_dir: Path, name: str = "last.ckpt") -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(run_dir / name, map_location="cpu", weights_only=True)
     return checkpoint
 
 
 def start(args: list[str], output: Path, environment: dict[str, str] | None = None) -> BaseProcess:
-    """Runs the command in a process of its own, forked from one that has imported everything and started no thread."""
+    """Runs the command in a process of its own."""
+    return started(_run, args, str(output), environment or {})
+
+
+def started(function: Callable[..., object], *args: object) -> BaseProcess:
+    """Calls a function in a process of its own, forked from one that has imported everything and started no thread."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lightning_rl.cli.program"])
-    process = context.Process(target=_run, args=(args, str(output), environment or {}))
+    context.set_forkserver_preload(["tests.support.preloaded"])
+    process = context.Process(target=function, args=args)
     process.start()
     return process
 
@@ -137,11 +85,16 @@ def start_ranks(
 
 def _run(args: list[str], output: str, environment: dict[str, str]) -> None:
     os.environ |= environment
-    with open(output, "a", encoding="utf-8") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    print_into(Path(output))
     end_at_signals()  # as lightning_rl.__main__ does: before and after `main`, too
     sys.exit(main(args))
+
+
+def print_into(path: Path) -> None:
+    """Whatever this process prints from now on goes to the end of a file."""
+    with path.open("a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 def listens(pid: int, number: int) -> bool:
