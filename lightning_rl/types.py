@@ -106,6 +106,7 @@ class Rollout(TensorFields):
     behavior_values: Float32[Tensor, "T B K"]
     obs: UInt8[Tensor, "T+1 B H W C"]  # as rendered; a view of it as [N C H W] is channels_last
     recurrent_inputs: RecurrentInputs
+    raw_rewards: Float32[Tensor, "T B"] | None = None  # as the game gave them, for a recurrent policy
     behavior_noise: Float32[Tensor, "T B Z"] | None = None
     policy_lag: int = 0
 

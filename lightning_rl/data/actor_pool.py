@@ -3,7 +3,6 @@
 import atexit
 import multiprocessing
 import os
-import pickle
 import signal
 from collections import deque
 from collections.abc import Sequence
@@ -160,14 +159,12 @@ class ActorPool:
         self._slots = [Slot(SharedTensors(layout), shared(actor.state_dict())) for _ in range(_NUM_ORDERED)]
         context = multiprocessing.get_context("spawn")
         atexit.register(self.close)
-        pickled = pickle.dumps(actor)
         for index, columns in enumerate(self._columns):
             job = Job(
                 make_env=self._make_env,
                 columns=columns,
                 num_steps=self.num_steps,
                 seeds=self._seeds[index],
-                policy=pickled,
                 index=index,
                 slots=self._slots,
                 beats=self._beats,
@@ -179,7 +176,11 @@ class ActorPool:
             theirs.close()  # so that the actor's end is the only one, and its death is seen
             self._processes.append(process)
             self._connections.append(ours)
-        self._answers(_START_SECONDS)  # a state is more than a pipe holds: it is sent to those who read
+        # Policies and states are more than a pipe holds, so they are sent to processes that have said that they read.
+        # As arguments of a process that dies meanwhile, they would be written for ever.
+        self._answers(_START_SECONDS)
+        self._tell(actor)
+        self._answers(_START_SECONDS)
         states: Sequence[State | None] = self._saved_actors or [None] * len(self._processes)
         for index, state in enumerate(states):
             self._tell(state, only=index)
@@ -195,6 +196,7 @@ class ActorPool:
         layout: Layout = {
             "actions": (torch.int64, (steps, envs)),
             "rewards": (torch.float32, (steps, envs)),
+            **({} if output.state is None else {"raw_rewards": (torch.float32, (steps, envs))}),
             "terminated": (torch.bool, (steps, envs)),
             "behavior_logits": (torch.float32, (steps, envs, output.logits.shape[1])),
             "behavior_values": (torch.float32, (steps, envs, output.values.shape[1])),

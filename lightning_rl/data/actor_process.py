@@ -59,7 +59,6 @@ class Job:
     columns: slice
     num_steps: int
     seeds: tuple[int, int]
-    policy: bytes  # pickled: pickling through the process's arguments would put each tensor into /dev/shm
     index: int
     slots: Sequence[Slot]
     beats: SharedTensors
@@ -95,14 +94,16 @@ def run_actor(job: Job, connection: Connection) -> None:
 
 
 def _serve(job: Job, connection: Connection) -> None:
-    """Reports that it is ready, receives the state to start from (None: a new one), and serves orders.
+    """Receives the policy and the state to start from, if any, and serves orders; before each it reports to be ready.
 
     An `Order` asks for a rollout, None for the state before the last rollout.
     """
+    send(connection, None)
+    actor: RemotePolicy = receive(connection)
     games, actions = job.seeds
     env = EpisodeStatistics(job.make_env(job.columns.stop - job.columns.start, games))
     collector = Collector(env, num_steps=job.num_steps, seed=actions)
-    policy = _CountedPolicy(pickle.loads(job.policy), job)
+    policy = _CountedPolicy(actor, job)
     policy.act(env.reset()[0], torch.Generator())  # compiles what is compiled at its first use
     send(connection, None)
     restored = receive(connection)

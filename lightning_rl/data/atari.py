@@ -79,7 +79,7 @@ class AtariDataModule(RolloutDataModule):
         test_env_steps: int | None = None,
         predict_episodes: int = 4,
         allow_inexact_resume: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         check_options(game, num_envs=num_envs, max_no_ops=max_no_ops, max_episode_steps=max_episode_steps)
         super().__init__(

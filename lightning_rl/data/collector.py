@@ -100,7 +100,8 @@ class Collector:
             rewards.append(reward)
             ends.append(terminated | truncated)  # a time limit ends an episode, as in the papers
             if output.state is not None:  # a policy without a state needs none
-                self._recurrent_inputs = output.next_inputs(reward, ends[-1])
+                # the game's own reward, as in evaluation, where nothing scales it
+                self._recurrent_inputs = output.next_inputs(info.get("raw_rewards", reward), ends[-1])
             raw_rewards.append(info.get("raw_rewards", reward))
         self.env_steps += self.num_steps * self.num_envs
         self.mean_raw_reward = float(np.mean(raw_rewards, dtype=np.float64))
@@ -110,6 +111,7 @@ class Collector:
         return Rollout(
             actions=torch.stack([output.actions for output in outputs]),
             rewards=torch.from_numpy(np.stack(rewards)),
+            raw_rewards=None if outputs[0].state is None else torch.from_numpy(np.stack(raw_rewards)),
             terminated=torch.from_numpy(np.stack(ends)),
             behavior_logits=torch.stack([output.logits for output in outputs]),
             behavior_values=torch.stack([output.values for output in outputs]),

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_rl.data.actor_pool import ActorPool
 from lightning_rl.data.actor_process import MakeEnv
@@ -21,6 +22,7 @@ from lightning_rl.distributed import collectives
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.errors import UsageError, check_option
 from lightning_rl.protocols import Agent, Policy, ResumableVectorEnv
+from lightning_rl.runs.lightning_private import global_seed
 from lightning_rl.state import from_plain, to_plain
 from lightning_rl.types import State
 
@@ -31,7 +33,7 @@ _MAX_EVALUATION_ENVS = 64
 _MAX_FRAMES = 10**9  # of a rollout: terabytes
 _STEPS_BEFORE_EXAMPLES = 40  # first frames of many games are alike
 # what a random stream is for; numbers of their own keep the streams apart
-_GAMES, _ACTIONS, _EVALUATION_GAMES, _EVALUATION_ACTIONS, _EXAMPLES = range(5)
+_GAMES, _ACTIONS, _EVALUATION_GAMES, _EVALUATION_ACTIONS, _EXAMPLES, _TEST_GAMES, _TEST_ACTIONS = range(7)
 
 
 class RolloutDataModule(LightningDataModule, ABC):
@@ -51,7 +53,7 @@ class RolloutDataModule(LightningDataModule, ABC):
         test_env_steps: instead, a budget of env steps per level set: whole episodes, which favors short ones.
         predict_episodes: episodes that `predict` plays, each in an environment of its own.
         allow_inexact_resume: take a checkpoint of another number of ranks or environments, with games started anew.
-        seed: of games and actions.
+        seed: seed of games and actions; None for that of `seed_everything`, or 0 where it was not called.
 
     Attributes:
         obs_shape: height, width and channels of an observation.
@@ -87,7 +89,7 @@ class RolloutDataModule(LightningDataModule, ABC):
         test_env_steps: int | None,
         predict_episodes: int,
         allow_inexact_resume: bool,
-        seed: int,
+        seed: int | None,
     ) -> None:
         super().__init__()
         _require_positive(
@@ -107,7 +109,7 @@ class RolloutDataModule(LightningDataModule, ABC):
         )
         check_option("data.num_actors", num_actors, 0 <= num_actors <= num_envs, f"from 0 to data.num_envs, {num_envs}")
         check_option("data.actor_timeout", actor_timeout, actor_timeout > 0, "positive")
-        check_option("data.seed", seed, seed >= 0, "at least 0")
+        check_option("data.seed", seed, seed is None or seed >= 0, "at least 0, or null for that of seed_everything")
         self.game = game
         self.frame_stack = frame_stack
         self.num_envs = num_envs
@@ -186,7 +188,8 @@ class RolloutDataModule(LightningDataModule, ABC):
 
     def _seed_for(self, purpose: int, actor: int = 0) -> int:
         """A seed of its own for every use of random numbers; actors count from one."""
-        sequence = np.random.SeedSequence([self._seed, purpose, self._rank, actor])
+        seed = global_seed() if self._seed is None else self._seed
+        sequence = np.random.SeedSequence([seed, purpose, self._rank, actor])
         return int(sequence.generate_state(1)[0]) % MAX_SEED
 
     def setup(self, stage: str) -> None:
@@ -245,15 +248,32 @@ class RolloutDataModule(LightningDataModule, ABC):
             self._collector = None
 
     def evaluation(
-        self, level_set: str, policy: Policy, *, num_envs: int, episodes_per_env: int = 1, **options: Any
+        self,
+        level_set: str,
+        policy: Policy,
+        *,
+        num_envs: int,
+        episodes_per_env: int = 1,
+        is_test: bool = False,
+        **options: Any,
     ) -> EvaluationDataset:
-        """Episodes of `policy` on a level set or, under any other name, on all levels; see `EvaluationDataset`."""
+        """Episodes of `policy` on a level set or, under any other name, on all levels; see `EvaluationDataset`.
+
+        Args:
+            level_set: name of the levels.
+            policy: plays.
+            num_envs: environments that play side by side.
+            episodes_per_env: episodes that count, in each environment.
+            is_test: play other levels and actions than validation, which has chosen the best checkpoint by its own.
+            **options: further options of `EvaluationDataset`.
+        """
         levels = self.level_sets.get(level_set, self.level_sets["full_distribution"])
+        games, actions = (_TEST_GAMES, _TEST_ACTIONS) if is_test else (_EVALUATION_GAMES, _EVALUATION_ACTIONS)
 
         def make_env() -> ResumableVectorEnv:
-            return EpisodeStatistics(self._games(num_envs, levels, self._seed_for(_EVALUATION_GAMES)))
+            return EpisodeStatistics(self._games(num_envs, levels, self._seed_for(games)))
 
-        seed = self._seed_for(_EVALUATION_ACTIONS)
+        seed = self._seed_for(actions)
         return EvaluationDataset(level_set, make_env, policy, episodes_per_env=episodes_per_env, seed=seed, **options)
 
     def example_frames(self, number: int) -> UInt8[NDArray[Any], "N H W C"]:
@@ -289,7 +309,7 @@ class RolloutDataModule(LightningDataModule, ABC):
     def test_dataloader(self) -> list[EvaluationDataset]:
         """Training levels, where they are not all, all levels, and uniform random actions on all levels."""
         budget = None if self.test_env_steps is None else -(-self.test_env_steps // self._num_ranks)
-        sizes = self._evaluation_sizes(self.test_episodes) | {"env_steps": budget}
+        sizes = self._evaluation_sizes(self.test_episodes) | {"env_steps": budget, "is_test": True}
         judged = [self.evaluation(name, self._agent, **sizes, greedy=self._agent.greedy) for name in self.level_sets]
         return [*judged, self.evaluation("random_policy", UniformPolicy(self.num_actions), **sizes)]
 
@@ -324,10 +344,16 @@ class RolloutDataModule(LightningDataModule, ABC):
         """
         self._restored_env_steps = read_games(state_dict).env_steps
         if self._collector is None:
+            if told := self._take_levels(state_dict):
+                rank_zero_warn(f"{told}: the run's own training levels are judged")
             return
         games = self.check_state(state_dict)
         self._continue(self._collector, games.collectors, anew=not is_exact(state_dict, self._sizes))
         self._other_env_steps = games.env_steps - self._collector.env_steps * self._num_ranks
+
+    def _take_levels(self, state_dict: State) -> str:
+        """Takes the training levels of the run that is judged; says which others the options ask for, if they do."""
+        return ""
 
     def _continue(self, collector: Collector | ActorPool, states: list[State], *, anew: bool) -> None:
         try:

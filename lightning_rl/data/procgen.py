@@ -2,7 +2,7 @@
 
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 from lightning_rl.data.actor_process import MakeEnv
 from lightning_rl.data.datamodule import RolloutDataModule
@@ -12,6 +12,7 @@ from lightning_rl.envs.procgen import ProcgenVectorEnv, require_libraries
 from lightning_rl.envs.procgen_games import NUM_ACTIONS, REWARDS, check_options, normalized_return
 from lightning_rl.errors import check_option
 from lightning_rl.protocols import ResumableVectorEnv
+from lightning_rl.types import State
 
 
 class ProcgenDataModule(RolloutDataModule):
@@ -46,7 +47,7 @@ class ProcgenDataModule(RolloutDataModule):
         paint_vel_info: paint the agent's velocity into the frame.
         use_sequential_levels: go on to the next level when one is solved, without ending the episode.
         num_threads: Procgen's own threads; actors have none.
-        seed: of games and actions; set by `seed_everything`.
+        seed: seed of games and actions; null for that of `seed_everything`.
 
     Raises:
         ValueError: an option that the game does not have, or a number out of range.
@@ -85,7 +86,7 @@ class ProcgenDataModule(RolloutDataModule):
         paint_vel_info: bool = False,
         use_sequential_levels: bool = False,
         num_threads: int = 2,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         check_options(
             game,
@@ -145,8 +146,27 @@ class ProcgenDataModule(RolloutDataModule):
 
     @property
     def level_sets(self) -> dict[str, tuple[int, int]]:
-        """`num_levels` and `start_level` of the levels that a policy is judged on."""
-        return {"train_levels": (self.num_levels, self.start_level), "full_distribution": (0, 0)}
+        """`num_levels` and `start_level` of the levels that a policy is judged on; one set where all are trained on."""
+        everything = {"full_distribution": (0, 0)}
+        return {"train_levels": self._training_levels} | everything if self.num_levels else everything
+
+    @property
+    def _training_levels(self) -> tuple[int, int]:
+        return self.num_levels, self.start_level
+
+    def _take_levels(self, state_dict: State) -> str:
+        """Takes the training levels of the run that is judged; says which others the options ask for, if they do.
+
+        Raises:
+            ValueError: no run of Procgen has such levels.
+        """
+        num_levels, start_level = (cast(int, state_dict.get(name)) for name in ("num_levels", "start_level"))
+        check_options(self.game, num_levels=num_levels, start_level=start_level)
+        asked, self.num_levels, self.start_level = self._training_levels, num_levels, start_level
+        if asked == self._training_levels:
+            return ""
+        told = f"data.num_levels {asked[0]} and data.start_level {asked[1]} were asked for"
+        return f"{told}, the run trained with {num_levels} and {start_level}"
 
     @property
     def reward_values(self) -> tuple[float, ...] | None:
@@ -163,7 +183,7 @@ class ProcgenDataModule(RolloutDataModule):
         return env if alone else FrameStack(env, self.frame_stack)
 
     def _training_games(self) -> MakeEnv:
-        options = self._game_options(self.level_sets["train_levels"])
+        options = self._game_options(self._training_levels)
         if self.num_actors:
             options["num_threads"] = 0  # the actors are the threads
         return partial(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lightning_rl.envs import saved_games
 from lightning_rl.envs.atari_games import GAMES, canonical_game, check_options
+from lightning_rl.envs.closed import check_open
 from lightning_rl.envs.saved_games import SavedGames
 from lightning_rl.state import to_plain
 from lightning_rl.types import State
@@ -165,6 +166,7 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Raises:
             ValueError: `seed` or `options` is given.
         """
+        check_open(self)
         if seed is not None or options:
             raise ValueError(
                 f"Atari takes its seed and options when it is built and none on reset, found seed {seed} and options"
@@ -193,6 +195,7 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Raises:
             ValueError: these are not integers, one for each game, or the game lacks one of them.
         """
+        check_open(self)
         self._check_actions(actions)
         self._steps += 1
         rewards = np.empty(self.num_envs, dtype=np.float32)
@@ -212,6 +215,7 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Returns:
             What `set_state` takes.
         """
+        check_open(self)
         games = [game.saved() for game in self._games]
         saved = AtariState(
             games=games,
@@ -235,6 +239,7 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Raises:
             ValueError: `state` belongs to another environment or is damaged; the games are then as they were.
         """
+        check_open(self)
         sizes = dict(zip("BHWC", self._obs.shape, strict=True))
         saved = saved_games.own_part(AtariState, state, self._identity, owner="AtariVectorEnv", **sizes)
         parts = (saved.intact(), [_generator(state) for state in saved.generators], saved.joysticks)

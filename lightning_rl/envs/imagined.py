@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_rl.envs.closed import check_open
 from lightning_rl.protocols import WorldModel
 from lightning_rl.types import State
 
@@ -75,6 +76,7 @@ class ImaginedVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Raises:
             ValueError: `seed` or `options` is given; the stream of starts was given when this was built.
         """
+        check_open(self)
         if seed is not None or options:
             raise ValueError(f"ImaginedVectorEnv draws from its generator, found seed {seed} and options {options}")
         if not self._is_new:
@@ -93,6 +95,7 @@ class ImaginedVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         dict[str, Any],
     ]:
         """What the model says that the actions lead to; where an episode ends, real frames to start from."""
+        check_open(self)
         self._is_new = False
         step = self._model.imagine(self._obs, torch.from_numpy(actions), self._generator, self._state)
         channels = step.frames.shape[-1]
@@ -118,10 +121,12 @@ class ImaginedVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
     def get_state(self) -> State:
         """The frames and the model's state; the model and the generator are others' to save."""
+        check_open(self)
         return {"obs": self._obs.clone(), "state": None if self._state is None else self._state.clone()}
 
     def set_state(self, state: State) -> UInt8[NDArray[Any], "B H W D"]:
         """Continues from what `get_state` returned."""
+        check_open(self)
         self._obs = state["obs"].clone()
         self._state = None if state["state"] is None else state["state"].clone()
         return self._obs.cpu().numpy()

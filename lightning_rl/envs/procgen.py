@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy.typing import NDArray
 
 from lightning_rl.envs import saved_games
+from lightning_rl.envs.closed import check_open
 from lightning_rl.envs.procgen_games import NUM_ACTIONS, check_options
 from lightning_rl.envs.saved_games import SavedGames
 from lightning_rl.errors import UsageError
@@ -165,6 +166,7 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Raises:
             ValueError: `seed` or `options` is given.
         """
+        check_open(self)
         if seed is not None or options:
             raise ValueError(
                 f"Procgen takes its seed and options when it is built and none on reset, found seed {seed} and"
@@ -194,6 +196,7 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Raises:
             ValueError: these are not integers from 0 to 14, one for each game.
         """
+        check_open(self)
         self._check_actions(actions)
         self._games.act(actions)
         rewards, obs, terminated = self._games.observe()
@@ -214,6 +217,7 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Raises:
             ValueError: the games have generated assets, which Procgen cannot save.
         """
+        check_open(self)
         games = self._saved()
         return {**self._identity, **to_plain(SavedGames(games=games, crc32=saved_games.checksums(games)))}
 
@@ -229,6 +233,7 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Raises:
             ValueError: `state` belongs to another environment or is damaged; the games are then as they were.
         """
+        check_open(self)
         saved = saved_games.own_part(SavedGames, state, self._identity, owner="ProcgenVectorEnv", B=self.num_envs)
         self._games.callmethod("set_state", saved_games.checked(saved, like=self._saved()))
         return self._obs()

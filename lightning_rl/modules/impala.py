@@ -28,8 +28,8 @@ from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout, TensorFiel
 class Unrolls(TensorFields):
     """A batch of unrolls: `T` steps of `B` environments, and a last frame to bootstrap from. See `Rollout`.
 
-    `rewards` are the clipped rewards that V-trace uses, plus those that a method adds. `env_rewards` are the rewards of
-    the environment, which the network receives as the previous reward.
+    `rewards` are the clipped rewards that V-trace uses, plus those that a method adds. `env_rewards` are the game's own
+    rewards, which the network receives as the previous reward.
     """
 
     actions: Int64[Tensor, "T B"]
@@ -174,7 +174,7 @@ class ImpalaModule(RLModule):
             obs=rollout.obs,
             actions=rollout.actions,
             rewards=rewards,
-            env_rewards=rollout.rewards,
+            env_rewards=rollout.rewards if rollout.raw_rewards is None else rollout.raw_rewards,
             terminated=rollout.terminated,
             behavior_logits=rollout.behavior_logits,
             recurrent_inputs=rollout.recurrent_inputs,

@@ -4,6 +4,7 @@ They are as pytorch-lightning 2.6.6 has them; another version needs another look
 are public, but set where no type checker sees them: they are here too.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -13,6 +14,11 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+
+
+def global_seed() -> int:
+    """The seed of Lightning's `seed_everything`, which keeps it in the environment only; 0 where it was not called."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

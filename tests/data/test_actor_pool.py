@@ -216,6 +216,32 @@ def test_an_actor_that_raises_is_named_with_what_it_raised(capfd: pytest.Capture
     assert "make_failing_env" not in capfd.readouterr().out  # its traceback goes to stderr
 
 
+class DyingAtItsStart:
+    """Ends the process that unpickles it, as an import that fails does; its own is left alone."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (3,)
+
+    def __call__(self, num_envs: int, seed: int) -> IdentityVectorEnv:
+        raise AssertionError(f"{num_envs} environments of seed {seed} are built in the process that ended")
+
+
+class LargePolicy(CountingPolicy):
+    """More than a pipe holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.zeros(1 << 20))
+
+
+@pytest.mark.timeout(60)
+def test_an_actor_that_dies_before_it_has_read_its_policy_is_named() -> None:
+    pool = pool_of(make_env=DyingAtItsStart(), num_actors=1, seeds=SEEDS[:1])
+
+    with pytest.raises(ActorError, match=r"actor 0 of 1, .* died; exit code 3$"):
+        pool.collect(LargePolicy())
+
+
 @pytest.mark.timeout(60)
 def test_an_actor_that_hangs_at_its_start_is_named_though_a_state_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_rl.data.actor_pool._START_SECONDS", 3.0)

@@ -182,7 +182,7 @@ def test_a_rollout_that_nobody_holds_gives_its_memory_to_the_next() -> None:
 
 
 class Reciting(PixelPolicy):
-    """Its state counts its steps; it remembers what it was told to recurrent_inputs."""
+    """Its state counts its steps; it remembers what it was told."""
 
     def __init__(self) -> None:
         super().__init__(NUM_ACTIONS)
@@ -219,6 +219,19 @@ def test_a_recurrent_policy_is_told_what_it_did_and_what_came_of_it() -> None:
     assert torch.equal(second.recurrent_inputs.state, told[NUM_STEPS].state)
     assert first.behavior_noise is not None
     assert first.behavior_noise[:, 0, 0].tolist() == [-1.0 - step for step in range(NUM_STEPS)]
+
+
+def test_a_recurrent_policy_is_told_the_games_own_rewards_however_they_are_scaled() -> None:
+    scaled, plain = Reciting(), Reciting()
+
+    rollout = collector_of(ReturnScaling(counting())).collect(scaled)
+    unscaled = collector_of(counting()).collect(plain)
+
+    assert not torch.equal(rollout.rewards, unscaled.rewards)
+    assert rollout.raw_rewards is not None
+    assert torch.equal(rollout.raw_rewards, unscaled.rewards)
+    told = [torch.stack([each.previous_rewards for each in policy.told]) for policy in (scaled, plain)]
+    assert torch.equal(*told)
 
 
 def test_what_is_to_be_recalled_survives_a_restart(tmp_path: Path) -> None:

@@ -167,6 +167,49 @@ def test_a_policy_is_judged_on_the_training_levels_and_on_all(build: Build) -> N
     assert build(num_levels=5, start_level=3).level_sets == {"train_levels": (5, 3), "full_distribution": (0, 0)}
 
 
+def test_where_all_levels_are_trained_on_there_is_one_set() -> None:
+    assert ProcgenDataModule(num_levels=0).level_sets == {"full_distribution": (0, 0)}
+
+
+@pytest.mark.parametrize("level_set", ["train_levels", "full_distribution", "random_policy"])
+def test_a_test_plays_other_games_and_actions_than_validation(level_set: str, build: Build) -> None:
+    data = ranked(build(game="starpilot", test_episodes=NUM_ENVS), rank=0, world_size=1)
+    (tested,) = (each for each in data.test_dataloader() if each._level_set == level_set)
+    env = tested._make_env()
+    opening, _ = env.reset()
+    env.close()
+
+    validated = data.evaluation(level_set, UniformPolicy(15), num_envs=NUM_ENVS)
+
+    assert tested._seed != validated._seed
+    assert not np.array_equal(opening, first_frames(data, level_set))
+
+
+@pytest.mark.parametrize("global_seed", [1, 2])
+def test_without_a_seed_of_its_own_it_takes_that_of_seed_everything(
+    global_seed: int, fitting: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    unseeded, zero = collected(fitting()), collected(fitting(seed=0))
+    monkeypatch.setenv("PL_GLOBAL_SEED", str(global_seed))
+
+    seeded, given = collected(fitting()), collected(fitting(seed=global_seed))
+
+    assert_same(unseeded, zero)
+    assert_same(seeded, given)
+    assert not torch.equal(seeded.obs, zero.obs)
+
+
+def test_a_run_is_judged_on_the_levels_that_it_trained_on(fitting: Build, build: Build, tmp_path: Path) -> None:
+    state = saved_and_loaded(fitting(num_levels=7, start_level=3), tmp_path)
+    data = build(num_levels=200, start_level=0)
+
+    with pytest.warns(UserWarning, match="200 and data.start_level 0 were asked for, the run trained with 7 and 3"):
+        data.load_state_dict(state)
+
+    assert data.level_sets["train_levels"] == (7, 3)
+
+
 def test_training_and_its_judging_play_the_training_levels_only(fitting: Build) -> None:
     data = fitting(num_levels=1, start_level=7)  # one level: every game shows the same frame
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ from numpy.typing import NDArray
 from lightning_rl.data.evaluation_dataset import EvaluationDataset, UniformPolicy
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.protocols import ResumableVectorEnv
-from lightning_rl.types import ActorOutput, Episodes
+from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 from tests.support.policies import PixelPolicy
 from tests.support.toys import ConstantRewardVectorEnv, CountingVectorEnv, IdentityVectorEnv, ToyVectorEnv
 
@@ -106,6 +108,42 @@ def test_nobody_thinks_about_frames_of_environments_that_are_done() -> None:
     played(Arena().counting, policy)
 
     assert policy.seen == [[0, 0, 0], [1, 1, 1], [2, 2], [3], [4]]
+
+
+class Numbered(CountingVectorEnv):
+    """Pixels are the number of steps and twenty times that of the environment."""
+
+    def _obs(self) -> NDArray[np.uint8]:
+        offsets = 20 * np.arange(self.num_envs, dtype=np.uint8)
+        return super()._obs() + offsets.reshape(-1, 1, 1, 1)
+
+
+class Diary(PixelPolicy):
+    """Its state is the pixel that it sees; it notes what it is told beside each frame."""
+
+    def __init__(self) -> None:
+        super().__init__(NUM_ACTIONS)
+        self.told: list[tuple[list[int], RecurrentInputs]] = []
+
+    def act(
+        self, obs: NDArray[Any], generator: torch.Generator, *, recurrent_inputs: Any = None, greedy: bool = False
+    ) -> ActorOutput:
+        pixels = obs[:, 0, 0, 0].astype(np.float32)
+        self.told.append((obs[:, 0, 0, 0].tolist(), recurrent_inputs))
+        return replace(super().act(obs, generator, greedy=greedy), state=torch.from_numpy(pixels)[:, None])
+
+
+def test_each_environment_is_told_its_own_past_though_others_are_done() -> None:
+    diary = Diary()
+
+    played(lambda: EpisodeStatistics(Numbered(3, LENGTHS, obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)), diary)
+
+    for (before, _), (pixels, told) in pairwise(diary.told):
+        kept = [pixel for pixel in before if pixel + 1 in pixels]  # every environment counts from its own start
+        assert [pixel + 1 for pixel in kept] == pixels
+        assert told.state[:, 0].tolist() == kept
+        assert told.previous_rewards.tolist() == [100.0 * (pixel % 20) + NUM_ACTIONS - 1 for pixel in kept]
+    assert [len(pixels) for pixels, _ in diary.told] == [3, 3, 2, 1, 1]
 
 
 def test_the_watcher_sees_every_frame_and_who_still_plays() -> None:

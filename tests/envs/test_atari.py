@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ale_py import ALEInterface, ALEState, roms
+from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
@@ -450,6 +451,32 @@ def test_building_and_playing_a_game_prints_nothing(build: Build, capfd: pytest.
 
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+def test_an_episode_without_no_ops_shows_its_own_first_frame_only(build: Build) -> None:
+    env = build(game="pong", num_envs=1, max_no_ops=0, max_episode_steps=30)
+    opening = env.reset()[0].copy()
+
+    for step in range(30):
+        obs, _, terminated, _, _ = env.step(np.array([2 + step % 2]))
+
+    assert terminated.all()
+    np.testing.assert_array_equal(obs, opening)
+
+
+@pytest.mark.parametrize("use", ["reset", "step", "get_state", "set_state"])
+def test_a_closed_environment_is_refused_and_leaves_the_emulator_to_others(use: str, build: Build) -> None:
+    closed = build(num_envs=1)
+    state = closed.get_state()
+    closed.close()
+    other, twin = build(num_envs=1), build(num_envs=1)
+    arguments = {"step": (np.array([0]),), "set_state": (state,)}.get(use, ())
+
+    with pytest.raises(ClosedEnvironmentError, match="AtariVectorEnv is closed"):
+        getattr(closed, use)(*arguments)
+
+    actions = actions_of(10, other)
+    assert_equal(played(other, actions), played(twin, actions))
 
 
 def test_closing_twice_is_closing_once(build: Build) -> None:

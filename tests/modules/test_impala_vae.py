@@ -33,6 +33,17 @@ from tests.support.worlds import (
 )
 
 
+def test_the_frame_that_is_bootstrapped_from_has_noise_of_its_own() -> None:
+    module, collector = make_impala_vae(), make_collector(world())
+
+    first, second = collected(module, collector), collected(module, collector)
+
+    assert first.noise is not None
+    assert first.noise[-1].abs().min() > 0
+    assert not torch.equal(first.noise[-1], first.noise[-2])
+    assert not torch.equal(first.noise[-1], second.noise[-1])
+
+
 def test_other_noise_would_not_give_a_ratio_of_one() -> None:
     module = make_impala_vae()
     batch = collected(module, make_collector(world()))
