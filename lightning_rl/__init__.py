@@ -8,7 +8,9 @@ from lightning_rl.version import __version__
 if TYPE_CHECKING:
     from lightning_rl.data.atari import AtariDataModule
     from lightning_rl.data.procgen import ProcgenDataModule
+    from lightning_rl.modules.impala import ImpalaModule
     from lightning_rl.modules.impala_vae import ImpalaVAEModule, SurpriseConfig, VAEConfig
+    from lightning_rl.modules.ppo import PPOModule
     from lightning_rl.modules.ppo_distill import DistillationConfig, PPODistillModule
     from lightning_rl.modules.simple.module import SimPLeModule
     from lightning_rl.modules.simple.world_model import WorldModelConfig
@@ -18,8 +20,10 @@ _HOMES = {
     "AtariDataModule": "data.atari",
     "VAEConfig": "modules.impala_vae",
     "DistillationConfig": "modules.ppo_distill",
+    "ImpalaModule": "modules.impala",
     "ImpalaVAEModule": "modules.impala_vae",
     "PPODistillModule": "modules.ppo_distill",
+    "PPOModule": "modules.ppo",
     "ProcgenDataModule": "data.procgen",
     "SimPLeModule": "modules.simple.module",
     "SurpriseConfig": "modules.impala_vae",
@@ -29,8 +33,10 @@ _HOMES = {
 __all__ = [
     "AtariDataModule",
     "DistillationConfig",
+    "ImpalaModule",
     "ImpalaVAEModule",
     "PPODistillModule",
+    "PPOModule",
     "ProcgenDataModule",
     "SimPLeModule",
     "SurpriseConfig",

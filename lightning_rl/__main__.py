@@ -7,19 +7,19 @@ from io import TextIOWrapper
 
 def run() -> None:
     """Console entry point."""
-    for stream in (sys.stdout, sys.stderr):  # a locale without dashes is no reason to end
+    for stream in (sys.stdout, sys.stderr):  # a locale without dashes must not end the program
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
-    # before torch is imported; DDP would advise against a setting that `RLModule.setup` has a reason for
+    # must be set before torch is imported; silences DDP's advice against find_unused_parameters
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if sys.argv[1:2] == ["doctor"]:
-        from lightning_rl.cli import doctor  # it must start where what the rest imports is missing
+        from lightning_rl.cli import doctor  # must start where the other modules' imports fail
 
         sys.exit(doctor.main(sys.argv[2:], os.environ))
     from lightning_rl.runs.signals import end_at_signals
 
-    end_at_signals()  # what follows imports for seconds
-    from lightning_rl.cli.program import main  # late: actor processes import this file again, and need none of it
+    end_at_signals()  # the imports that follow take seconds
+    from lightning_rl.cli import main  # late: actor processes import this file, too, but need none of it
 
     sys.exit(main())
 

@@ -1,37 +1,37 @@
-"""Failures that a user is told of in one line, and the refusal of an option."""
+"""Exceptions that the command reports in one line, and the check of an option's value."""
 
 
 class UsageError(Exception):
-    """Wrong input, told in one line: what it names, what was found, what is allowed."""
+    """Invalid input; the message names the option or file, what was found and what is allowed."""
 
 
 class ActorError(RuntimeError):
-    """An actor process died, hangs or raised, told in one line: which one, what happened, its exit code."""
+    """An actor process died, hung or raised; the message names the actor, what happened and its exit code."""
 
 
 class ReplayError(RuntimeError):
-    """Real steps could not be kept, told in one line: which file, what happened, what to do."""
+    """A rollout could not be added to the replay buffer; the message names the file, the cause and the remedy."""
 
 
 class BusyError(RuntimeError):
-    """Another process trains in the run folder, told in one line."""
+    """Another process trains in the run folder."""
 
 
 class UnsavedError(RuntimeError):
-    """A run has ended and its end is not on the disk, told in one line: which file is older."""
+    """Training ended without saving its last state; the message names the outdated checkpoint."""
 
 
 def check_option(key: str, value: object, valid: bool, allowed: str) -> None:
-    """Refuses an option by its key in the config.
+    """Raises if an option's value is not allowed.
 
     Args:
-        key: for example `model.gamma`.
-        value: as found.
-        valid: whether it is allowed.
-        allowed: what is, in words that follow "must be".
+        key: the option's full name in the config, such as `model.gamma`.
+        value: the value found.
+        valid: whether the value is allowed.
+        allowed: the allowed values, worded to follow "must be".
 
     Raises:
-        ValueError: names the key, what is allowed and what was found.
+        ValueError: `valid` is false; the message names the key, the allowed values and the value found.
     """
     if not valid:
         raise ValueError(f"{key} must be {allowed}, found {value}")

@@ -1,4 +1,4 @@
-"""The contracts that tie policies, environments, world models and methods together."""
+"""Interfaces of policies, environments, world models, replay buffers and methods."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -13,16 +13,16 @@ from lightning_rl.types import ActorOutput, ImaginedStep, RecurrentInputs, Rollo
 
 @runtime_checkable
 class ResumableVectorEnv(Protocol):
-    """A `gymnasium.vector.VectorEnv` in same-step autoreset mode whose whole state can be taken and put back."""
+    """A `gymnasium.vector.VectorEnv` in same-step autoreset mode whose full state can be saved and restored."""
 
     @property
     def num_envs(self) -> int:
-        """Environments stepped together."""
+        """Number of environments."""
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[UInt8[NDArray[Any], "B H W C"], dict[str, Any]]:
-        """The current observations; games that start and restart by themselves take no seed here."""
+        """The current observations; environments that restart by themselves accept no seed here."""
 
     def step(
         self, actions: Int64[NDArray[Any], "B"]
@@ -33,24 +33,24 @@ class ResumableVectorEnv(Protocol):
         Bool[NDArray[Any], "B"],
         dict[str, Any],
     ]:
-        """Observation, reward, terminated, truncated, info; where an episode ended, the next one's first frame."""
+        """Returns obs, rewards, terminated, truncated, info; after an episode's end, the next one's first obs."""
 
     def get_state(self) -> State:
-        """Everything that decides the future of the games, bit for bit."""
+        """The full state, from which the environments continue bit for bit."""
 
     def set_state(self, state: State) -> UInt8[NDArray[Any], "B H W C"]:
-        """Continues from `state`; returns its observations."""
+        """Restores `state` and returns its observations."""
 
     def close(self) -> None:
-        """Ends the games."""
+        """Closes the environments."""
 
 
 @runtime_checkable
 class WorldModel(Protocol):
-    """A game that was learned: predicts frames, rewards and ends of episodes."""
+    """A learned simulator of a game: predicts frames, rewards and ends of episodes."""
 
     def begin(self, obs: UInt8[Tensor, "B H W D"]) -> Tensor | None:
-        """The model's state before the newest frame of each stack; None where it has none."""
+        """Recurrent state before the newest frame of each stack; None if the model has none."""
 
     def imagine(
         self,
@@ -59,7 +59,7 @@ class WorldModel(Protocol):
         generator: torch.Generator,
         state: Tensor | None = None,
     ) -> ImaginedStep:
-        """One step; what the model draws it draws from `generator` (on the CPU)."""
+        """Predicts one step; all randomness comes from `generator` (on the CPU)."""
 
 
 @runtime_checkable
@@ -76,67 +76,67 @@ class Policy(Protocol):
     ) -> ActorOutput:
         """Samples actions with `generator` (on the CPU), or takes the most likely ones.
 
-        Without `recurrent_inputs` every frame opens an episode, and the first one.
+        Without `recurrent_inputs`, every frame counts as the first of an environment's first episode.
         """
 
 
 @runtime_checkable
 class RemotePolicy(Policy, Protocol):
-    """A policy of which copies can act in other processes."""
+    """A policy whose copies can act in other processes."""
 
     def actor(self) -> "RemotePolicy":
-        """A copy on the CPU that can be pickled, and acts with the same precision."""
+        """A picklable copy on the CPU that acts in the same precision."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that changes with learning."""
+        """Everything that training changes."""
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> Any:
-        """Takes what another copy has learned."""
+        """Loads the `state_dict` of another copy."""
 
 
 @runtime_checkable
 class Replay(Protocol):
-    """Everything that was played for real."""
+    """A buffer of all real experience."""
 
     def append(self, rollout: Rollout) -> None:
         """Adds a rollout."""
 
     def sample(self, number: int, *, num_targets: int, generator: torch.Generator, held_out: bool = False) -> "Windows":
-        """Windows drawn from what is learned from, or from what never is."""
+        """Samples windows from the training trajectories, or from the held-out ones."""
 
     def starts(self, number: int, *, generator: torch.Generator) -> UInt8[Tensor, "N H W D"]:
-        """Stacks of real frames of the newest rollout."""
+        """Samples stacks of real frames of the newest rollout, from which imagined rollouts start."""
 
 
 @runtime_checkable
 class Source(Protocol):
-    """What a method collects from."""
+    """The experience that a method learns from: new rollouts, and a replay buffer if it uses one."""
 
     generator: torch.Generator
-    """The stream of every random choice made between two updates."""
+    """Generator of all random choices between two updates."""
     memory: dict[str, Tensor]
-    """What the method carries from rollout to rollout, one row per environment; saved and restored with the games."""
+    """State that the method carries across rollouts, one row per environment; saved with the environments."""
 
     @property
     def replay(self) -> Replay | None:
-        """What was played before, for a method that learns from it."""
+        """The replay buffer; None for methods that do not use one."""
 
     def collect(self, policy: Policy) -> Rollout:
-        """Runs `policy` and returns what happened."""
+        """Runs `policy` for one rollout."""
 
 
 @runtime_checkable
 class Agent(Policy, Protocol):
-    """A policy that learns: turns a source of rollouts into the batches of one iteration."""
+    """A policy that learns: turns the rollouts of each iteration into training batches."""
 
     greedy: bool
     uses_replay: bool
-    """Learns from everything that was played for real, kept on disk."""
+    """Whether the method learns from a replay buffer on disk."""
     on_policy: bool
-    """Learns from what it did as it is now, only: rollouts of actors come too late for it."""
+    """Whether the method learns only from rollouts of the current policy, which rules out actor processes."""
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
-        """How many batches one call of `batches` yields for rollouts of this size."""
+        """Number of batches that `batches` yields for rollouts of this size."""
 
     def batches(self, source: Source) -> Iterator[Any]:
-        """Collects, and yields every batch of one iteration."""
+        """Collects rollouts from `source` and yields the batches of one iteration."""

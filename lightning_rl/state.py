@@ -1,113 +1,247 @@
-"""What saved data must look like before anything is made of it: nested containers, compared with types by key."""
+"""Saved state, declared once: a dataclass says what its owner saves, and saving, checking and loading derive from it.
 
-from types import NoneType, UnionType
-from typing import Any, get_args
+`to_plain` makes of a state what a checkpoint holds: tensors, numbers, strings, and lists and dicts of them.
+`from_plain` refuses what is not as declared and makes a state of the rest. Both copy every array.
 
-from torch import Tensor
+    declared                                       saved as
+    int                                            itself; from 0 to 2⁶³ − 1
+    float, str, bool, None                         itself
+    Float32[Tensor, "B 3"], Int64[NDArray, "E"]    a tensor of this type and shape
+    bytes                                          a uint8 tensor
+    torch.Generator                                its state
+    list[A], Annotated[list[A], "B"]               a list, of length B
+    tuple[A, C], a NamedTuple                      a list of these
+    dict[A, C]                                     a dict
+    a dataclass                                    a dict of its fields; None is left out where it is the default
+    A | C                                          one of them
+    Tensor, dict, Any                              itself, whatever it holds
 
-Schema = Any
-"""What a value must be.
-
-A type, or a union of types: a value of exactly one of them; an `int` from 0 on, below 2⁶³. A tensor: one of its shape
-and kind of numbers. A dict: one with all of its keys, and maybe others; with a type for its only key, one that has
-only such keys. A list of one: a list of any length. A tuple: a list or a tuple of its length. None: anything.
+A name in a shape or of a length, as B and E are, stands for one size throughout a state. What types cannot say, a
+dataclass refuses in its `__post_init__`, with a ValueError that begins with the name of the field.
 """
 
-_INT64 = 2**63
-_ARTICLES = {int: "an int from 0 on", NoneType: "None"}
+from collections.abc import Iterable
+from dataclasses import MISSING, Field, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
+
+import jaxtyping
+import numpy as np
+import torch
+from torch import Tensor
+
+Declared = Any
+"""What a value must be: a type of the table above, or what it holds.
+
+A dict stands for one that has these keys, and maybe others, a tuple for a list of these.
+"""
+
+Sizes = dict[str, int]
+T = TypeVar("T")
 
 
-def like(example: Any) -> Schema:
-    """The schema of what differs from `example` by numbers and strings only."""
+def to_plain(state: Any) -> dict[str, Any]:
+    """What a checkpoint holds of a state."""
+    items = ((field, getattr(state, field.name)) for field in fields(state))
+    return {field.name: _plain(item) for field, item in items if item is not None or field.default is not None}
+
+
+def from_plain(declared: type[T], value: Any, key: str, **sizes: int) -> T:
+    """The state that a checkpoint holds.
+
+    Args:
+        declared: the dataclass of the state.
+        value: what the checkpoint holds; keys that no field has are ignored.
+        key: its place there, or its owner, for messages.
+        sizes: those that are known before, by their names in shapes.
+
+    Raises:
+        ValueError: something is not as declared; names its key, what it must be, and what was found.
+    """
+    return cast(T, _restored(value, declared, key, sizes))
+
+
+def validate_state(value: Any, declared: Declared, key: str = "") -> None:
+    """Refuses what is not as declared.
+
+    Raises:
+        ValueError: names the key, what it must be, and what was found.
+    """
+    _restored(value, declared, key, {})
+
+
+def like(example: Any) -> Declared:
+    """What differs from `example` by numbers and strings only; all floating-point types are alike."""
     match example:
         case dict():
             return {key: like(value) for key, value in example.items()}
         case list() | tuple():
             return tuple(like(value) for value in example)
-        case None | Tensor():
-            return example
+        case Tensor():
+            exact = {torch.int64: jaxtyping.Int64, torch.uint8: jaxtyping.UInt8, torch.bool: jaxtyping.Bool}
+            kind = jaxtyping.Float if example.is_floating_point() else exact.get(example.dtype, jaxtyping.Shaped)
+            return kind[Tensor, " ".join(map(str, example.shape))]
     return int | float if type(example) is float else type(example)
 
 
-def mismatch(value: Any, schema: Schema, key: str = "") -> str | None:
-    """Where `value` is not what the schema says, by its key in the outermost container; None where it is."""
-    if schema is None or _fits(value, schema):
-        return next((found for part in _parts(value, schema, key) if (found := mismatch(*part)) is not None), None)
-    return f"{key or 'it'} must be {_named(schema)}, found {_shown(value)}"
-
-
-def validate_state(value: Any, schema: Schema, key: str = "") -> None:
-    """Refuses what the schema does not allow; `key` is the value's own.
-
-    Raises:
-        ValueError: names the key, what it must be, and what was found.
-    """
-    if (wrong := mismatch(value, schema, key)) is not None:
-        raise ValueError(wrong)
-
-
-def _alike(first: Tensor, second: Tensor) -> bool:
-    return first.dtype == second.dtype or (first.is_floating_point() and second.is_floating_point())
-
-
-def _fits(value: Any, schema: Schema) -> bool:
-    match schema:
+def _plain(value: Any) -> Any:
+    match value:
+        case list() | tuple():
+            return [_plain(item) for item in value]
         case dict():
-            return isinstance(value, dict)
-        case list():
-            return isinstance(value, list)
-        case tuple():
-            return isinstance(value, list | tuple) and len(value) == len(schema)
+            return {name: _plain(item) for name, item in value.items()}
+    return to_plain(value) if is_dataclass(value) else _plain_leaf(value)
+
+
+def _plain_leaf(value: Any) -> Any:
+    match value:
         case Tensor():
-            return isinstance(value, Tensor) and value.shape == schema.shape and _alike(value, schema)
-    if schema is Tensor:
-        return isinstance(value, Tensor)
-    types = get_args(schema) if isinstance(schema, UnionType) else (schema,)
-    return type(value) in types and (type(value) is not int or 0 <= value < _INT64)
+            return value.clone()
+        case np.ndarray():
+            return torch.from_numpy(value.copy())
+        case bytes():
+            return torch.frombuffer(bytearray(value), dtype=torch.uint8)
+        case torch.Generator():
+            return value.get_state()
+    return value
 
 
-def _parts(value: Any, schema: Schema, key: str) -> list[tuple[Any, Schema, str]]:
-    """What the value holds, what that must be, and its key."""
-    match schema:
-        case dict() if len(schema) == 1 and isinstance(only := next(iter(schema)), type):
-            inner = schema[only]
-            names = [(name, only, f"the key {name} of {key or 'it'}") for name in value if type(name) is not only]
-            return names or [(item, inner, f"{key}.{name}".lstrip(".")) for name, item in value.items()]
+def _restored(value: Any, declared: Declared, key: str, sizes: Sizes) -> Any:
+    """What was saved as `value`; `sizes` takes those that are found."""
+    options = get_args(declared) if _origin(declared) in (UnionType, Union) else (declared,)
+    for option in options:
+        restored = _as(option, value, key, sizes)
+        if restored is not MISSING:
+            return restored
+    allowed = " or ".join(_named(option, sizes) for option in options)
+    raise ValueError(f"{key or 'it'} must be {allowed}, found {_shown(value)}")
+
+
+def _as(declared: Declared, value: Any, key: str, sizes: Sizes) -> Any:
+    """What was saved as `value`, or MISSING where it is not of the declared kind."""
+    if declared in (Any, dict, Tensor):
+        return value if declared is Any or isinstance(value, declared) else MISSING
+    match value:
         case dict():
-            return [(value.get(name, _MISSING), inner, f"{key}.{name}".lstrip(".")) for name, inner in schema.items()]
-        case list():
-            return [(item, schema[0], f"{key}.{index}".lstrip(".")) for index, item in enumerate(value)]
-        case tuple():
-            pairs = enumerate(zip(value, schema, strict=True))
-            return [(item, inner, f"{key}.{index}".lstrip(".")) for index, (item, inner) in pairs]
-    return []
-
-
-class _Missing:
-    """Stands where a key is not there."""
-
-
-_MISSING = _Missing()
-
-
-def _named(schema: Schema) -> str:
-    match schema:
-        case tuple():
-            return f"a list of {len(schema)}"
-        case dict() | list():
-            return f"a {type(schema).__name__}"
+            return _from_dict(value, declared, key, sizes)
+        case list() | tuple():
+            return _from_list(value, declared, key, sizes)
         case Tensor():
-            return f"a {schema.dtype} tensor of shape {tuple(schema.shape)}"
-    types = get_args(schema) if isinstance(schema, UnionType) else (schema,)
-    return " or ".join(_ARTICLES.get(one, f"a {one.__name__}") for one in types)
+            return _from_tensor(value, declared, sizes)
+    return value if type(value) is declared and (declared is not int or 0 <= value < 2**63) else MISSING
+
+
+def _from_dict(value: dict[Any, Any], declared: Declared, key: str, sizes: Sizes) -> Any:
+    if (known := _fields(declared)) is not None:
+        defaults = {field.name: field.default for field in known}
+        types = {field.name: field.type for field in known}
+        parts = _parts(defaults | value, types, key, sizes)
+        try:
+            return declared(**parts)
+        except ValueError as error:
+            raise ValueError(f"{key}.{error}") from error
+    if isinstance(declared, dict):
+        return _parts(value, declared, key, sizes)
+    if _origin(declared) is not dict:
+        return MISSING
+    name_type, item_type = get_args(declared)
+    for name in value:
+        validate_state(name, name_type, f"the key {name} of {key}")
+    return _parts(value, dict.fromkeys(value, item_type), key, sizes)
+
+
+def _fields(declared: Declared) -> tuple[Field[Any], ...] | None:
+    return fields(declared) if is_dataclass(declared) else None
+
+
+def _origin(declared: Declared) -> Any:
+    return get_origin(declared) or declared
+
+
+def _from_list(value: list[Any] | tuple[Any, ...], declared: Declared, key: str, sizes: Sizes) -> Any:
+    items = _items(declared, len(value), sizes)
+    if items is None or len(items) != len(value):
+        return MISSING
+    parts = _parts(dict(enumerate(value)), dict(enumerate(items)), key, sizes).values()
+    if hasattr(declared, "_fields"):
+        return declared(*parts)
+    return tuple(parts) if _origin(declared) is tuple else list(parts)
+
+
+def _items(declared: Declared, length: int, sizes: Sizes) -> tuple[Declared, ...] | None:
+    """What the items of a list of some length must be; None where it is to be no list."""
+    if isinstance(declared, tuple):
+        return declared
+    if hasattr(declared, "_fields"):  # a NamedTuple
+        return tuple(declared.__annotations__.values())
+    if _origin(declared) is Annotated:
+        inner, name = get_args(declared)
+        return _items(inner, sizes.setdefault(name, length), sizes)
+    if _origin(declared) is list:
+        return get_args(declared) * length
+    return get_args(declared) if _origin(declared) is tuple else None
+
+
+def _parts(items: dict[Any, Any], declared: dict[Any, Declared], key: str, sizes: Sizes) -> dict[Any, Any]:
+    prefix = f"{key}." if key else ""
+    return {name: _restored(items.get(name, MISSING), d, f"{prefix}{name}", sizes) for name, d in declared.items()}
+
+
+def _from_tensor(value: Tensor, declared: Declared, sizes: Sizes) -> Any:
+    saved_as = _tensor_type(declared, sizes)
+    if saved_as is None or not isinstance(value, saved_as):
+        return MISSING
+    saved = value.cpu()
+    if declared is bytes:
+        return saved.numpy().tobytes()
+    if declared is torch.Generator:
+        return _generator(saved)
+    names = zip(declared.dim_str.split(), value.shape, strict=False)
+    sizes |= {name: size for name, size in names if name.isidentifier() and name != "_"}
+    return saved.clone() if declared.array_type is Tensor else saved.numpy().copy()
+
+
+def _tensor_type(declared: Declared, sizes: Sizes) -> Any:
+    """The type of the tensor that it is saved as, with the sizes that are known; None where it is not."""
+    if declared in (bytes, torch.Generator):
+        return jaxtyping.UInt8[Tensor, "_"]
+    if not (isinstance(declared, type) and issubclass(declared, jaxtyping.AbstractArray)):
+        return None
+    return declared.dtype[Tensor, " ".join(str(sizes.get(dim, dim)) for dim in declared.dim_str.split())]
+
+
+def _generator(state: Tensor) -> Any:
+    try:
+        return torch.Generator().set_state(state)
+    except RuntimeError:
+        return MISSING
+
+
+def _named(declared: Declared, sizes: Sizes) -> str:
+    names = {int: "an int from 0 on", NoneType: "None", torch.Generator: "the state of a generator", Tensor: "a tensor"}
+    kind, items, tensor = _origin(declared), _items(declared, 0, dict(sizes)), _tensor_type(declared, sizes)
+    if isinstance(kind, dict) or is_dataclass(kind):
+        return "a dict"
+    if items is not None:
+        return "a list" if kind is list or (kind is Annotated and not items) else f"a list of {len(items)}"
+    if kind in names:
+        return names[kind]
+    if tensor is not None:
+        return _tensor_named(tensor.dtype.__name__.lower(), tensor.dim_str.split())
+    return f"a {kind.__name__}"
+
+
+def _tensor_named(dtype: str, dims: Iterable[str]) -> str:
+    kind = {"shaped": "a tensor"}.get(dtype, f"an {dtype} tensor" if dtype[0] == "i" else f"a {dtype} tensor")
+    return f"{kind} of shape ({', '.join(dims)})"
 
 
 def _shown(value: Any) -> str:
     match value:
-        case _Missing():
-            return "none"
         case Tensor():
-            return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
-        case bool() | int() | float():
-            return f"{value:.3g}" if isinstance(value, int) and abs(value) >= _INT64 else str(value)
-    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, list | tuple) else "")
+            return _tensor_named(str(value.dtype).removeprefix("torch."), map(str, value.shape))
+        case bool() | int() | float() | None:
+            return f"{value:.3g}" if isinstance(value, int) and abs(value) >= 2**63 else str(value)
+        case list() | tuple():
+            return f"a list of {len(value)}"
+    return "nothing" if value is MISSING else f"a {type(value).__name__}"

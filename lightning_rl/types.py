@@ -1,4 +1,4 @@
-"""The data that flows between the layers: rollouts, actor outputs, windows of real play, episodes."""
+"""Data types passed between the layers: rollouts, actor outputs, windows of real play, episodes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -10,46 +10,47 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 State = dict[str, Any]
-"""Saved state: tensors, numbers, strings, and lists and dicts of them, so that it loads with `weights_only=True`."""
+"""Saved state: tensors, numbers, strings, and lists and dicts of them, which load with `weights_only=True`."""
 
 
-# not `Self`, which the shape checks of tests cannot resolve
+# the shape checks that run in the tests cannot resolve `Self`
 Fields = TypeVar("Fields", bound="TensorFields")
 
 
+@dataclass(frozen=True)
 class TensorFields:
-    """A frozen dataclass whose tensors move together: what Lightning takes as a batch."""
+    """Base of frozen dataclasses of tensors; `to` lets Lightning move them to a device as batches."""
 
     def to(self: Fields, device: torch.device) -> Fields:
         """The same data on `device`."""
         return self.map_tensors(lambda tensor: tensor.to(device))
 
     def map_tensors(self: Fields, function: Callable[[Tensor], Tensor]) -> Fields:
-        """The same fields with `function` applied to every tensor, nested ones included."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]  # a mixin of dataclasses
+        """Applies `function` to every tensor, including those of nested dataclasses."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
         tensors: dict[str, Any] = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
         nested = {
             name: value.map_tensors(function) for name, value in values.items() if isinstance(value, TensorFields)
         }
-        return replace(self, **tensors, **nested)  # type: ignore[type-var]
+        return replace(self, **tensors, **nested)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecurrentInputs(TensorFields):
-    """What `B` environments' frames do not show and a recurrent policy takes beside them, on the CPU.
+    """Inputs of a recurrent policy besides the frames of `B` environments, on the CPU.
 
-    Where a frame opens an episode, the action and the reward are still the last ones of the episode before; the state
-    is that episode's too, and the policy's to forget.
+    At the first frame of an episode, the previous action, the previous reward and the state still belong to the
+    preceding episode. The policy resets the state itself.
     """
 
     previous_actions: Int64[Tensor, "B"]
-    previous_rewards: Float32[Tensor, "B"]  # as the wrapped environment gave them
-    starts: Bool[Tensor, "B"]  # the frame opens an episode
-    state: Float32[Tensor, "B S"]  # the policy's own, after the frame before; S = 0 where it has none
+    previous_rewards: Float32[Tensor, "B"]  # as returned by the wrapped environment
+    starts: Bool[Tensor, "B"]  # whether the frame is the first of an episode
+    state: Float32[Tensor, "B S"]  # the policy's recurrent state after the preceding frame; S = 0 if it has none
 
     @classmethod
     def initial(cls, num_envs: int) -> "RecurrentInputs":
-        """Before the first step."""
+        """Inputs before the first step."""
         return cls(
             previous_actions=torch.zeros(num_envs, dtype=torch.int64),
             previous_rewards=torch.zeros(num_envs),
@@ -57,17 +58,16 @@ class RecurrentInputs(TensorFields):
             state=torch.zeros(num_envs, 0),
         )
 
-    def rows(self, which: Bool[Tensor, "B"]) -> "RecurrentInputs":
-        """Of some of the environments."""
+    def rows(self, which: Bool[Tensor, "B"] | slice) -> "RecurrentInputs":
+        """Inputs of a subset of the environments."""
         return self.map_tensors(lambda tensor: tensor[which])
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActorOutput:
-    """What a policy decided for `B` environments, on the CPU: actions, the logits behind them, its critics' values.
+    """A policy's actions for `B` environments with their logits and the critics' values, on the CPU.
 
-    A recurrent policy adds its new state, without which it is not told what it did; and one that draws noise of its
-    own the noise that it drew.
+    `state` is the new state of a recurrent policy, and `noise` what a policy with a latent sampled besides its actions.
     """
 
     actions: Int64[Tensor, "B"]
@@ -77,7 +77,7 @@ class ActorOutput:
     noise: Float32[Tensor, "B Z"] | None = None
 
     def next_inputs(self, rewards: Float32[NDArray[Any], "B"], ended: Bool[NDArray[Any], "B"]) -> RecurrentInputs:
-        """What to know beside the next frames, after these rewards and ends."""
+        """Recurrent inputs of the next step, given the rewards and episode ends of this one."""
         return RecurrentInputs(
             previous_actions=self.actions,
             previous_rewards=torch.from_numpy(rewards),
@@ -88,29 +88,29 @@ class ActorOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout(TensorFields):
-    """`T` steps of `B` environments under one behavior policy, time first.
+    """`T` steps of `B` environments under one behavior policy, time-major.
 
-    `obs[t]`, `actions[t]`, `rewards[t]`, `terminated[t]` belong to the same decision: the reward and the flag are the
-    consequence of `actions[t]`. `obs[t + 1]` opens a new episode wherever `terminated[t]`. `obs[T]` is never acted on;
-    it exists to bootstrap. Consecutive rollouts overlap there: `next.obs[0]` equals `this.obs[T]`.
+    `rewards[t]` and `terminated[t]` result from `actions[t]`, which was taken at `obs[t]`. Where `terminated[t]`,
+    `obs[t + 1]` is the first of a new episode. `obs[T]` is only used to bootstrap. Consecutive rollouts overlap in it:
+    `next.obs[0]` equals `this.obs[T]`.
 
-    `behavior_values` holds the values of the policy's `K` critics while it acted, `behavior_noise` what it drew beside
-    its actions, `recurrent_inputs` what it took beside `obs[0]`. `policy_lag` is the number of updates between the
-    policy that acted and the one that the rollout was handed to.
+    `behavior_values` are those of the `K` critics when the policy acted. `behavior_noise` is what the policy sampled
+    besides its actions. `recurrent_inputs` belong to `obs[0]`. `policy_lag` is the number of updates between the
+    behavior policy and the policy that received the rollout.
     """
 
     actions: Int64[Tensor, "T B"]
-    rewards: Float32[Tensor, "T B"]  # as the wrapped environment gave them; clipping is the module's business
+    rewards: Float32[Tensor, "T B"]  # as returned by the wrapped environment; clipping is left to the module
     terminated: Bool[Tensor, "T B"]
     behavior_logits: Float32[Tensor, "T B A"]
     behavior_values: Float32[Tensor, "T B K"]
-    obs: UInt8[Tensor, "T+1 B H W C"]  # as rendered; the network's view of it as [N C H W] is already channels_last
+    obs: UInt8[Tensor, "T+1 B H W C"]  # as rendered; a view of it as [N C H W] is channels_last
     recurrent_inputs: RecurrentInputs
     behavior_noise: Float32[Tensor, "T B Z"] | None = None
     policy_lag: int = 0
 
     def first(self, num_steps: int) -> "Rollout":
-        """Its first steps."""
+        """The first `num_steps` steps."""
         rows = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "obs"}
         steps: dict[str, Any] = {name: row[:num_steps] for name, row in rows.items() if isinstance(row, Tensor)}
         return replace(self, obs=self.obs[: num_steps + 1], **steps)
@@ -118,16 +118,16 @@ class Rollout(TensorFields):
 
 @dataclass(frozen=True, kw_only=True)
 class Windows(TensorFields):
-    """`N` pieces of real play, each of `K` frames to start from and `P` steps that follow, so of `L` = K + P frames.
+    """`N` segments of real play, each of `L` = K + P frames: `K` to start from and `P` to predict.
 
-    Step i leads from frame i to frame i + 1. It is `valid` where it was played in the episode of the frame at K − 1,
-    the one that the window was chosen by; what else the window holds means nothing, but for the frames before an
-    episode's first one, which repeat it. Where a step `ended` the episode, the frame after it is another episode's.
+    Step i leads from frame i to frame i + 1. `valid` marks steps of the same episode as frame K − 1; the other entries
+    are padding. Frames before the first of that episode repeat it. Where a step `ended` the episode, the next frame
+    belongs to another one.
     """
 
     frames: UInt8[Tensor, "N L H W C"]
     actions: Int64[Tensor, "N L-1"]
-    rewards: Float32[Tensor, "N L-1"]  # as the wrapped environment gave them
+    rewards: Float32[Tensor, "N L-1"]  # as returned by the wrapped environment
     ended: Bool[Tensor, "N L-1"]
     valid: Bool[Tensor, "N L-1"]
 
@@ -135,26 +135,26 @@ class Windows(TensorFields):
         return len(self.frames)
 
     def rows(self, which: slice) -> "Windows":
-        """Some of the windows."""
+        """A range of the windows."""
         return self.map_tensors(lambda tensor: tensor[which])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Episodes(TensorFields):
-    """Episodes that one policy finished on one set of levels."""
+    """Episodes that one policy finished on one level set."""
 
     level_set: str
-    returns: Float64[Tensor, "E"]  # raw, in the game's units
+    returns: Float64[Tensor, "E"]  # raw, in env units
     lengths: Int64[Tensor, "E"]
-    level_complete: Bool[Tensor, "E"] | None  # None where the game does not say
+    level_complete: Bool[Tensor, "E"] | None  # None if the game does not report it
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImaginedStep(TensorFields):
-    """What a world model says that `B` actions lead to."""
+    """A world model's prediction of one step of `B` environments."""
 
     frames: UInt8[Tensor, "B H W C"]
-    rewards: Float32[Tensor, "B"]  # the likeliest
+    rewards: Float32[Tensor, "B"]  # the most likely ones
     expected_rewards: Float32[Tensor, "B"]
     end_probabilities: Float32[Tensor, "B"]
-    state: Float[Tensor, "B S H W"] | None = None  # the model's own, where it has one
+    state: Float[Tensor, "B S H W"] | None = None  # of a recurrent model

@@ -21,7 +21,7 @@ from tests.support.runs import ENV_STEPS, fit_args, load, rows
 
 CLUSTER = CONFIGS / "cluster"
 ON_CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
-SWEEPS = sorted(CLUSTER.glob("sweep_*.yaml"))
+SWEPT = {f"configs/{method}.yaml": method for method in ("ppo", "ppo_distill", "impala", "impala_vae", "simple")}
 WANDB: Any = import_module("wandb.sdk.launch.sweeps.utils")  # what the agent makes a command line with
 
 
@@ -172,27 +172,29 @@ class TestKubernetes:
         assert cli.trainer.num_devices == container["resources"]["limits"]["nvidia.com/gpu"]
 
 
-class TestSweeps:
-    def test_there_is_one_for_each_method(self) -> None:
-        methods = {"ppo", "ppo_distill", "impala", "impala_vae", "simple"}
-        assert {path.stem.removeprefix("sweep_") for path in SWEEPS} == methods
+class TestSweep:
+    @pytest.fixture
+    def sweep(self) -> dict[str, Any]:
+        return dict(yaml.safe_load((CLUSTER / "sweep.yaml").read_text()))
 
-    @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-    def test_it_plays_every_game_with_five_seeds(self, path: Path) -> None:
-        sweep = yaml.safe_load(path.read_text())
+    def test_it_trains_every_method_on_every_game_with_five_seeds(self, sweep: dict[str, Any]) -> None:
         assert sweep["method"] == "grid"
         assert sweep["metric"] == {"name": "validation/return", "goal": "maximize"}
         assert sweep["parameters"] == {
+            "config": {"values": list(SWEPT)},
             "data.game": {"values": list(GAMES)},
             "seed_everything": {"values": [1, 2, 3, 4, 5]},
         }
 
-    @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+    @pytest.mark.parametrize("config", SWEPT)
     def test_its_agent_starts_a_run_in_a_folder_of_its_own(
-        self, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, config: str, sweep: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        sweep = yaml.safe_load(path.read_text())
-        values = {key: {"value": parameter["values"][-1]} for key, parameter in sweep["parameters"].items()}
+        values = {
+            "data.game": {"value": GAMES[-1]},
+            "config": {"value": config},  # in the midst: W&B promises no order
+            "seed_everything": {"value": 5},
+        }
         filled = WANDB.create_sweep_command_args({"args": values}) | {
             "env": ["/usr/bin/env"],
             "program": [sweep["program"]],
@@ -213,7 +215,7 @@ class TestSweeps:
         assert args[args.index("--ckpt_path") + 1] == "last"
         cli = started(args, monkeypatch)
         assert (cli.run_dir, cli.location.run_id) == (tmp_path / "runs" / "sweep1" / "run1", "run1")
-        assert cli.method == path.stem.removeprefix("sweep_")
+        assert cli.method == SWEPT[config]
         assert (cli.datamodule.game, cli.config.fit.seed_everything) == (GAMES[-1], 5)
         logger = cli.config.fit.trainer.logger.init_args
         assert (logger.offline, logger.id) == (False, "run1")

@@ -1,6 +1,8 @@
 """Every config file: it parses, builds and trains, says nothing twice, and holds the papers' numbers."""
 
-import inspect
+import re
+from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +10,39 @@ import pytest
 import torch
 import yaml
 
-import lightning_rl
-from lightning_rl import ProcgenDataModule
 from lightning_rl.cli.command import RunCLI
-from tests.support.methods import CONFIGS, ROWS, Row, module_of
+from lightning_rl.runs.metrics_csv import read_metrics
+from tests.support.command_lines import resolved
+from tests.support.methods import CONFIGS, ROWS, Row
 from tests.support.runs import ENV_STEPS, fit_args, load
 from tests.support.shared_runs import SharedRuns
 
-METHODS = sorted(CONFIGS.glob("*.yaml"))
-OVERLAYS = sorted((CONFIGS / "hardware").glob("*.yaml"))
+METHODS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+OVERLAYS: dict[str, list[tuple[str, ...]]] = {
+    "hardware/cpu": [("ppo",)],
+    "hardware/gpu": [("ppo",)],
+    "scale/hard": [("ppo",)],
+    "scale/impala_cpu": [("impala",)],
+    "scale/impala_vae_cpu": [("impala_vae", "scale/impala_cpu")],
+    "scale/quickstart": [("ppo",)],
+    "scale/simple_cpu": [("simple",), ("simple_atari",)],
+    "scale/simple_atari_cpu": [("simple_atari", "scale/simple_cpu")],
+    "variants/rnd": [("ppo",), ("ppo_distill",)],
+    "variants/impoola": [("ppo",), ("impala",)],
+    "variants/surprise": [("impala_vae",)],
+}
+"""Each overlay, and what it is given over."""
 
-
-def name(path: Path) -> str:
-    return path.stem
+COMPOSED: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "impala_cpu": (("impala", "scale/impala_cpu"), {}),
+    "impala_vae_cpu": (("impala_vae", "scale/impala_cpu", "scale/impala_vae_cpu"), {}),
+    "impala_vae_sm": (("impala_vae", "variants/surprise"), {}),
+    "ppo_distill_rnd": (("ppo", "variants/rnd"), {}),
+    "quickstart": (("ppo_distill_rnd", "hardware/cpu", "scale/quickstart"), {}),
+    "simple_cpu": (("simple", "scale/simple_cpu"), {"data__game": "chaser"}),
+    "simple_atari_cpu": (("simple_atari", "scale/simple_cpu", "scale/simple_atari_cpu"), {"data__game": "ms_pacman"}),
+}
+"""Configs that others make too, one over the other. Their names are a contract, and a file cannot include another."""
 
 
 def build(*configs: str) -> RunCLI:
@@ -29,7 +51,7 @@ def build(*configs: str) -> RunCLI:
 
 
 def test_every_config_has_a_row() -> None:
-    assert sorted(ROWS) == [path.stem for path in METHODS]
+    assert sorted(ROWS) == METHODS
 
 
 @pytest.mark.parametrize(
@@ -43,24 +65,78 @@ def test_it_trains_two_iterations(config: str, row: Row, tmp_path: Path, runs: S
     learning = {name for name, parameter in cli.model.named_parameters() if parameter.requires_grad}
     before = {key: value for key, value in cli.model.state_dict().items() if key in learning}
 
-    checkpoint = load(runs.finished(config, **options))
+    run = runs.finished(config, **options)
+
+    checkpoint = load(run)
 
     after = {key: checkpoint["state_dict"][key] for key in before}
     assert checkpoint[type(cli.datamodule).__qualname__]["env_steps"] == 2 * ENV_STEPS
     assert [key for key in before if torch.equal(before[key], after[key])] == []
     assert all(tensor.isfinite().all() for tensor in after.values())
+    explained = re.findall(r"`([^`\n]+)`", (CONFIGS / "README.md").read_text())
+    assert [key for key in read_metrics(run / "metrics.csv")[-1] if key not in explained] == []
 
 
-@pytest.mark.parametrize("path", METHODS + OVERLAYS, ids=name)
-def test_it_repeats_no_default_of_a_class(path: Path) -> None:
-    config: dict[str, Any] = yaml.safe_load(path.read_text())
-    for section, default in (("model", module_of("ppo")), ("data", ProcgenDataModule)):
-        class_path = config.get(section, {}).get("class_path", f"lightning_rl.{default.__name__}")
-        owner = getattr(lightning_rl, class_path.removeprefix("lightning_rl."))
-        parameters = inspect.signature(owner).parameters
-        for key, value in config.get(section, {}).get("init_args", {}).items():
-            if key != "game":  # what a run is about may be said
-                assert value != parameters[key].default, f"{section}.{key} {value} is the default"
+def leaves(config: dict[str, Any], *above: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The values of nested dictionaries, by their keys; an empty dictionary is a value."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, *above, key)
+        else:
+            yield (*above, key), value
+
+
+def bare(config: dict[str, Any]) -> dict[str, Any]:
+    """A config that names the same classes and groups, and gives no values."""
+    groups = {key: bare(value) for key, value in config.items() if isinstance(value, dict) and value}
+    return groups | {key: value for key, value in config.items() if key == "class_path"}
+
+
+def test_every_overlay_is_known() -> None:
+    files = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.glob("*/*.yaml")}
+    assert {name for name in files if not name.startswith("cluster/")} == OVERLAYS.keys()
+
+
+@pytest.mark.parametrize("name", [*METHODS, *OVERLAYS])
+def test_each_of_its_keys_changes_something(name: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    without = tmp_path / "without.yaml"
+    without.write_text(yaml.safe_dump(bare(given)))
+
+    below = [resolved(*base, without) for base in OVERLAYS.get(name, [()])]
+
+    said = ("class_path", "game")  # what a run is about may be said
+    values = {keys: value for keys, value in leaves(given) if keys[-1] not in said}
+    idle = [
+        ".".join(keys)
+        for keys, value in values.items()
+        if all(reduce(dict.__getitem__, keys, config) == value for config in below)
+    ]
+    assert idle == []
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_it_is_what_others_make_one_over_the_other(name: str) -> None:
+    configs, options = COMPOSED[name]
+
+    assert resolved(name) == resolved(*configs, **options)
+
+
+def test_impala_plays_the_same_games_with_and_without_an_autoencoder() -> None:
+    assert resolved("impala")["data"] == resolved("impala_vae")["data"]
+
+
+def test_the_hard_setting_is_the_benchmarks() -> None:
+    easy, hard = resolved("ppo"), resolved("ppo", "scale/hard")
+    games = hard["data"]["init_args"]
+    assert (games["distribution_mode"], games["num_levels"], games["start_level"]) == ("hard", 500, 0)
+    assert games["total_env_steps"] == 200_000_000
+    assert hard["model"] == easy["model"]
+
+
+def test_overlays_combine_to_what_no_file_has() -> None:
+    cli = build("impala_vae_cpu.yaml", "variants/surprise.yaml")
+    assert (cli.method, cli.model.surprise.weight, cli.datamodule.num_steps) == ("impala_vae_sm", 1e-3, 16)
 
 
 def test_ppo_is_openais_baseline() -> None:
@@ -72,7 +148,7 @@ def test_ppo_is_openais_baseline() -> None:
     assert (model.epsilon, model.value_epsilon, model.max_grad_norm) == (0.2, 0.2, 0.5)
     assert model.loss_weights == {"policy": 1.0, "value": 0.5, "entropy": 0.01}
     assert model.normalize_advantages == "minibatch"
-    assert model.distillation is None
+    assert cli.method == "ppo"
     assert (data.distribution_mode, data.num_levels, data.start_level) == ("easy", 200, 0)
     assert data.total_env_steps == 25_000_000
     scaling = cli.config.fit.data.init_args
@@ -88,7 +164,7 @@ def test_ppo_atari_is_table_5_of_schulman() -> None:
     assert (data.num_envs, data.num_steps, model.minibatch_size, model.epochs) == (8, 128, 32 * 8, 3)
     assert model.batches_per_iteration(data.num_steps, data.num_envs) == 12
     assert model.loss_weights == {"policy": 1.0, "value": 2.0, "entropy": 0.01}  # of half the squared error
-    assert (model.value_epsilon, model.distillation) == (None, None)
+    assert (model.value_epsilon, cli.method) == (None, "ppo")
     assert (data.total_env_steps, data.frame_stack, data.reward_clipping) == (10_000_000, 4, True)
     assert (data.sticky_actions, data.max_no_ops, data.max_episode_steps) == (False, 8, 108_000 // 4)
     assert (data.game, data.obs_shape, data.num_actions) == ("pong", (105, 80, 12), 6)
@@ -119,7 +195,7 @@ def test_ppo_distill_rnd_is_openais_ppo_with_a_normalised_intrinsic_reward() -> 
     assert (distillation.normalization, distillation.intrinsic_weight, distillation.dropout) == normalised
     assert cli.config.fit.data == alone.config.fit.data
     given, ppos = (each.config.fit.model.init_args.as_dict() for each in (cli, alone))
-    assert {key: value for key, value in given.items() if value != ppos[key]}.keys() == {"distillation"}
+    assert {key: value for key, value in given.items() if value != ppos.get(key)}.keys() == {"distillation"}
 
 
 @pytest.mark.parametrize("config", ["impala.yaml", "impala_vae.yaml"])
@@ -137,13 +213,10 @@ def test_impala_is_tables_a_1_and_a_2_of_xu_and_kaneko(config: str) -> None:
     assert (options.center_agent, options.use_sequential_levels) == (True, False)
     groups = model.configure_optimizers().param_groups
     assert [group["betas"] for group in groups] == [(0.9, 0.999)] * len(groups)
-    assert (model.autoencoding is None) == (config == "impala.yaml")
-    if model.autoencoding is not None:
-        assert (model.autoencoding.latent_size, model.autoencoding.images, model.autoencoding.feed) == (
-            64,
-            "binary",
-            "sample",
-        )
+    assert cli.method == config.removesuffix(".yaml")
+    if cli.method == "impala_vae":
+        vae = cli.config.fit.model.init_args.vae
+        assert (vae.latent_size, vae.images, vae.feed) == (64, "binary", "sample")
 
 
 def test_the_cpu_overlay_cuts_minibatches_and_changes_nothing_else() -> None:

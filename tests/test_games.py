@@ -7,7 +7,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from lightning_rl import PPODistillModule, ProcgenDataModule
+from lightning_rl import PPOModule, ProcgenDataModule
 from lightning_rl.cli.program import main
 from lightning_rl.cpu.bfloat16 import cpu_has_bf16
 from lightning_rl.envs.procgen_games import GAMES
@@ -24,7 +24,7 @@ def _one_thread() -> None:
 @pytest.mark.parametrize("game", GAMES)
 def test_an_agent_learns_from_a_few_hundred_steps_of(game: str, distribution_mode: str) -> None:
     data = ProcgenDataModule(game=game, distribution_mode=distribution_mode, num_envs=7, num_steps=30)
-    module = PPODistillModule(minibatch_size=210, epochs=1)
+    module = PPOModule(minibatch_size=210, epochs=1)
     before = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
     trainer = Trainer(
         max_epochs=1,

@@ -8,24 +8,24 @@ import torch
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.collector import Collector
 from lightning_rl.data.rollout_dataset import RolloutDataset
-from lightning_rl.modules.ppo_distill import DistillationConfig, PPODistillModule
+from lightning_rl.modules.ppo import PPOModule
+from lightning_rl.modules.ppo_distill import PPODistillModule
 from tests.support.toys import ConstantRewardVectorEnv, IdentityVectorEnv, ToyVectorEnv
 from tests.support.worlds import OBS_SHAPE, fit
 
 NUM_ACTIONS = 4
 
 
-def make_module(**options: Any) -> PPODistillModule:
+def make_module(kind: type[PPOModule] = PPOModule, **options: Any) -> PPOModule:
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"minibatch_size": 64}
-    return PPODistillModule(num_actions=NUM_ACTIONS, obs_shape=OBS_SHAPE, **(sizes | options))
+    return kind(num_actions=NUM_ACTIONS, obs_shape=OBS_SHAPE, minibatch_size=64, **options)
 
 
-def learn(module: PPODistillModule, env: ToyVectorEnv, *, iterations: int) -> None:
+def learn(module: PPOModule, env: ToyVectorEnv, *, iterations: int) -> None:
     fit(module, RolloutDataset(module, Collector(env, num_steps=16, seed=0), iterations=iterations))
 
 
-def mean_reward(module: PPODistillModule) -> float:
+def mean_reward(module: PPOModule) -> float:
     """Of 512 sampled actions, in games that were not trained on; 1 is optimal and 0.25 is chance."""
     env = IdentityVectorEnv(16, seed=1, obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
     return float(Collector(env, num_steps=32, seed=1).collect(module).rewards.mean())
@@ -57,9 +57,7 @@ def test_ppo_with_its_policy_loss_negated_unlearns() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["three_stack", "two_stack"])
 def test_ppo_with_distillation_reaches_ninety_percent_of_optimal(network: str) -> None:
-    module = make_module(
-        network=network, distillation=DistillationConfig(), dropout=0.5, normalize_advantages="rollout"
-    )
+    module = make_module(PPODistillModule, network=network, dropout=0.5, normalize_advantages="rollout")
 
     learn(module, identity_env(), iterations=20)
 

@@ -22,7 +22,7 @@ from lightning_rl.cli.program import main
 from lightning_rl.distributed import collectives
 from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.modules.base import RLModule
-from lightning_rl.modules.impala_vae import Unrolls
+from lightning_rl.modules.impala import Unrolls
 from lightning_rl.types import TensorFields
 from tests.support.methods import METHODS, Options, variants
 from tests.support.runs import ENV_STEPS, differences, fit_args, load, rows, start_ranks, unlike, wait_until
@@ -67,7 +67,7 @@ def joined(parts: list[Any]) -> Any:
         return torch.cat(parts)
     if not isinstance(first, TensorFields):
         return first
-    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(first)}  # type: ignore[arg-type]  # a dataclass
+    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(first)}
     if isinstance(first, Unrolls):  # time comes first there
         stacked = {key: torch.cat(column, 1) for key, column in columns.items() if isinstance(column[0], Tensor)}
         return type(first)(**{key: stacked.get(key, joined(column)) for key, column in columns.items()})
@@ -177,7 +177,7 @@ def test_ranks_that_find_different_checkpoints_say_so_and_end(tmp_path: Path, ru
     args, others = (two(folder, *of_one_rank, iterations=4) for folder in (run, other))
     assert together(args, tmp_path / "out", others=others) == [2, 2]
     told = (tmp_path / "out.1").read_text()
-    assert f"run_dir: all ranks must begin with the same, found {run}/last.ckpt of epoch 1, step" in told
+    assert f"run_dir: all ranks must start from the same checkpoint, found {run}/last.ckpt of epoch 1, step" in told
     assert f"and {other}/previous.ckpt of epoch 0, step" in told
     assert [row["env_steps"] for row in rows(run)] == ["32", "64"]
 

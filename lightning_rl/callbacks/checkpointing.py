@@ -1,16 +1,25 @@
 """`last.ckpt` at boundaries, `best.ckpt` when validation says so."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_fabric.utilities.apply_func import convert_tensors_to_scalars
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from lightning_rl.distributed import collectives
 from lightning_rl.runs.checkpoint_files import BEST, LAST, METADATA, AtomicCheckpointIO
+from lightning_rl.runs.lightning_private import is_fast_dev_run, logged_this_epoch
 from lightning_rl.runs.metrics_csv import MetricsCSV
-from lightning_rl.state import validate_state
+from lightning_rl.state import from_plain, to_plain
+from lightning_rl.types import State
+
+
+@dataclass(kw_only=True)
+class RunCheckpointState:
+    """The best validation return so far."""
+
+    best_return: float | None
 
 
 class RunCheckpoint(Checkpoint):
@@ -21,10 +30,12 @@ class RunCheckpoint(Checkpoint):
         metadata: method, game, run id and version, kept in the file to refuse it to others.
     """
 
+    saved_as = RunCheckpointState
+
     def __init__(self, run_dir: Path, metadata: dict[str, str]) -> None:
         self._run_dir = run_dir
         self._metadata = metadata
-        self._best_return: float | None = None
+        self._state = RunCheckpointState(best_return=None)
 
     def on_save_checkpoint(
         self,
@@ -32,36 +43,29 @@ class RunCheckpoint(Checkpoint):
         pl_module: LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Says in the file whose it is."""
+        """Adds the metadata to the checkpoint."""
         checkpoint[METADATA] = dict(self._metadata)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The best validation return so far."""
-        return {"best_return": self._best_return}
+        return to_plain(self._state)
 
-    def check_state(self, state_dict: dict[str, Any]) -> None:
-        """Refuses what is no return.
-
-        Raises:
-            ValueError: says what it must be.
-        """
-        validate_state(state_dict, {"best_return": float | None}, f"callbacks.{self.state_key}")
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         """Continues the search for the best."""
-        self._best_return = state_dict["best_return"]
+        self._state = from_plain(self.saved_as, state_dict, self.state_key)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves, once metrics.csv has what led there; Lightning calls this last of all callbacks."""
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        """Saves, after the epoch's row is in metrics.csv; Lightning calls this last of all callbacks."""
+        if is_fast_dev_run(trainer):
             return
         _log_row(trainer)
         validated = trainer.callback_metrics.get("validation/return") if _just_validated(trainer) else None
-        if validated is not None and (self._best_return is None or float(validated) > self._best_return):
-            before, self._best_return = self._best_return, float(validated)
+        best = self._state.best_return
+        if validated is not None and (best is None or float(validated) > best):
+            self._state.best_return = float(validated)
             trainer.save_checkpoint(self._run_dir / BEST, weights_only=False)
             if is_unsaved(trainer, BEST):
-                self._best_return = before  # which is what best.ckpt still holds
+                self._state.best_return = best  # which is what best.ckpt still holds
         trainer.save_checkpoint(self._run_dir / LAST, weights_only=False)
 
 
@@ -73,7 +77,7 @@ def is_unsaved(trainer: Trainer, name: str) -> bool:
 
 def _log_row(trainer: Trainer) -> None:
     """Puts the epoch's row on disk; Lightning would only after this callback, and a kill between would leave a gap."""
-    row = convert_tensors_to_scalars(trainer._logger_connector.metrics["log"])
+    row = logged_this_epoch(trainer)
     for logger in trainer.loggers:
         if isinstance(logger, MetricsCSV):
             logger.log_metrics({**row, "epoch": trainer.current_epoch})

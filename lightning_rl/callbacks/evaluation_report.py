@@ -1,4 +1,4 @@
-"""What `validate` and `test` found: two returns; the papers' table and `test.json`."""
+"""Results of `validate` and `test`: printed returns, the papers' table, and `test.json`."""
 
 import json
 import math
@@ -26,13 +26,13 @@ _Z_95 = 1.959964  # the normal distribution's 97.5 % quantile
 class EvaluationReport(Callback):
     """Prints `mean (variance) [max, min]` per level set and writes `test.json`.
 
-    The interval is the normal one of the mean, mean ± 1.96 · s / √n over episodes: it says how well these weights are
-    known, not how another seed would have trained.
+    The interval is the normal interval of the mean, mean ± 1.96 · s / √n over episodes. It tells how precisely the
+    return of these weights is known, not how another seed would have trained.
 
     Args:
-        run_dir: where `test.json` goes.
-        method: named in the report.
-        checkpoint: likewise.
+        run_dir: folder for `test.json`.
+        method: method named in the report.
+        checkpoint: checkpoint named in the report.
     """
 
     def __init__(self, run_dir: Path, *, method: str, checkpoint: Path | None) -> None:
@@ -42,7 +42,7 @@ class EvaluationReport(Callback):
         self._episodes: dict[str, Episodes] = {}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints the returns, for `validate`; during `fit` they are in the iteration's row."""
+        """Prints the returns in `validate`; during `fit` they are logged with the row."""
         if trainer.state.fn == TrainerFn.VALIDATING and isinstance(pl_module, RLModule):
             means = collectives.all_reduce_mean(pl_module.validation_returns)
             for key, value in means.items() if trainer.is_global_zero else ():
@@ -57,11 +57,11 @@ class EvaluationReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps the episodes of a level set, of all ranks."""
+        """Stores the episodes of a level set, of all ranks."""
         self._episodes[batch.level_set] = _joined(collectives.all_gather(batch))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reports."""
+        """Prints the table and writes `test.json`."""
         if not trainer.is_global_zero:
             return
         data = data_of(trainer)
@@ -84,7 +84,7 @@ class EvaluationReport(Callback):
             file.write((json.dumps(report, indent=2) + "\n").encode())
         console = Console()
         if not console.is_terminal:
-            console.width = 120  # a file has no width; rich would fold the table to 80 columns
+            console.width = 120  # rich would fold the table to 80 columns in a file
         console.print(table(report, budget=data.test_env_steps))
 
 
@@ -101,12 +101,12 @@ def _joined(parts: Sequence[Episodes]) -> Episodes:
 def summary(
     episodes: Episodes, levels: tuple[int, int], *, normalized_return: Callable[[float], float | None]
 ) -> dict[str, Any]:
-    """The statistics of one level set, as `test.json` has them.
+    """Statistics of one level set, as in `test.json`.
 
     Args:
-        episodes: played there.
-        levels: their number and the first.
-        normalized_return: a return on the scale that is published for the game, or None without one.
+        episodes: episodes played on these levels.
+        levels: number of levels, and the first level.
+        normalized_return: maps a return to the game's published scale, or to None without one.
 
     Raises:
         UsageError: no episode was finished.
@@ -133,7 +133,7 @@ def summary(
 
 
 def table(report: dict[str, Any], *, budget: int | None) -> Table:
-    """The papers' form, one row per level set."""
+    """The table in the papers' form, one row per level set."""
     game = " ".join(filter(None, (report["game"], report["distribution_mode"])))
     heading = f"{report['method']} on {game} after {report['env_steps']} env steps"
     caption = None if budget is None else f"whole episodes within {budget} env steps: short episodes count too often"

@@ -10,16 +10,17 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_rl.distributed import collectives
+from lightning_rl.runs.lightning_private import after_signal_handlers, callbacks_of
 from lightning_rl.runs.signals import SIGNALS, STOPPED, SignalWatcher, end_at_signals
 
 
 def is_stopped_by_signal(trainer: Trainer) -> bool:
     """Whether the run was asked to stop; who asked waits for the process to end."""
-    return any(isinstance(c, StopAtBoundary) and c.received is not None for c in trainer.callbacks)  # type: ignore[attr-defined]
+    return any(isinstance(c, StopAtBoundary) and c.received is not None for c in callbacks_of(trainer))
 
 
 _ECHO_SECONDS = 1.0
-"""A launcher passes on the signal that a scheduler has sent to all processes: it comes twice and is meant once."""
+"""A repeat within this time counts as the same signal: launchers forward what a scheduler sends to all processes."""
 
 
 class StopAtBoundary(Callback):
@@ -44,17 +45,14 @@ class StopAtBoundary(Callback):
 
         Its handlers would save, broadcast or requeue in mid-epoch, and end the process with status 0.
         """
-        connector = trainer._signal_connector
-        set_lightnings = connector.register_signal_handlers
 
         def set_handlers() -> None:
-            set_lightnings()
             if stage == TrainerFn.FITTING:
                 self._note_signals(trainer)
             else:
                 end_at_signals(partial(_end_launched, trainer))
 
-        connector.register_signal_handlers = set_handlers  # type: ignore[method-assign]  # no hook is called right after it
+        after_signal_handlers(trainer, set_handlers)
 
     def _note_signals(self, trainer: Trainer) -> None:
         def note(number: int, _frame: FrameType | None) -> None:

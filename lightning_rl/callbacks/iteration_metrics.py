@@ -1,4 +1,4 @@
-"""The one row of metrics that an iteration logs, the budget, and signals that ask to stop."""
+"""The row of metrics that each epoch logs, and the end of a run at its budget."""
 
 import time
 
@@ -8,11 +8,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.distributed import collectives
 from lightning_rl.modules.base import RLModule
+from lightning_rl.runs.lightning_private import datamodule_of
 
 
 def data_of(trainer: Trainer) -> RolloutDataModule:
     """The data module that the callbacks work with."""
-    data = trainer.datamodule  # type: ignore[attr-defined]  # set by fit
+    data = datamodule_of(trainer)
     if not isinstance(data, RolloutDataModule):
         raise TypeError(f"lightning_rl's callbacks need a RolloutDataModule, found {type(data).__name__}")
     return data
@@ -46,7 +47,7 @@ class IterationMetrics(Callback):
             means |= pl_module.validation_returns
             pl_module.validation_returns = {}
         self._env_steps, self._time = data.env_steps, now
-        # a rank whose first episode goes on has no return yet, and what Lightning averages all must have
+        # Lightning averages over all ranks, but one that has finished no episode yet has no return
         pl_module.log_dict(collectives.all_reduce_mean(means), sync_dist=True)
         # float32, Lightning's default, cannot count past 16.7 million
         pl_module.log("env_steps", torch.tensor(data.env_steps, dtype=torch.float64), sync_dist=True)

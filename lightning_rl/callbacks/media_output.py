@@ -1,4 +1,4 @@
-"""Pictures and videos that a run can do without."""
+"""Writing of pictures and videos that a run can do without."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 @contextmanager
 def going_on_without(path: Path) -> Iterator[None]:
-    """Warns where `path` cannot be written, and goes on after the block: a full disk costs a picture, not the run.
+    """Turns an OSError of the block into a warning, so that a full disk costs a picture but not the run.
 
     Args:
-        path: What the block writes.
+        path: the file that the block writes.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar on a terminal, a plain line now and then in a log file."""
+"""Progress of training: a bar on a terminal, plain lines in a log file."""
 
 import sys
 import time
@@ -14,14 +14,14 @@ from typing_extensions import override
 
 @runtime_checkable
 class CountsEnvSteps(Protocol):
-    """What the bar asks of a data module; without it, it shows the logged numbers and no total."""
+    """Data module whose env steps the bar can show; otherwise it shows logged numbers and no total."""
 
     env_steps: int
     total_env_steps: int
 
 
 class Standing(NamedTuple):
-    """Where a run is: the newest of each number, None where there is none yet, and what a method with phases does."""
+    """The newest numbers of a run, None if there is none yet, and the phase of a method that has phases."""
 
     env_steps: int
     total_env_steps: int | None = None
@@ -32,9 +32,9 @@ class Standing(NamedTuple):
 
     @property
     def seconds_left(self) -> float | None:
-        """At the present speed; None where the speed or the end is unknown, and when there is nothing left.
+        """Seconds left at the present speed; None if unknown, or if nothing is left.
 
-        With phases it is unknown: in most of them no env step is taken.
+        It is unknown for methods with phases, because most phases take no env steps.
         """
         if self.phase or self.total_env_steps is None or not self.env_steps_per_second:
             return None
@@ -44,14 +44,14 @@ class Standing(NamedTuple):
 
 
 class EnvStepsProgress(ProgressBar):
-    """Shows env steps, return, speed and time left while training; evaluation stays silent.
+    """Shows env steps, return, speed and time left while training.
 
-    Metrics are read at the start of the next epoch and at the end of training: callbacks come before the module at
-    `on_train_epoch_end`, so what the module logs there is not yet known to them. Between two epochs, which can be
-    minutes, the env steps of the data module keep the bar moving.
+    Metrics are read at the start of the next epoch and at the end of training, because Lightning calls callbacks before
+    the module at `on_train_epoch_end`, so they do not see what the module logs there. Between epochs, which can take
+    minutes, the data module's env steps keep the bar moving.
 
     Args:
-        interval_seconds: Off a terminal, the least time between two lines. The last line always comes.
+        interval_seconds: least time between two lines if stderr is no terminal. The last line is always printed.
     """
 
     def __init__(self, interval_seconds: float | int = 30) -> None:
@@ -66,7 +66,7 @@ class EnvStepsProgress(ProgressBar):
 
     @override
     def disable(self) -> None:
-        """Shows nothing from here on."""
+        """Hides progress."""
         self._enabled = False
         self._close()
 
@@ -77,7 +77,7 @@ class EnvStepsProgress(ProgressBar):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the clocks."""
+        """Starts the clock."""
         self._started_at = self._shown_at = time.monotonic()
         self._metrics = {}
         console = Console(stderr=True)
@@ -85,7 +85,7 @@ class EnvStepsProgress(ProgressBar):
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Reads what the epoch before has logged."""
+        """Reads the metrics of the last epoch."""
         self._read(trainer)
         self._show(trainer, pl_module)
 
@@ -93,7 +93,7 @@ class EnvStepsProgress(ProgressBar):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Moves on with the env steps collected for this batch."""
+        """Shows the env steps collected so far."""
         self._show(trainer, pl_module)
 
     @override
@@ -105,16 +105,16 @@ class EnvStepsProgress(ProgressBar):
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leaves the terminal as it was found."""
+        """Restores the terminal."""
         self._close()
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leaves the terminal as it was found."""
+        """Restores the terminal."""
         self._close()
 
     def _read(self, trainer: pl.Trainer) -> None:
-        """Copies the metrics, once an epoch: on an accelerator, reading them waits for it."""
+        """Copies the metrics, once an epoch only, because reading them waits for the accelerator."""
         if self._enabled:
             self._metrics = {key: value.item() for key, value in trainer.callback_metrics.items()}
 
@@ -127,7 +127,7 @@ class EnvStepsProgress(ProgressBar):
             self._shown_at = time.monotonic()
             elapsed = self._shown_at - self._started_at if final else None
             line = progress_line(self._standing(trainer, pl_module), elapsed_seconds=elapsed)
-            with suppress(OSError):  # the log file is on a full disk
+            with suppress(OSError):  # stderr may be a file on a full disk
                 sys.stderr.write(line + "\n")
                 sys.stderr.flush()
 
@@ -152,8 +152,8 @@ class EnvStepsProgress(ProgressBar):
                 TimeElapsedColumn(),
                 console=Console(stderr=True),
                 expand=True,
-                refresh_per_second=2,  # its thread competes with training for the interpreter
-                redirect_stdout=sys.stdout.isatty(),  # where stdout is a file, what is printed belongs in it
+                refresh_per_second=2,  # the bar's thread competes with training for the interpreter
+                redirect_stdout=sys.stdout.isatty(),  # what is printed belongs into the file if stdout is one
             )
             self._task = self._bar.add_task(title, total=standing.total_env_steps, summary="")
             self._bar.start()
@@ -161,17 +161,17 @@ class EnvStepsProgress(ProgressBar):
 
     def _close(self) -> None:
         if self._bar is not None:
-            with suppress(OSError):  # the terminal was closed
+            with suppress(OSError):  # the terminal may be closed
                 self._bar.stop()
             self._bar = None
 
 
 def progress_line(standing: Standing, *, elapsed_seconds: float | None = None) -> str:
-    """The line for log files: exact counts.
+    """The line for log files, with exact counts.
 
     Args:
-        standing: Where the run is.
-        elapsed_seconds: How long it took, in place of the time left, for the last line.
+        standing: the newest numbers.
+        elapsed_seconds: for the last line, the time that the run took, shown instead of the time left.
 
     Returns:
         For example `env_steps 98304/500000 (20%)  return 3.41  412 steps/s  16m15s left`.
@@ -184,7 +184,7 @@ def progress_line(standing: Standing, *, elapsed_seconds: float | None = None) -
 
 
 def progress_summary(standing: Standing) -> str:
-    """The text beside the bar: short counts, as `123k/500k  return 3.41  412 steps/s  15m02s left`."""
+    """The text beside the bar, with short counts: `123k/500k  return 3.41  412 steps/s  15m02s left`."""
     counts = (
         [standing.env_steps] if standing.total_env_steps is None else [standing.env_steps, standing.total_env_steps]
     )

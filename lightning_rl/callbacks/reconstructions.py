@@ -1,7 +1,8 @@
-"""Pictures of what an autoencoder keeps of the frames."""
+"""Pictures of an autoencoder's reconstructions and of its latent dimensions."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from einops import rearrange
@@ -16,8 +17,10 @@ from lightning_rl.callbacks.iteration_metrics import data_of
 from lightning_rl.callbacks.media_output import going_on_without
 from lightning_rl.media.figures import draw_image_rows
 from lightning_rl.modules.impala_vae import ImpalaVAEModule
+from lightning_rl.runs.lightning_private import is_fast_dev_run
 from lightning_rl.runs.wandb_run import log_media
-from lightning_rl.state import validate_state
+from lightning_rl.state import from_plain, to_plain
+from lightning_rl.types import State
 
 _NUM_FRAMES, _NUM_DIMENSIONS, _NUM_PARTS = 8, 8, 10
 _VALUES = (-3, -2, -1, 0, 1, 2, 3)
@@ -28,13 +31,22 @@ class _Row(NamedTuple):
     images: UInt8[Tensor, "N H W K"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PicturesState:
+    """The frames, and what was made of them after which numbers of env steps."""
+
+    frames: UInt8[Tensor, "N H W C"]
+    env_steps: Annotated[list[int], "R"]
+    reconstructions: Annotated[list[UInt8[Tensor, "N H W K"]], "R"]
+
+
 class AutoencoderPictures(Callback):
     """Draws `media/reconstructions.png` and `media/latent_traversal.png` while a module with an autoencoder trains.
 
     The first has a column for each of eight frames, taken once: the frame, what the autoencoder is shown of it, and
-    its reconstruction at the start, after each tenth of the run and at the end. The second shows, for the first frame,
-    what the dimensions of the code draw that cost the most nats, each from −3 to 3 deviations of the prior. Both are
-    put into W&B too.
+    its reconstruction at the start, after each tenth of the run and at the end. The second shows the first frame,
+    decoded while one latent dimension moves from −3 to 3 standard deviations of the prior, with a row for each of the
+    dimensions that have the highest divergence. Both are put into W&B too.
 
     Frames and reconstructions are saved with the run, so that a continued one draws what an unbroken one does.
 
@@ -46,6 +58,8 @@ class AutoencoderPictures(Callback):
         Xu & Kaneko, Combining reinforcement learning and VAE to improve generalization in Procgen Benchmark, figure 3
     """
 
+    saved_as = PicturesState
+
     def __init__(self, run_dir: Path, *, title: str) -> None:
         self.reconstructions = run_dir / "media" / "reconstructions.png"
         self.traversal = run_dir / "media" / "latent_traversal.png"
@@ -53,31 +67,18 @@ class AutoencoderPictures(Callback):
         self._frames: UInt8[Tensor, "N H W C"] = torch.empty(0, 0, 0, 3, dtype=torch.uint8)
         self._rows: list[_Row] = []
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The frames and their reconstructions so far; nothing where none are drawn."""
         if not self._rows:
             return {}
-        return {
-            "frames": self._frames,
-            "env_steps": [row.env_steps for row in self._rows],
-            "reconstructions": [row.images for row in self._rows],
-        }
+        env_steps, images = map(list, zip(*self._rows, strict=True))
+        return to_plain(self.saved_as(frames=self._frames, env_steps=env_steps, reconstructions=images))
 
-    def check_state(self, state_dict: dict[str, Any]) -> None:
-        """Refuses what is no row of pictures.
-
-        Raises:
-            ValueError: names the key.
-        """
-        key = f"callbacks.{self.state_key}"
-        validate_state(state_dict, {"frames": Tensor, "env_steps": [int], "reconstructions": [Tensor]}, key)
-        validate_state(state_dict["reconstructions"], (None,) * len(state_dict["env_steps"]), f"{key}.reconstructions")
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues the picture."""
-        self._frames = state_dict["frames"].cpu()
-        images = [images.cpu() for images in state_dict["reconstructions"]]
-        self._rows = [_Row(*row) for row in zip(state_dict["env_steps"], images, strict=True)]
+    def load_state_dict(self, state_dict: State) -> None:
+        """Continues the pictures."""
+        saved = from_plain(self.saved_as, state_dict, self.state_key)
+        self._frames = saved.frames
+        self._rows = [_Row(*row) for row in zip(saved.env_steps, saved.reconstructions, strict=True)]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the frames and draws them before anything is learned, unless the run is continued."""
@@ -100,7 +101,7 @@ class AutoencoderPictures(Callback):
             self._draw(trainer, module, self._rows)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Adds a row if the run ends within a tenth; it is not kept, for the run may be continued.
+        """Adds a row if the run ends within a tenth; it is not saved, since the run may be continued.
 
         Not after a signal.
         """
@@ -150,9 +151,9 @@ class AutoencoderPictures(Callback):
 
 def _drawn(trainer: Trainer, module: LightningModule) -> ImpalaVAEModule | None:
     """The module, if it has an autoencoder and this process is the one that draws."""
-    if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if not trainer.is_global_zero or is_fast_dev_run(trainer):
         return None
-    return module if isinstance(module, ImpalaVAEModule) and module.autoencoding is not None else None
+    return module if isinstance(module, ImpalaVAEModule) else None
 
 
 def _pixels(images: Float32[Tensor, "N K H W"]) -> UInt8[Tensor, "N H W K"]:

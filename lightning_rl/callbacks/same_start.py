@@ -1,4 +1,4 @@
-"""All ranks of a run begin with the same."""
+"""Check that all ranks of a run start from the same checkpoint."""
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -7,25 +7,25 @@ from lightning_rl.errors import UsageError
 
 
 class SameStart(Callback):
-    """Ends a run whose processes begin with different things; each looked for itself, maybe on a disk of its own.
+    """Refuses a run whose ranks start from different checkpoints, for instance because they see different disks.
 
     Args:
-        start: what this process begins with.
+        start: what this process starts from, in words.
     """
 
     def __init__(self, start: str) -> None:
         self._start = start
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compares, once the processes have found each other.
+        """Compares the ranks once they are connected.
 
         Raises:
-            UsageError: on all of them; it names the first that differs.
+            UsageError: on all ranks; names the first that differs.
         """
         starts = collectives.all_gather(self._start)
         for rank, start in enumerate(starts):
             if start != starts[0]:
                 raise UsageError(
-                    f"run_dir: all ranks must begin with the same, found {starts[0]} on rank 0 and {start} on rank"
-                    f" {rank}; give a folder that they share, or a checkpoint that all can read"
+                    f"run_dir: all ranks must start from the same checkpoint, found {starts[0]} on rank 0 and {start}"
+                    f" on rank {rank}; give a folder that they share, or a checkpoint that all can read"
                 )

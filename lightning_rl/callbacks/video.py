@@ -1,4 +1,4 @@
-"""Videos of the policy at play."""
+"""Videos of the policy playing, and the learning curve."""
 
 import json
 from collections.abc import Iterator
@@ -18,25 +18,29 @@ from lightning_rl.callbacks.media_output import going_on_without
 from lightning_rl.media.figures import draw_learning_curve
 from lightning_rl.media.videos import tiled, write_video
 from lightning_rl.modules.base import RLModule
+from lightning_rl.runs.lightning_private import is_fast_dev_run
 from lightning_rl.runs.wandb_run import log_media
 from lightning_rl.types import Episodes
 
 _COLUMNS, _SCALE, _FRAMES_PER_SECOND, _MAX_FRAMES = 4, 3, 15, 1000
-_RGB = 3  # channels of a frame; stacked ones come before it
+_RGB = 3  # channels of the newest frame, the last ones of a stack
+
+_RecordedStep = tuple[UInt8[NDArray[Any], "B H W C"], Bool[NDArray[Any], "B"]]
+"""Frames of all environments, and which of them still play."""
 
 
 class RecordMedia(Callback):
     """Writes `media/episodes.mp4` in `predict` and at the end of `fit`.
 
-    `predict` puts the returns beside it, in `media/episodes.json`; `fit` a learning curve, `media/learning_curve.png`,
-    and both pictures into W&B.
+    `predict` also writes the returns to `media/episodes.json`. `fit` also draws `media/learning_curve.png` and logs
+    both to W&B.
 
-    The video shows what the policy sees, the newest frame of it, all environments side by side, each dimmed once its
-    episode is over.
+    The video shows the newest frame that the policy sees, of all environments side by side. An environment is dimmed
+    once its episode is over.
 
     Args:
         run_dir: the run folder.
-        title: stands above the learning curve.
+        title: title of the learning curve.
     """
 
     def __init__(self, run_dir: Path, *, title: str) -> None:
@@ -44,12 +48,12 @@ class RecordMedia(Callback):
         self.learning_curve = run_dir / "media" / "learning_curve.png"
         self._metrics = run_dir / "metrics.csv"
         self._title = title
-        self._frames: list[tuple[UInt8[NDArray[Any], "B H W C"], Bool[NDArray[Any], B]]] = []
+        self._frames: list[_RecordedStep] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Watches the episodes of `predict`."""
+        """Records the episodes of `predict`."""
         if stage == "predict":
-            data_of(trainer).watcher = self._watch
+            data_of(trainer).watcher = self._record
 
     def on_predict_batch_end(
         self,
@@ -60,7 +64,7 @@ class RecordMedia(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Writes what was watched, and the returns beside it."""
+        """Writes the video and the returns."""
         if not trainer.is_global_zero:
             return
         self._write()
@@ -70,17 +74,21 @@ class RecordMedia(Callback):
         Console().print(f"returns {played['returns']}\nvideo   {self.video}\nreturns {returns}", highlight=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Plays with the trained policy, on games and random streams of its own, and draws the curve.
+        """Plays episodes with the trained policy and draws the curve, unless a signal stopped the run.
 
-        Not after a signal.
+        Games and random streams are separate from training's.
         """
         if is_stopped_by_signal(trainer):
             return
-        if not trainer.is_global_zero or not isinstance(pl_module, RLModule) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or not isinstance(pl_module, RLModule) or is_fast_dev_run(trainer):
             return
         data = data_of(trainer)
         episodes = data.evaluation(
-            "full_distribution", pl_module, num_envs=data.predict_episodes, greedy=pl_module.greedy, watcher=self._watch
+            "full_distribution",
+            pl_module,
+            num_envs=data.predict_episodes,
+            greedy=pl_module.greedy,
+            watcher=self._record,
         )
         videos, pictures = [], []
         for _ in episodes:
@@ -94,7 +102,7 @@ class RecordMedia(Callback):
             if isinstance(logger, WandbLogger):
                 log_media(logger, env_steps=data.env_steps, videos=videos, pictures=pictures)
 
-    def _watch(self, obs: UInt8[NDArray[Any], "B H W C"], playing: Bool[NDArray[Any], "B"]) -> None:
+    def _record(self, obs: UInt8[NDArray[Any], "B H W C"], playing: Bool[NDArray[Any], "B"]) -> None:
         if len(self._frames) < _MAX_FRAMES:
             self._frames.append((np.ascontiguousarray(obs[..., -_RGB:]), playing.copy()))
 

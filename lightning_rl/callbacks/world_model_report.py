@@ -1,4 +1,4 @@
-"""How good a world model is, in numbers and beside the game."""
+"""Quality of a world model: metrics on held-out play, and videos beside the game."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,28 +24,28 @@ from lightning_rl.runs.wandb_run import log_media
 from lightning_rl.types import Windows
 
 _ROLLOUT_LENGTH, _NUM_SHOWN = 50, 4
-_HORIZONS = (12, 50)  # steps after which the paper compares summed rewards
-_PART = 64  # windows at a time
+_HORIZONS = (12, 50)  # numbers of steps over which the paper sums rewards
+_CHUNK = 64  # windows at a time
 _DRAWN_STEPS = (0, 1, 2, 5, 10, 20, 30, 40, 50)
 _SCALE, _FRAMES_PER_SECOND = 3, 10
 
 
 class Imagination(NamedTuple):
-    """What a world model makes of the actions of real play, from the same frames on."""
+    """A world model's frames and rewards for the first frames and the actions of real play."""
 
     frames: UInt8[Tensor, "N P H W C"]
     rewards: Float32[Tensor, "N P"]
 
 
 def imagination(module: SimPLeModule, windows: Windows, generator: torch.Generator) -> Imagination:
-    """Imagined frames and likeliest rewards along the actions of windows, whose frames are seen at the start only."""
+    """Imagines windows of real play from their first frames and all their actions; rewards are the likeliest ones."""
     first = module.num_frames
     imagined = Imagination(
         torch.empty_like(windows.frames[:, first:]), torch.empty_like(windows.rewards[:, first - 1 :])
     )
     simulator = module.simulator()
-    for start in range(0, len(windows), _PART):
-        rows = slice(start, start + _PART)
+    for start in range(0, len(windows), _CHUNK):
+        rows = slice(start, start + _CHUNK)
         stack = rearrange(windows.frames[rows, :first], "n k h w c -> n h w (k c)")
         state = simulator.begin(stack)
         for number, actions in enumerate(windows.actions[rows, first - 1 :].unbind(1)):
@@ -64,24 +64,27 @@ def world_model_metrics(
     num_rollouts: int = 64,
     seed: int = 0,
 ) -> dict[str, float]:
-    """`world_model/*` of interface.md, on play that was held out; nothing where none is.
+    """The metrics `world_model/*` on held-out play.
 
-    Errors are mean squared differences of sub-pixels in 0..255; accuracies of single rewards are means over the
-    classes that occur, so that always saying the most frequent one has a share of one by their number. Frames that open
-    another episode are no prediction and do not count.
+    Frame errors are mean squared differences of sub-pixels in 0..255; `copy_frame_error` is that of predicting no
+    change. Reward accuracies are balanced: means over the classes that occur, so that always predicting the most
+    frequent class scores one over their number. Frames that open another episode are not counted.
 
     Args:
         module: the world model.
-        replay: play, some of it held out.
-        num_steps: single steps to predict.
-        num_rollouts: pieces of 50 steps to imagine.
-        seed: of what is drawn.
+        replay: real play, some of it held out.
+        num_steps: number of single steps to predict.
+        num_rollouts: number of rollouts of 50 steps to imagine.
+        seed: seed for drawing them.
+
+    Returns:
+        The metrics by key.
     """
     generator = torch.Generator().manual_seed(seed)
     windows = replay.sample(num_steps, num_targets=1, generator=generator, held_out=True)
     imagined = imagination(module, windows, generator)
     metrics = _frame_errors(windows, imagined, module.num_frames) | _reward_accuracies(windows, imagined, module)
-    del windows, imagined  # before as many frames come again
+    del windows, imagined  # frees memory before as many frames are drawn again
     rollouts = replay.sample(num_rollouts, num_targets=_ROLLOUT_LENGTH, generator=generator, held_out=True)
     imagined = imagination(module, rollouts, generator)
     for horizon in _HORIZONS:
@@ -98,7 +101,7 @@ def _frame_errors(windows: Windows, imagined: Imagination, num_frames: int) -> d
 
 
 def _squared_error(one: UInt8[Tensor, "N H W C"], other: UInt8[Tensor, "N H W C"]) -> float:
-    """The mean over sub-pixels, a frame at a time: as floating-point numbers all would take four times the memory."""
+    """Mean over sub-pixels, computed frame by frame, because all frames as floats would take four times the memory."""
     errors = [float(functional.mse_loss(frame.float(), its.float())) for frame, its in zip(one, other, strict=True)]
     return float(torch.tensor(errors).mean())
 
@@ -116,7 +119,7 @@ def _reward_accuracies(windows: Windows, imagined: Imagination, module: SimPLeMo
 
 
 def summed_reward_accuracy(windows: Windows, imagined: Imagination, module: SimPLeModule, num_steps: int) -> float:
-    """The share of rollouts whose rewards, over the steps that the real episode lasted, have the right sum.
+    """Share of rollouts whose summed imagined reward is right, over the steps that the real episode lasted.
 
     Reference:
         tensor2tensor, rl/rl_utils.py and rl/evaluator.py, `reward_accuracy`
@@ -131,15 +134,15 @@ def summed_reward_accuracy(windows: Windows, imagined: Imagination, module: SimP
 
 
 class WorldModelReport(Callback):
-    """After each training of a world model: `world_model/*` into the row, and its play beside the game's.
+    """Logs `world_model/*` each time the world model has learned, and shows imagined beside real play.
 
-    `media/imagined_<env steps>.mp4` shows four pieces of held-out play, each beside what the model makes of the same
-    first frames and the same actions, with the rewards so far; `media/imagined.png` the first of them, step by step.
-    Both are put into W&B too. Random numbers are its own: training does not notice.
+    `media/imagined_<env steps>.mp4` shows four windows of held-out play, each beside what the model imagines from the
+    same first frames and actions, with the rewards so far. `media/imagined.png` shows steps of the first one. Both are
+    also logged to W&B. Random numbers come from a generator of its own, so training is not affected.
 
     Args:
         run_dir: the run folder.
-        title: stands above the picture.
+        title: title of the picture.
     """
 
     def __init__(self, run_dir: Path, *, title: str) -> None:
@@ -147,7 +150,7 @@ class WorldModelReport(Callback):
         self._title = title
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measures, where the world model has just been trained."""
+        """Measures the world model if it has just finished learning."""
         if not isinstance(pl_module, SimPLeModule) or not pl_module.world_model_is_trained:
             return
         data = data_of(trainer)
@@ -170,11 +173,11 @@ class WorldModelReport(Callback):
             videos.append(video)
         shown = [step for step in _DRAWN_STEPS if step <= int(windows.valid[0, module.num_frames - 1 :].sum())]
         real = windows.frames[0, module.num_frames - 1 :]
-        dreamt = torch.cat([real[:1], imagined.frames[0]])
+        imagined_frames = torch.cat([real[:1], imagined.frames[0]])
         with going_on_without(picture):
             draw_image_rows(
                 picture,
-                [("game", real[shown].numpy()), ("world model", dreamt[shown].numpy())],
+                [("game", real[shown].numpy()), ("world model", imagined_frames[shown].numpy())],
                 columns=[f"step {step}" for step in shown],
                 title=f"{self._title}: held-out play and the world model's, same start and actions",
             )
@@ -185,9 +188,9 @@ class WorldModelReport(Callback):
 
 
 def pairs(windows: Windows, imagined: Imagination, num_frames: int) -> Iterator[UInt8[NDArray[Any], "H2 W2 3"]]:
-    """A video of games and what a world model makes of them, side by side, with the rewards so far.
+    """Frames of a video: real play beside imagined play, with the rewards so far.
 
-    A game whose real episode is over is darkened, and so is the model's.
+    Both are darkened once the real episode is over.
     """
     real = windows.frames[:, num_frames:]
     valid = windows.valid[:, num_frames - 1 :]

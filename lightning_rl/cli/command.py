@@ -1,4 +1,4 @@
-"""The `lightning-rl` command: LightningCLI with run folders, and one-line answers to wrong input."""
+"""The `lightning-rl` command: LightningCLI with run folders."""
 
 import logging
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import yaml
 from jsonargparse import Namespace
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
@@ -18,10 +19,9 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ProgressBar, Timer
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities import rank_zero_only
 
 import lightning_rl
@@ -36,43 +36,30 @@ from lightning_rl.callbacks.run_folder import RunFolder
 from lightning_rl.callbacks.same_start import SameStart
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model_report import WorldModelReport
-from lightning_rl.cli.config_files import asked_data_class, check_configs, check_numbers
+from lightning_rl.cli.config_files import asked_data_class, check_configs, check_numbers, with_todays_classes
 from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.registry import data_class, module_class
 from lightning_rl.cli.run_location import RunLocation
-from lightning_rl.cpu.bfloat16 import suitable, uses_cuda
+from lightning_rl.cpu.bfloat16 import supported_precision, uses_cuda
+from lightning_rl.data.continuation import read_games
 from lightning_rl.errors import UnsavedError, UsageError
 from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.lightning_private import StagedCLI, is_fast_dev_run, starts_by_multiprocessing
 from lightning_rl.runs.metrics_csv import MetricsCSV
 from lightning_rl.runs.signals import STOPPED, SignalWatcher
 from lightning_rl.runs.wandb_run import drop_obsolete_settings, outlive, silent_server
 from lightning_rl.version import __version__
 
-for _name in lightning_rl.__all__:  # the parser knows classes that were imported
+for _name in lightning_rl.__all__:  # the parser accepts only classes that are imported
     getattr(lightning_rl, _name)
 
-_TRAINER_DEFAULTS = {
-    "max_epochs": -1,  # data.total_env_steps is the budget
-    "num_sanity_val_steps": 0,  # would play whole episodes before training
-    "check_val_every_n_epoch": 10,
-    "reload_dataloaders_every_n_epochs": 1,  # a method's iterations may differ in length; asking again costs nothing
-    "use_distributed_sampler": False,  # each rank has games of its own
-    "enable_model_summary": False,
-    "log_every_n_steps": 1,
-    "logger": {
-        "class_path": "pytorch_lightning.loggers.WandbLogger",
-        "init_args": {"project": "lightning_rl", "offline": True},
-    },
-}
-
-
-_IN_MIDST = "it would cut iterations short; data.total_env_steps and trainer.max_epochs end a run"
+_CUTS_ITERATIONS = "it would cut iterations short; data.total_env_steps and trainer.max_epochs end a run"
 _REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "gradient_clip_val": (("null", None), "model.max_grad_norm is the bound"),
-    "limit_train_batches": (("null", None), _IN_MIDST),
-    "max_steps": ((-1,), _IN_MIDST),
+    "limit_train_batches": (("null", None), _CUTS_ITERATIONS),
+    "max_steps": ((-1,), _CUTS_ITERATIONS),
 }
-"""Options of Lightning's, their allowed values as people write and as programs read them, and what to use instead."""
+"""Refused options of Lightning's: the values that are allowed all the same, and what to use instead."""
 
 
 class _Parser(LightningArgumentParser):
@@ -80,20 +67,26 @@ class _Parser(LightningArgumentParser):
         raise UsageError(message) from ex
 
 
-class RunCLI(LightningCLI):
-    """LightningCLI with run folders: it decides where a run lives and what it continues before anything is built.
+class RunCLI(StagedCLI):
+    """LightningCLI that decides where a run lives and which checkpoint it continues before anything is built.
 
     Args:
         args: the command line without the program's name.
-        signal_watcher: answers signals until training does.
+        signal_watcher: handles signals until training starts.
+
+    Attributes:
+        run_dir: everything that the run writes goes there.
+        checkpoint: the checkpoint that is continued or judged.
+        complete: whether the checkpoint has reached `data.total_env_steps`.
     """
 
     def __init__(self, args: list[str], *, signal_watcher: SignalWatcher | None = None) -> None:
         self.stopper = StopAtBoundary(signal_watcher)
-        self._remarks: list[str] = []  # said once nothing was found wrong
+        self._remarks: list[str] = []  # printed once the command is known to be right
         self._asked = args[0] if args else ""
         check_configs(args)
         self._data_class = asked_data_class(args)
+        args = with_todays_classes(args)
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -105,7 +98,7 @@ class RunCLI(LightningCLI):
             parser_kwargs={
                 "prog": "lightning-rl",
                 "version": __version__,
-                "epilog": "`lightning-rl doctor` tells what a bug report needs, and what will break on this machine.",
+                "epilog": "`lightning-rl doctor` shows what will break on this machine, and what a bug report needs.",
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -113,28 +106,29 @@ class RunCLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static in Lightning, and called on `self`
-        """The one that is asked for, since the parser of each takes its time; all of them for help and for an error."""
+        """The subcommand of the command line, because building each parser takes time; all of them if it is unknown."""
         every = super().subcommands()
         return {self._asked: every[self._asked]} if self._asked in every else every
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The run folder, the defaults, and what follows from the environment."""
+        """Adds the package's options and defaults, and links what follows from the data module to the model."""
         parser.add_argument(
-            "--run_dir", type=str | None, default=None, help="Everything that this run writes goes there."
+            "--run_dir", type=str | None, default=None, help="Folder for everything that this run writes."
         )
         parser.add_argument(
             "--policy_from",
             type=str | None,
             default=None,
-            help="Start with the policy of this checkpoint, of whatever method.",
+            help="Start with the policy of this checkpoint, which may be of another method.",
         )
         parser.add_argument(
             "--allow_inexact_resume",
             type=bool,
             default=False,
-            help="Continue with other numbers of ranks, actors or environments.",
+            help="Accept a checkpoint of another number of ranks, actors or environments; games start anew.",
         )
-        defaults = {f"trainer.{key}": value for key, value in _TRAINER_DEFAULTS.items()}
+        trainer = yaml.safe_load(Path(__file__).with_name("defaults.yaml").read_text(encoding="utf-8"))["trainer"]
+        defaults = {f"trainer.{key}": value for key, value in trainer.items()}
         parser.set_defaults({**defaults, "data": {"class_path": self._data_class}})
         parser.link_arguments("allow_inexact_resume", "data.init_args.allow_inexact_resume")
         parser.link_arguments("data.num_actions", "model.init_args.num_actions", apply_on="instantiate")
@@ -142,21 +136,18 @@ class RunCLI(LightningCLI):
         parser.link_arguments("data.reward_values", "model.init_args.reward_values", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses `args` without Lightning's warning that the process has arguments of its own: they are the same."""
+        """Parses `args` without Lightning's warning that `sys.argv` is ignored; here both are the same."""
         self.config = parser.parse_args(args)
 
-    def _parse_ckpt_path(self) -> None:
-        """Nothing: Lightning would let a checkpoint's hyper-parameters override the command line, silently."""
-
-    def _set_seed(self) -> None:
-        """Seeds weights and everything else, without a line that says so."""
+    def set_seed(self) -> None:
+        """Seeds all random streams, without Lightning's line on stderr."""
         seed = self.config[self.subcommand].seed_everything
         if isinstance(seed, bool) or not 0 <= seed < 2**32:
             raise UsageError(f"seed_everything must be an integer from 0 to {2**32 - 1}, found {seed}")
         seed_everything(seed, workers=True, verbose=False)
 
     def before_instantiate_classes(self) -> None:
-        """Finds the run folder and the checkpoint, and refuses what would overwrite or mislead."""
+        """Checks the options, and finds the run folder and the checkpoint."""
         config = self.config[self.subcommand]
         for key in ("model", "data", "trainer"):
             if not isinstance(config.get(key), Namespace):
@@ -167,13 +158,13 @@ class RunCLI(LightningCLI):
                 raise UsageError(f"trainer.{key} must be {allowed[0]}, found {config.trainer[key]}; {instead}")
         config.data.init_args.seed = config.seed_everything
         if self.subcommand in ("validate", "test"):
-            config.verbose = False  # Lightning's table cuts names off; `EvaluationReport` says it
+            config.verbose = False  # Lightning's table truncates names; `EvaluationReport` prints its own
         if self.subcommand == "predict" and config.trainer.devices == "auto":
-            config.trainer.devices = 1  # a few episodes, in one video
+            config.trainer.devices = 1  # it plays a few episodes into one video
         self._suit_precision(config.trainer)
         self.saved_config = config.clone()
         if config.trainer.deterministic is None and uses_cuda(config.trainer.accelerator):
-            config.trainer.deterministic = True  # many kernels add in any order, and a resumed run would not repeat
+            config.trainer.deterministic = True  # other kernels add in varying order, so resuming would not be exact
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nobody reads it
         module = module_class(config.model.class_path)
         self.method = module.method(config.model.init_args.as_dict())
@@ -187,7 +178,7 @@ class RunCLI(LightningCLI):
         self._place_logger(config.trainer)
 
     def _suit_precision(self, trainer: Namespace) -> None:
-        precision = suitable(trainer.precision, trainer.accelerator)
+        precision = supported_precision(trainer.precision, trainer.accelerator)
         if precision != trainer.precision:
             self._remarks.append(f"this CPU only emulates {trainer.precision}: trainer.precision {precision} is taken")
             trainer.precision = precision
@@ -195,7 +186,7 @@ class RunCLI(LightningCLI):
     def _place_logger(self, trainer: Namespace) -> None:
         mode = os.environ.get("WANDB_MODE")
         if self.subcommand != "fit" or trainer.fast_dev_run:
-            trainer.logger = False  # a W&B run is a training; judging one leaves test.json and a video
+            trainer.logger = False  # W&B runs are for training; evaluation writes test.json and a video
         elif isinstance(trainer.logger, Namespace) and trainer.logger.class_path.endswith(".WandbLogger"):
             if mode == "disabled":
                 trainer.logger = False
@@ -231,40 +222,42 @@ class RunCLI(LightningCLI):
         self.location = replace(self.location, saved=None)  # as large as the run; Lightning reads the file itself
 
     def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:
-        """Refuses a checkpoint that does not fit; a run that has spent its env steps is complete."""
+        """Refuses a checkpoint that does not fit, and finds out whether its run is complete."""
         checkpoint_files.check_fits(saved, checkpoint, module=self.model, method=self.method, game=self.game)
         checkpoint_files.check_progress(saved, checkpoint, module=self.model, trainer=self.trainer)
         games = saved.get(type(self.datamodule).__qualname__)
         if self.subcommand != "fit":
             if games is not None:
-                self.datamodule.check_contents(games)
+                read_games(games)
             return
         if games is None:
             raise UsageError(f"ckpt_path: {checkpoint} holds no games to continue; a last.ckpt does")
         done, most = saved["epoch"] + 1, self.trainer.max_epochs
         if most is not None and 0 <= most < done:
             raise UsageError(f"trainer.max_epochs must be at least {done}, which {checkpoint} has done, found {most}")
-        self.datamodule.trainer = self.trainer  # which knows the number of ranks
+        self.datamodule.trainer = self.trainer  # for the number of ranks
         self.datamodule.continues_in = checkpoint.parent
         self.datamodule.check_state(games)
         self.complete = games["env_steps"] >= self.datamodule.total_env_steps
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer with this package's callbacks, checkpoint files and metrics.csv."""
-        config = self._get(self.config_init, "trainer")
+        config = self.config_init[self.subcommand].trainer
         callbacks = [*_as_list(config["callbacks"]), *self._callbacks()]
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(EnvStepsProgress())
         plugins = _as_list(config["plugins"])
         loggers = _as_list(config["logger"])
         for logger in loggers:
-            if isinstance(logger, WandbLogger):  # Lightning starts its run before any callback is heard
+            if isinstance(logger, WandbLogger):  # Lightning starts its run before it calls any callback
                 drop_obsolete_settings(logger)
                 outlive(logger)
         if self.subcommand == "fit" and not config["fast_dev_run"]:
             loggers = [*loggers, MetricsCSV(self.run_dir / "metrics.csv")]
         if config["max_time"] is not None:
-            callbacks.append(Timer(config["max_time"], interval="epoch"))  # Lightning's would end in mid-iteration
+            callbacks.append(
+                Timer(config["max_time"], interval="epoch")
+            )  # Lightning's default would stop within an iteration
         self._checkpoint_io = checkpoint_files.AtomicCheckpointIO()
         trainer: Trainer = super().instantiate_trainer(
             callbacks=callbacks,
@@ -280,7 +273,7 @@ class RunCLI(LightningCLI):
         metadata = {"method": self.method, "game": self.game, "run_id": self.location.run_id, "version": __version__}
         return [
             SameStart(self._start),
-            RunFolder(self.run_dir, config=self.saved_config, parser=self._parser(self.subcommand)),
+            RunFolder(self.run_dir, config=self.saved_config, parser=self.subcommand_parser),
             IterationMetrics(),
             RandomStates(),
             self.stopper,
@@ -293,56 +286,53 @@ class RunCLI(LightningCLI):
 
     @property
     def _start(self) -> str:
-        """What this process begins with."""
+        """What this process starts from, to be compared over ranks."""
         saved = self.location.saved
         if saved is None:
             return "new weights"
         return f"{self.checkpoint} of epoch {saved.get('epoch')}, step {saved.get('global_step')}"
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing yet: `run` does it, so that wrong input can be told from failures in training."""
-
     def run(self) -> None:
-        """Trains, validates, tests or predicts."""
+        """Trains, validates, tests or predicts; not done at once, to tell wrong input from failures in training."""
         for remark in self._remarks if self.trainer.is_global_zero else ():
             say(remark)
         if self.complete and self.checkpoint is not None:
             steps = self.datamodule.total_env_steps
-            say(f"{self.checkpoint} is at data.total_env_steps {steps} already: nothing to do; give more to go on")
+            say(f"{self.checkpoint} has reached data.total_env_steps {steps}: nothing to do; give more to continue")
             return
-        if self.subcommand == "fit" and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.subcommand == "fit" and self.trainer.is_global_zero and not is_fast_dev_run(self.trainer):
             self._train_alone()
         else:
             self._run()
 
     def _train_alone(self) -> None:
-        """Trains, unless another process does in the same folder.
+        """Trains, unless another process trains in the same folder.
 
         Raises:
-            BusyError: it does.
-            UnsavedError: what was learned last is not on the disk.
+            BusyError: another process does.
+            UnsavedError: the last checkpoint could not be written.
         """
         with self.location.held_alone():
             self._run()
         if self.stopper.received is None:
             if checkpoint_files.LAST in self._checkpoint_io.unsaved:
                 last = self.run_dir / checkpoint_files.LAST
-                raise UnsavedError(f"{last} is not what was learned last: it was not saved")
-            self._say_what_is_where()
+                raise UnsavedError(f"{last} is older than the end of the run, which could not be saved")
+            self._print_files()
 
     def _run(self) -> None:
         with self.location.announced():
-            super()._run_subcommand(str(self.subcommand))
+            self.run_subcommand()
 
     @property
     def stopped_status(self) -> int:
-        """143 after a signal, else 0; 0 also for ranks that Lightning has started, which would kill the others."""
+        """143 after a signal, else 0. Ranks that Lightning has started always give 0, or it would kill the others."""
         if self.stopper.received is None:
             return 0
         environment = getattr(self.trainer.strategy, "cluster_environment", None)
         return 0 if isinstance(environment, LightningEnvironment) and self.trainer.local_rank else STOPPED
 
-    def _say_what_is_where(self) -> None:
+    def _print_files(self) -> None:
         last = self.run_dir / checkpoint_files.LAST
         found = {
             "checkpoint": last,
@@ -357,17 +347,17 @@ class RunCLI(LightningCLI):
 
 
 def _cluster_environment(given: list[Any]) -> list[ClusterEnvironment]:
-    """Slurm's, but without Lightning's requeueing: that is for whoever reads the exit status."""
+    """Slurm's environment without Lightning's requeueing, which the sbatch file does by the exit status."""
     if TorchElasticEnvironment.detect() or any(isinstance(plugin, ClusterEnvironment) for plugin in given):
         return []
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _require_known_strategy(trainer: Trainer) -> None:
-    """Refuses what shards parameters, which are clipped and saved whole here, and what forks a process with games."""
+    """Refuses strategies that shard parameters, and those that fork processes, which games do not survive."""
     strategy = trainer.strategy
     known = type(strategy) in (DDPStrategy, SingleDeviceStrategy)
-    if not known or isinstance(strategy.launcher, _MultiProcessingLauncher):
+    if not known or starts_by_multiprocessing(strategy):
         raise UsageError(f"trainer.strategy must be auto or ddp, found {type(strategy).__name__}")
 
 
@@ -379,7 +369,7 @@ def _as_list(value: Any) -> list[Any]:
 
 @contextmanager
 def _notices_held_back() -> Iterator[None]:
-    """Leaves out Lightning's notices about hardware, and warns only once nothing was found wrong."""
+    """Suppresses Lightning's notices about hardware, and delays warnings until the block has succeeded."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     try:

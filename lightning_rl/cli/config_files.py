@@ -15,7 +15,7 @@ _MAX_CONFIG_BYTES, _MAX_CONFIG_VALUES, _MAX_CONFIG_DEPTH = 1_000_000, 20_000, 50
 
 
 def check_numbers(value: Any, key: str = "") -> None:
-    """Refuses numbers in a config that no option means: NaN, and infinity where it is not for a bound left out.
+    """Refuses NaN in a config, and infinity except for upper bounds (`max_…`).
 
     Raises:
         UsageError: names the key.
@@ -31,7 +31,7 @@ def check_numbers(value: Any, key: str = "") -> None:
 
 
 def check_configs(args: list[str]) -> None:
-    """Refuses config files that would take the parser more than moments: pipes, heaps of text, aliases of aliases.
+    """Refuses config files that the parser would choke on: pipes, huge files, deep nesting, aliases of aliases.
 
     Raises:
         UsageError: names the file and what is wrong.
@@ -72,9 +72,9 @@ def _check_nesting(text: str) -> None:
 
 
 def asked_data_class(args: list[str]) -> str:
-    """The data module that the command line or else its last config names; by default Procgen's.
+    """Class path of the data module that the command line, or else the last config, names; by default Procgen's.
 
-    The parser must begin from its defaults: it keeps those of another one where the names are the same.
+    The parser must start from this class's defaults, because it would keep those of another class for equal names.
     """
     named = ["ProcgenDataModule"]
     for path in values(args, "--config", "-c"):
@@ -87,13 +87,13 @@ def asked_data_class(args: list[str]) -> str:
 
 
 def values(args: list[str], *names: str) -> list[str]:
-    """What is given to an option, as `--name value` or `--name=value`."""
+    """Values given to an option, as `--name value` or `--name=value`."""
     pairs = [(*arg.split("=", 1), following)[:2] for arg, following in pairwise([*args, ""])]
     return [value for name, value in pairs if name in names]
 
 
 def with_run_config(args: list[str]) -> list[str]:
-    """Takes a run's own config.yaml where a checkpoint is named and no config is given."""
+    """Adds the run's own config.yaml if a checkpoint is named and no config is given."""
     named = values(args, "--ckpt_path")
     if not named or values(args, "--config", "-c", "--model"):
         return args
@@ -101,3 +101,31 @@ def with_run_config(args: list[str]) -> list[str]:
     folder = Path(run_dir) if named[-1] in ("last", "best") else Path(named[-1]).parent
     config = folder / "config.yaml"
     return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args
+
+
+_SPLIT = {"PPODistillModule": ("distillation", "PPOModule"), "ImpalaVAEModule": ("vae", "ImpalaModule")}
+"""Classes that once served two methods: the option whose null meant the plain method, and that method's class."""
+
+
+def with_todays_classes(args: list[str]) -> list[str]:
+    """Replaces configs of older runs, which name a plain method by a null option, by their text with today's class."""
+    given = list(args)
+    for index, value in enumerate(given):
+        path = value.removeprefix("--config=")
+        if path == value and (index == 0 or given[index - 1] not in ("--config", "-c")):
+            continue
+        with suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # what is wrong the parser will tell
+            if (text := _with_todays_class(Path(path).read_text(encoding="utf-8"))) is not None:
+                given[index] = value[: len(value) - len(path)] + text
+    return given
+
+
+def _with_todays_class(text: str) -> str | None:
+    """The config with the class of the plain method; None if it needs no change."""
+    config = yaml.safe_load(text)
+    model = config["model"]
+    option, plain = _SPLIT[model["class_path"].rpartition(".")[2]]
+    if model["init_args"][option] is not None:
+        return None
+    rest = {key: value for key, value in model["init_args"].items() if key not in (option, "surprise")}
+    return yaml.safe_dump(config | {"model": {"class_path": f"lightning_rl.{plain}", "init_args": rest}})

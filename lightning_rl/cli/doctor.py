@@ -28,7 +28,7 @@ _ENOUGH_SPACE = _GIB  # a few checkpoints, metrics and videos of a run
 _ENOUGH_MEMORY = 4 * _GIB  # PPO's rollouts, and what learning from them takes
 _ENOUGH_FILES = 256
 _PATIENCE = 120.0
-_REFUSED = "lightning_rl.types.UsageError: "
+_REFUSED = "lightning_rl.errors.UsageError: "
 
 _GAMES = {
     "procgen": "from lightning_rl.envs.procgen import ProcgenVectorEnv as Env; game = 'coinrun'",

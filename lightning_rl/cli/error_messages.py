@@ -1,8 +1,7 @@
-"""Wrong input, told in one line: what it names, what was found, what is allowed."""
+"""One-line error messages: the key, what was found, what is allowed."""
 
 import contextlib
 import difflib
-import inspect
 import re
 import sys
 from dataclasses import is_dataclass
@@ -12,12 +11,18 @@ from pytorch_lightning import Trainer
 
 from lightning_rl.cli.config_files import values
 from lightning_rl.cli.registry import CLASSES
+from lightning_rl.modules.hyper_parameters import constructor_options
 
 _MAX_LINE = 2000  # characters of a message
 
 
 def short_message(message: str, args: list[str]) -> str:
-    """What the parser's nested message is about: the key, the value found, what is allowed."""
+    """The parser's nested message in one line: the key, the value found, what is allowed.
+
+    Args:
+        message: of jsonargparse.
+        args: the command line.
+    """
     key = _key(message)
     if unknown := re.search(r"(?:Option|accept option) '([^']+)'|unrecognized arguments: --([\w.]+)", message):
         return _unknown(f"{key}.{unknown[1] or unknown[2]}".lstrip("."), message)
@@ -32,7 +37,7 @@ def short_message(message: str, args: list[str]) -> str:
 
 
 def _key(message: str) -> str:
-    """The key that the innermost message is about; an inner one stands further to the right."""
+    """The key of the innermost message, which is indented furthest."""
     keys, depth = [], -1
     for indent, name in re.findall(r'^( *)(?:- )?Parser key "([^"]+)"', message, re.MULTILINE):
         if len(indent) > depth:
@@ -42,7 +47,7 @@ def _key(message: str) -> str:
 
 
 _NO_REASON = "Expected|Does|Import path|Not a valid|Problem with|a class path|a dict with"
-"""What the parser says of every kind of value that would have been allowed."""
+"""Beginnings of lines that only list the allowed types."""
 
 
 def _wrong_value(key: str, message: str) -> str:
@@ -90,27 +95,28 @@ _OWN_OPTIONS = [
 
 
 def _options(parent: str, *, lacking: str) -> list[str]:
-    """Names of the options under a key of the config; none where the key is another program's.
+    """Names of the options under a key of the config; none if the key belongs to another program.
 
-    Of the classes that the key may stand for, those that know `lacking` are not the one that refused it.
+    Classes that have the option `lacking` are left out, because they did not refuse it.
     """
     head, *rest = parent.split(".")
     owners = [Trainer] if head == "trainer" else CLASSES.get(head, list)()
     for name in rest:
-        annotations = [inspect.signature(c).parameters[name].annotation for c in owners if name in _names(c)]
-        owners = [part for annotation in annotations for part in get_args(annotation) if is_dataclass(part)]
+        annotations = [constructor_options(c)[name].annotation for c in owners if name in _names(c)]
+        parts = [part for annotation in annotations for part in (annotation, *get_args(annotation))]
+        owners = [part for part in parts if is_dataclass(part) and isinstance(part, type)]
     refusing = [_names(owner) for owner in owners if lacking not in _names(owner)]
     return list(dict.fromkeys(name for names in refusing for name in names)) if parent else _OWN_OPTIONS
 
 
 def _names(owner: type) -> list[str]:
-    return list(inspect.signature(owner).parameters)
+    return list(constructor_options(owner))
 
 
 def say(message: str) -> None:
-    """One line, whatever names and values of others it holds."""
+    """Prints a message to stderr as one line, without control characters and shortened."""
     line = "".join(char if char.isprintable() else "�" for char in " ".join(message.split()))
     line = re.sub(r"(\S{80})\S{200,}(\S{80})", r"\1…\2", line)
-    with contextlib.suppress(OSError):  # a log file may be on the disk that is full
+    with contextlib.suppress(OSError):  # stderr may be a file on a full disk
         sys.stderr.write(f"lightning-rl: {line[:_MAX_LINE]}\n")
         sys.stderr.flush()

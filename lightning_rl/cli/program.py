@@ -27,17 +27,17 @@ def main(args: list[str] | None = None) -> int:
     """Runs the command.
 
     Args:
-        args: without the program's name; the process's own by default.
+        args: the command line without the program's name; the process's own by default.
 
     Returns:
-        Exit status: 0 done, 1 an actor process failed and 2 wrong input, told in one line on stderr, 143 stopped by a
-            signal after saving.
+        The exit status: 0 done; 1 a failure during the run; 2 wrong input; 143 stopped by a signal after saving.
+            Failures and wrong input are told in one line on stderr.
     """
     allocator.keep_freed_memory()
     if launchers_run_dir() is not None:
         end_with(os.getppid())
-    os.environ.setdefault("WANDB_SILENT", "true")  # it would tell six lines of what the run folder shows
-    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # between Lightning and torch, no matter for users
+    os.environ.setdefault("WANDB_SILENT", "true")  # W&B would print six lines about the run folder
+    warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning uses it, users cannot help it
     given = sys.argv[1:] if args is None else args
     with _signals_answered() as signal_watcher:
         return _answered(given, signal_watcher)
@@ -58,10 +58,10 @@ def _answered(given: list[str], signal_watcher: SignalWatcher) -> int:
 
 
 def _status_of(cli: RunCLI) -> int:
-    """Runs what was built."""
+    """Runs the command that was built, and returns its exit status."""
     try:
         cli.run()
-    except UsageError as error:  # what only playing could show
+    except UsageError as error:  # found only while playing
         say(str(error))
         return 2
     except (ActorError, FloatingPointError, ReplayError, UnsavedError) as error:
@@ -77,7 +77,7 @@ def _status_of(cli: RunCLI) -> int:
 
 @contextmanager
 def _signals_answered() -> Iterator[SignalWatcher]:
-    """Ends the process at signals that come before there is anything to save; afterwards all is as it was."""
+    """Lets signals end the process while there is nothing to save; restores the handlers afterwards."""
     signal_watcher = SignalWatcher()
     if threading.current_thread() is not threading.main_thread():
         yield signal_watcher

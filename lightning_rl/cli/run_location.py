@@ -140,7 +140,7 @@ def _last_of(subcommand: str, run_dir: Path) -> tuple[Path | None, tuple[str, ..
 
 
 def _new_run_dir(method: str, game: str) -> Path:
-    processes = collectives.started_from_outside()
+    processes = collectives.num_launched_processes()
     if processes > 1:
         raise UsageError(f"run_dir: {processes} processes that train together need --run_dir DIR, found none")
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

@@ -1,1 +1,1 @@
-"""What exists only for the speed of a CPU; each operator stands beside the plain one that it equals."""
+"""Code that only makes CPUs faster; every kernel says which plain torch operation it equals."""

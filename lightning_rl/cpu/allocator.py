@@ -1,4 +1,4 @@
-"""glibc's allocator, told to keep what training frees."""
+"""Settings of glibc's allocator that keep freed memory in the process."""
 
 import ctypes
 
@@ -8,16 +8,16 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc, malloc.h
 def keep_freed_memory() -> bool:
     """Keeps large freed blocks in the process instead of returning each to the kernel.
 
-    Activations are tens of megabytes, allocated and freed at every operator; by default each comes as a fresh mapping
-    whose pages the kernel must clear first, which costs a fifth to a half of the training time on a CPU. One arena,
-    because blocks in the arenas of threads are mappings again.
+    Activations are tens of megabytes, allocated and freed at every operator. By default, each is a fresh mapping whose
+    pages the kernel must clear first, which costs a fifth to a half of the training time on a CPU. The number of arenas
+    is limited to one, because the arenas of other threads would use mappings again.
 
     Returns:
-        Whether there was a glibc to tell.
+        Whether the settings were accepted; only glibc has them.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # not glibc: another allocator has other habits
+    except (OSError, AttributeError):  # not glibc
         return False
-    told = [mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1), mallopt(_M_ARENA_MAX, 1)]
-    return all(told)
+    accepted = [mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1), mallopt(_M_ARENA_MAX, 1)]
+    return all(accepted)

@@ -1,4 +1,4 @@
-"""Whether this machine computes in the precision that a config asks for."""
+"""Choice of a training precision that this machine supports."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 
 
 def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies bf16 numbers; others convert each one, slower than float32 is."""
+    """Whether the CPU has bf16 instructions; without them, bf16 is emulated and slower than float32."""
     flags = cpuinfo.read_text(encoding="utf-8").split() if cpuinfo.exists() else []
     return any(flag in flags for flag in _BF16_FLAGS)
 
 
-def suitable(precision: str | int | None, accelerator: str) -> str | int | None:
-    """`precision`, or `32-true` where bf16 is asked of a CPU that only emulates it.
+def supported_precision(precision: str | int | None, accelerator: str) -> str | int | None:
+    """`precision`, or `32-true` in place of bf16 on a CPU that only emulates it.
 
     Args:
         precision: Lightning's `trainer.precision`.
@@ -25,5 +25,5 @@ def suitable(precision: str | int | None, accelerator: str) -> str | int | None:
 
 
 def uses_cuda(accelerator: str) -> bool:
-    """Whether Lightning's `trainer.accelerator` means NVIDIA's GPUs on this machine."""
+    """Whether Lightning's `trainer.accelerator` selects an NVIDIA GPU on this machine."""
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()

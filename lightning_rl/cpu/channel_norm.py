@@ -1,6 +1,6 @@
-"""Layer normalisation of every position of an image, and what stands before and after it."""
+"""Layer normalization over the channels of images, fused with its neighboring operations for CPUs in bfloat16."""
 
-from typing import Any, no_type_check
+from typing import Any, cast, no_type_check
 
 import numpy as np
 import torch
@@ -10,17 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_rl.cpu.compiled import compiled, to_bits, to_float
+from lightning_rl.cpu.jit import jit, to_bits, to_float
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Normalises each position of rectified images over its channels alone, so that one of a pixel has a normal form.
+    """Layer normalization of rectified images over channels, at each position separately.
 
         LayerNorm(relu(x) + s) + t
 
-    `torch.nn.GroupNorm` and `InstanceNorm2d` normalise over positions, and leave nothing of a 1×1 image. torch's
-    `layer_norm` of few channels is slow on a CPU, and the operators around it read and write each image once more: in
-    bfloat16 all are one loop here.
+    `torch.nn.GroupNorm` and `InstanceNorm2d` also normalize over positions; the latter makes a 1×1 image all zeros.
+
+    On a CPU in bfloat16 one compiled loop computes everything, since torch's `layer_norm` is slow for few channels and
+    each operator around it reads and writes the images again. `_plain` is the reference, and is used everywhere else.
 
     Args:
         channels: C.
@@ -39,27 +40,31 @@ class ChannelNorm(nn.LayerNorm):
         skipped: Float[Tensor, "N C H W"] | None = None,
         signal: Float[Tensor, "C H W"] | None = None,
     ) -> Float[Tensor, "N C H W"]:
-        """The normalised images, in their own precision.
+        """The normalized images, in the precision of the input.
 
         Args:
             images: x.
-            skipped: s, of the same precision; nothing where it is null.
-            signal: t, without a gradient; nothing where it is null.
+            skipped: s, in the same precision; None for none.
+            signal: t, which gets no gradient; None for none.
         """
         if images.device.type == "cpu" and images.dtype == torch.bfloat16:
             arguments = (images, skipped, signal, self.weight, self.bias, self.eps)
-            normalised: Tensor = _NormalisedOnCPU.apply(*arguments)  # type: ignore[no-untyped-call]  # torch's
-            return normalised
+            normalized: Tensor = cast(Any, _FusedChannelNorm).apply(*arguments)
+            return normalized
+        return self._plain(images, skipped, signal)
+
+    def _plain(self, images: Tensor, skipped: Tensor | None, signal: Tensor | None) -> Tensor:
+        """The same by torch's own operators."""
         images = images.relu() if skipped is None else images.relu() + skipped
         with torch.autocast(images.device.type, enabled=False):
             weight, bias = self.weight.to(images.dtype), self.bias.to(images.dtype)
-            positions = functional.layer_norm(
+            normalized = functional.layer_norm(
                 images.permute(0, 2, 3, 1), self.normalized_shape, weight, bias, self.eps
             ).permute(0, 3, 1, 2)
-        return positions if signal is None else positions + signal.to(images.dtype)
+        return normalized if signal is None else normalized + signal.to(images.dtype)
 
 
-class _NormalisedOnCPU(torch.autograd.Function):
+class _FusedChannelNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -73,33 +78,33 @@ class _NormalisedOnCPU(torch.autograd.Function):
         count, channels, height, width = images.shape
         ctx.epsilon = epsilon
         ctx.has_skipped = skipped is not None
-        nothing = images.new_zeros(1, channels)
-        images = _positions(images)
-        skipped = nothing if skipped is None else _positions(skipped.to(images.dtype))
-        added = nothing if signal is None else signal.to(images.dtype).permute(1, 2, 0).flatten(0, 1).contiguous()
-        normalised = torch.empty_like(images)
-        numbers = weight.detach().float().numpy(), bias.detach().float().numpy(), np.float32(epsilon)
-        _normalise(_bits(images), _bits(skipped), _bits(added), *numbers, _bits(normalised))
+        zeros = images.new_zeros(1, channels)
+        images = _rows(images)
+        skipped = zeros if skipped is None else _rows(skipped.to(images.dtype))
+        added = zeros if signal is None else signal.to(images.dtype).permute(1, 2, 0).flatten(0, 1).contiguous()
+        normalized = torch.empty_like(images)
+        parameters = weight.detach().float().numpy(), bias.detach().float().numpy(), np.float32(epsilon)
+        _normalize(_bits(images), _bits(skipped), _bits(added), *parameters, _bits(normalized))
         ctx.save_for_backward(images, skipped, weight)
-        return normalised.view(count, height, width, channels).permute(0, 3, 1, 2)
+        return normalized.view(count, height, width, channels).permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         images, skipped, weight = ctx.saved_tensors
         count, channels, height, width = grad_outputs[0].shape
-        gradients = _positions(grad_outputs[0].to(images.dtype))
-        of_images, of_sums = torch.empty_like(images), torch.empty_like(images)
-        of_weight, of_bias = np.zeros(channels, np.float32), np.zeros(channels, np.float32)
-        numbers = weight.detach().float().numpy(), np.float32(ctx.epsilon)
-        given = _bits(images), _bits(skipped), _bits(gradients)
-        _differentiate(*given, *numbers, _bits(of_images), _bits(of_sums), of_weight, of_bias)
-        shaped = [part.view(count, height, width, channels).permute(0, 3, 1, 2) for part in (of_images, of_sums)]
-        of_weights = [torch.from_numpy(part).to(weight.dtype) for part in (of_weight, of_bias)]
-        return shaped[0], shaped[1] if ctx.has_skipped else None, None, *of_weights, None
+        gradients = _rows(grad_outputs[0].to(images.dtype))
+        grad_images, grad_skipped = torch.empty_like(images), torch.empty_like(images)
+        grad_weight, grad_bias = np.zeros(channels, np.float32), np.zeros(channels, np.float32)
+        parameters = weight.detach().float().numpy(), np.float32(ctx.epsilon)
+        inputs = _bits(images), _bits(skipped), _bits(gradients)
+        _normalize_backward(*inputs, *parameters, _bits(grad_images), _bits(grad_skipped), grad_weight, grad_bias)
+        shaped = [part.view(count, height, width, channels).permute(0, 3, 1, 2) for part in (grad_images, grad_skipped)]
+        grad_parameters = [torch.from_numpy(part).to(weight.dtype) for part in (grad_weight, grad_bias)]
+        return shaped[0], shaped[1] if ctx.has_skipped else None, None, *grad_parameters, None
 
 
-def _positions(images: Tensor) -> Tensor:
-    """A row for each position; of channels_last images a view."""
+def _rows(images: Tensor) -> Tensor:
+    """The channels of each position as a row; a view if the images are channels_last."""
     return images.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
 
 
@@ -108,15 +113,15 @@ def _bits(rows: Tensor) -> NDArray[np.int16]:
     return bits
 
 
-# What follows is compiled. Loops are over the channels of a position, and those that write are many: where one reads
-# and writes several arrays, the compiler must take them for overlapping, and uses no vector instructions.
+# The functions below are compiled. Each loop over channels writes only one array: with several, the compiler would have
+# to assume that they overlap, and would not vectorize the loop.
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 @njit(inline="always")
 @no_type_check
-def _summed(images: Any, skipped: Any, n: Any, s: Any, sums: Any) -> Any:
-    """Writes what is normalised of a position, and returns its sum over channels."""
+def _add_skipped(images: Any, skipped: Any, n: Any, s: Any, sums: Any) -> Any:
+    """Writes relu(x) + s of one position to `sums` and returns the total over channels."""
     total = _ZERO
     for c in range(len(sums)):
         number = to_float(images[n, c])
@@ -126,61 +131,61 @@ def _summed(images: Any, skipped: Any, n: Any, s: Any, sums: Any) -> Any:
     return total
 
 
-@compiled(reorder=True)
+@jit(reorder=True)
 @no_type_check
-def _normalise(images: Any, skipped: Any, signal: Any, weight: Any, bias: Any, epsilon: Any, normalised: Any) -> None:
+def _normalize(images: Any, skipped: Any, signal: Any, weight: Any, bias: Any, epsilon: Any, normalized: Any) -> None:
     count, channels = images.shape
-    share = _ONE / np.float32(channels)
+    inverse_count = _ONE / np.float32(channels)
     sums = np.empty(channels, np.float32)
     s, t = 0, 0
     for n in range(count):
-        mean = _summed(images, skipped, n, s, sums) * share
+        mean = _add_skipped(images, skipped, n, s, sums) * inverse_count
         squares = _ZERO
         for c in range(channels):
             squares += (sums[c] - mean) * (sums[c] - mean)
-        scale = _ONE / np.sqrt(np.float32(squares * share + epsilon))
+        scale = _ONE / np.sqrt(np.float32(squares * inverse_count + epsilon))
         for c in range(channels):
-            normalised[n, c] = to_bits((sums[c] - mean) * scale * weight[c] + bias[c] + to_float(signal[t, c]))
+            normalized[n, c] = to_bits((sums[c] - mean) * scale * weight[c] + bias[c] + to_float(signal[t, c]))
         s = s + 1 if s + 1 < len(skipped) else 0
         t = t + 1 if t + 1 < len(signal) else 0
 
 
-@compiled(reorder=True)
+@jit(reorder=True)
 @no_type_check
-def _differentiate(
+def _normalize_backward(
     images: Any,
     skipped: Any,
     gradients: Any,
     weight: Any,
     epsilon: Any,
-    of_images: Any,
-    of_sums: Any,
-    of_weight: Any,
-    of_bias: Any,
+    grad_images: Any,
+    grad_skipped: Any,
+    grad_weight: Any,
+    grad_bias: Any,
 ) -> None:
     count, channels = images.shape
-    share = _ONE / np.float32(channels)
+    inverse_count = _ONE / np.float32(channels)
     sums = np.empty(channels, np.float32)
     s = 0
     for n in range(count):
-        mean = _summed(images, skipped, n, s, sums) * share
+        mean = _add_skipped(images, skipped, n, s, sums) * inverse_count
         squares, slope, product = _ZERO, _ZERO, _ZERO
         for c in range(channels):
-            centred = sums[c] - mean
-            squares += centred * centred
+            centered = sums[c] - mean
+            squares += centered * centered
             gradient = to_float(gradients[n, c]) * weight[c]
             slope += gradient
-            product += gradient * centred
-        scale = _ONE / np.sqrt(np.float32(squares * share + epsilon))
-        slope *= share
-        product *= share * scale * scale
+            product += gradient * centered
+        scale = _ONE / np.sqrt(np.float32(squares * inverse_count + epsilon))
+        slope *= inverse_count
+        product *= inverse_count * scale * scale
         for c in range(channels):
-            of_bias[c] += to_float(gradients[n, c])
+            grad_bias[c] += to_float(gradients[n, c])
         for c in range(channels):
-            of_weight[c] += to_float(gradients[n, c]) * ((sums[c] - mean) * scale)
+            grad_weight[c] += to_float(gradients[n, c]) * ((sums[c] - mean) * scale)
         for c in range(channels):
             gradient = to_float(gradients[n, c]) * weight[c]
-            of_sums[n, c] = to_bits(scale * (gradient - slope - (sums[c] - mean) * product))
+            grad_skipped[n, c] = to_bits(scale * (gradient - slope - (sums[c] - mean) * product))
         for c in range(channels):
-            of_images[n, c] = of_sums[n, c] if images[n, c] > 0 else 0
+            grad_images[n, c] = grad_skipped[n, c] if images[n, c] > 0 else 0
         s = s + 1 if s + 1 < len(skipped) else 0

@@ -1,6 +1,6 @@
-"""Convolutions of few positions and many channels, computed as one matrix product."""
+"""Convolutions of small images with many channels, computed as one matrix product."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -9,81 +9,80 @@ from torch.nn import functional
 
 
 class Window(NamedTuple):
-    """Which patches of an image a convolution sees."""
+    """The sliding window of a convolution."""
 
     size: int
     """Height and width of a patch; a multiple of the stride."""
     stride: int
-    """From one patch to the next."""
+    """Distance from one patch to the next."""
     padding: int
-    """Zeros around the image."""
+    """Width of the border of zeros around the image."""
 
-    def patches(self, images: Float[Tensor, "N H W C"]) -> Float[Tensor, "N h w P"]:
-        """All patches, each a row of P = size² C numbers."""
+    def unfold(self, images: Float[Tensor, "N H W C"]) -> Float[Tensor, "N h w P"]:
+        """All patches of the images, each a row of P = size² C numbers."""
         border = (self.padding,) * 4
         padded = functional.pad(images, (0, 0, *border)).contiguous()
         patches = padded.unfold(1, self.size, self.stride).unfold(2, self.size, self.stride)
         return patches.permute(0, 1, 2, 4, 5, 3).flatten(3)
 
-    def overlapped(
-        self, patches: Float[Tensor, "N h w P"], height: int, width: int
-    ) -> Float[Tensor, "N {height} {width} C"]:
-        """The sum of patches at the places that `patches` takes them from, in an image of this size.
+    def fold(self, patches: Float[Tensor, "N h w P"], height: int, width: int) -> Float[Tensor, "N {height} {width} C"]:
+        """Sums patches into images of this size, at the positions that `unfold` takes them from.
 
-        A patch is K × K cells of stride × stride pixels, K = size / stride. All patches' cells at one place of the K²
-        are added at once: what torch does itself, pixel by pixel, takes several times as long on a CPU.
+        A patch is K × K cells of stride × stride pixels, K = size / stride. For each of the K² cells, that cell of all
+        patches is added at once; torch adds pixel by pixel, which takes several times as long on a CPU.
         """
         count, rows, columns, length = patches.shape
         across = self.size // self.stride
         cells = patches.view(count, rows, columns, across, self.stride, across, self.stride, length // self.size**2)
         sizes = [-(-(size + 2 * self.padding) // self.stride) for size in (height, width)]
-        image = patches.new_zeros(count, sizes[0], self.stride, sizes[1], self.stride, cells.shape[-1])
+        padded = patches.new_zeros(count, sizes[0], self.stride, sizes[1], self.stride, cells.shape[-1])
         for row in range(across):
             for column in range(across):
-                place = image[:, row : row + rows, :, column : column + columns]
-                place += cells[:, :, :, row, :, column].transpose(2, 3)
-        whole = image.flatten(3, 4).flatten(1, 2)
-        return whole[:, self.padding : self.padding + height, self.padding : self.padding + width]
+                target = padded[:, row : row + rows, :, column : column + columns]
+                target += cells[:, :, :, row, :, column].transpose(2, 3)
+        images = padded.flatten(3, 4).flatten(1, 2)
+        return images[:, self.padding : self.padding + height, self.padding : self.padding + width]
 
 
-class _Patches(torch.autograd.Function):
-    """`Window.patches`, whose gradient `Window.overlapped` is."""
+class _Unfold(torch.autograd.Function):
+    """`Window.unfold`, with `Window.fold` as its gradient."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, window: Window) -> Tensor:
         ctx.window, ctx.size = window, images.shape[1:3]
-        return window.patches(images)
+        return window.unfold(images)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        return ctx.window.overlapped(grad_outputs[0].contiguous(), *ctx.size), None
+        return ctx.window.fold(grad_outputs[0].contiguous(), *ctx.size), None
 
 
-class _Overlapped(torch.autograd.Function):
-    """`Window.overlapped`, whose gradient `Window.patches` is."""
+class _Fold(torch.autograd.Function):
+    """`Window.fold`, with `Window.unfold` as its gradient."""
 
     @staticmethod
     def forward(ctx: Any, patches: Tensor, window: Window, height: int, width: int) -> Tensor:
         ctx.window = window
-        return window.overlapped(patches, height, width)
+        return window.fold(patches, height, width)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
-        return ctx.window.patches(grad_outputs[0]), None, None, None
+        return ctx.window.unfold(grad_outputs[0]), None, None, None
 
 
 class PatchConv(nn.Conv2d):
-    """`nn.Conv2d`, with its weights and initialisation, as a product of patches and kernels.
+    """`nn.Conv2d` computed as a matrix product of patches and kernels.
 
-    Where images are small and channels many, most of a convolution is reading kernels, which oneDNN lays out anew at
-    every call. Channels-last kernels are a matrix already: a CPU differentiates this in half of the time.
+    The base class's `forward` is the plain reference; it takes the same arguments and weights. With small images and
+    many channels a convolution mostly reads kernels, which oneDNN reorders at every call. Channels-last kernels already
+    are a matrix, so that forward and backward passes take half the time on a CPU.
 
     Args:
         in_channels: I.
         out_channels: O.
         kernel_size: K, height and width of a kernel; a multiple of the stride.
-        stride: from one patch to the next.
-        padding: zeros around the image.
+        stride: distance from one patch to the next.
+        padding: width of the border of zeros around the image.
     """
 
     def __init__(
@@ -93,16 +92,17 @@ class PatchConv(nn.Conv2d):
         self.window = Window(kernel_size, stride, padding)
 
     def forward(self, images: Float[Tensor, "N {self.in_channels} H W"]) -> Float[Tensor, "N {self.out_channels} h w"]:
-        """The outputs, one for each patch."""
-        patches: Tensor = _Patches.apply(images.permute(0, 2, 3, 1), self.window)  # type: ignore[no-untyped-call]  # torch's
+        """The convolved images."""
+        patches: Tensor = cast(Any, _Unfold).apply(images.permute(0, 2, 3, 1), self.window)
         kernels = self.weight.permute(0, 2, 3, 1).flatten(1)
         return functional.linear(patches, kernels, self.bias).permute(0, 3, 1, 2)
 
 
 class PatchUpConv(nn.ConvTranspose2d):
-    """A transposed 4×4 convolution of stride 2 that doubles height and width, with its weights and initialisation.
+    """A transposed 4×4 convolution of stride 2 that doubles height and width, computed as a matrix product.
 
-    Each position's 4×4 patch is one row of a matrix product; patches overlap by half, and are added.
+    It equals `nn.ConvTranspose2d(I, O, 4, stride=2, padding=1)`: the base class's `forward` is the plain reference. The
+    product gives a 4×4 patch for each position; patches overlap by half and are summed.
 
     Args:
         in_channels: I.
@@ -121,5 +121,5 @@ class PatchUpConv(nn.ConvTranspose2d):
         kernels = self.weight.permute(2, 3, 1, 0).flatten(0, 2)
         patches = functional.linear(images.permute(0, 2, 3, 1), kernels)
         height, width = images.shape[2:]
-        pixels: Tensor = _Overlapped.apply(patches, self.window, 2 * height, 2 * width)  # type: ignore[no-untyped-call]  # torch's
+        pixels: Tensor = cast(Any, _Fold).apply(patches, self.window, 2 * height, 2 * width)
         return (pixels + self.bias.to(pixels.dtype)).permute(0, 3, 1, 2)

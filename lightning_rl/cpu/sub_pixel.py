@@ -1,6 +1,6 @@
-"""Transposed convolutions, computed as convolutions of small images with many channels."""
+"""Transposed convolutions, computed as convolutions of smaller images with four times the channels."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class _Shuffled(torch.autograd.Function):
-    """`SubPixelShuffle`; its gradient is channels_last as well, which autograd's own would not be."""
+class _Shuffle(torch.autograd.Function):
+    """`SubPixelShuffle` with a channels_last gradient, which autograd's own would not be."""
 
     @staticmethod
     def forward(ctx: Any, sub_pixels: Tensor) -> Tensor:  # noqa: ARG004  # torch's
@@ -23,25 +23,25 @@ class _Shuffled(torch.autograd.Function):
 
 
 class SubPixelShuffle(nn.Module):
-    """Lays the 2×2 sub-pixels of each pixel out as pixels.
+    """Rearranges the 2×2 sub-pixels of each pixel from channels to positions.
 
-    What `nn.PixelShuffle(2)` does, but for channels in another order: those of one sub-pixel stand together. In
-    channels_last memory that moves runs of them, where PixelShuffle picks one number here and one there.
+    It equals `nn.PixelShuffle(2)` except for the order of channels: here those of one sub-pixel are contiguous, so that
+    channels_last memory is moved in runs and not number by number.
     """
 
     def forward(self, sub_pixels: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C/4 2*H 2*W"]:
-        """The images of twice the height and width; C = 4 O, channel o at row a, column b being (2 a + b) O + o."""
-        pixels: Tensor = _Shuffled.apply(sub_pixels)  # type: ignore[no-untyped-call]  # torch's
+        """Images of twice the size; channel (2 a + b) C/4 + o becomes channel o at row a and column b of each 2×2."""
+        pixels: Tensor = cast(Any, _Shuffle).apply(sub_pixels)
         return pixels
 
 
 class UpConv(nn.ConvTranspose2d):
-    """A transposed 3×3 convolution of stride 2 that doubles height and width, with its outputs as sub-pixels.
+    """A transposed 3×3 convolution of stride 2 that doubles height and width, with sub-pixels as output channels.
 
-    Every other row of the output is made by the kernel's middle row alone, the rows between by the two others, and so
-    for columns: the 2×2 sub-pixels of an input pixel are channels of an ordinary 2×2 convolution, which a CPU
-    differentiates in half the time. `SubPixelShuffle` after it gives the very output of `nn.ConvTranspose2d`, whose
-    weights and initialisation these are.
+    `SubPixelShuffle()(UpConv(I, O)(x))` equals `nn.ConvTranspose2d(I, O, 3, stride=2, padding=1, output_padding=1)(x)`
+    with the same weights: the base class's `forward` is the plain reference. Even output rows depend on the kernel's
+    middle row only, odd ones on the two others, and likewise for columns. The 2×2 sub-pixels of an input pixel are thus
+    channels of an ordinary 2×2 convolution, which takes half the time on a CPU.
 
     Args:
         in_channels: I, channels of the input.
@@ -55,7 +55,7 @@ class UpConv(nn.ConvTranspose2d):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, stride=2, padding=1, output_padding=1)
-        # [a, m, k]: sub-pixel a of pixel i takes what pixel i + m gives through the kernel's row k
+        # taps[a, m, k] = 1: sub-pixel a of pixel i depends on pixel i + m through row k of the kernel
         taps = torch.zeros(2, 2, 3)
         taps[0, 0, 1] = taps[1, 0, 2] = taps[1, 1, 0] = 1
         self.register_buffer("taps", taps, persistent=False)
@@ -63,7 +63,7 @@ class UpConv(nn.ConvTranspose2d):
     def forward(  # type: ignore[override]  # the size of the output is fixed
         self, images: Float[Tensor, "N {self.in_channels} H W"]
     ) -> Float[Tensor, "N {4*self.out_channels} H W"]:
-        """The sub-pixels: channel o at row a, column b of the 2×2 is channel (2 a + b) O + o."""
+        """The sub-pixels; channel (2 a + b) O + o is channel o of the sub-pixel at row a and column b."""
         assert self.bias is not None
         with torch.autocast(images.device.type, enabled=False):
             kernel = torch.einsum("iokl,amk,bnl->aboimn", self.weight, self.taps, self.taps).flatten(0, 2)
@@ -72,11 +72,11 @@ class UpConv(nn.ConvTranspose2d):
 
 
 class SubPixelConv(nn.ConvTranspose2d):
-    """A transposed 3×3 convolution of stride 1 that keeps height and width, of images that are still sub-pixels.
+    """A transposed 3×3 convolution of stride 1 that keeps height and width, with sub-pixels as input channels.
 
-    `SubPixelConv(I, O)(x)` is `nn.ConvTranspose2d(I, O, 3, padding=1)(SubPixelShuffle()(x))`, with its weights and
-    initialisation. With few output channels that wastes most of a processor's vector units; here they are four times as
-    many.
+    `SubPixelConv(I, O)(x)` equals `nn.ConvTranspose2d(I, O, 3, padding=1)(SubPixelShuffle()(x))` with the same weights:
+    the base class's `forward` is the plain reference. With few output channels it leaves most of a CPU's vector units
+    idle; this convolution has four times as many.
 
     Args:
         in_channels: I, channels of the input after shuffling.
@@ -87,7 +87,7 @@ class SubPixelConv(nn.ConvTranspose2d):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1)
-        # [a, p, d, k]: sub-pixel a of pixel i takes what sub-pixel p of pixel i + d - 1 gives through row k
+        # taps[a, p, d, k] = 1: sub-pixel a of pixel i depends on sub-pixel p of pixel i + d - 1 through row k
         taps = torch.zeros(2, 2, 3, 3)
         for a in range(2):
             for k in range(3):

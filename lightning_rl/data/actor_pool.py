@@ -1,4 +1,4 @@
-"""Collecting in processes of their own, while the learner learns."""
+"""Collects in other processes while the learner learns."""
 
 import atexit
 import multiprocessing
@@ -7,27 +7,49 @@ import pickle
 import signal
 from collections import deque
 from collections.abc import Sequence
-from copy import deepcopy
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from lightning_rl.data.actor_process import Failure, Job, MakeEnv, Order, Report, Slot, receive, run_actor, send
-from lightning_rl.data.collector import check_collector, require_generator
+from lightning_rl.data.collector import CollectorState
 from lightning_rl.data.shared_memory import Layout, SharedTensors, shared
 from lightning_rl.envs.statistics import RecentEpisodes
 from lightning_rl.errors import ActorError
 from lightning_rl.protocols import Policy, RemotePolicy
-from lightning_rl.state import validate_state
+from lightning_rl.state import from_plain, to_plain
 from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout, State
 
-_AHEAD = 2  # rollouts ordered at a time: one is waited for while the next is collected
+_NUM_ORDERED = 2  # rollouts ordered at a time: one is waited for while the next is collected
 _START_SECONDS = 300.0  # imports from a slow disk, and building the games
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderState:
+    """The rollout that is being collected: by which policy."""
+
+    policy: dict[str, Tensor]
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolState:
+    """Everything that an `ActorPool` saves; no actors and nothing ahead where it has not started."""
+
+    actors: Annotated[list[State], "K"] | None
+    ahead: OrderState | None
+    env_steps: int
+    updates: int
+    mean_raw_reward: float
+    episodes: RecentEpisodes
+    generator: torch.Generator
+    memory: dict[str, Shaped[Tensor, "B ..."]]
 
 
 class ActorPool:
@@ -52,7 +74,7 @@ class ActorPool:
         obs_shape: height, width and channels of a frame.
         seeds: of the games and of the actions, for each actor.
         seed: of `generator`.
-        hang_seconds: an actor that takes no step for so long while it should is taken for hung.
+        hang_seconds: time without a step after which an actor that should take some counts as hung.
 
     Attributes:
         env_steps: decisions in the rollouts handed out so far.
@@ -99,7 +121,8 @@ class ActorPool:
         self._processes: list[SpawnProcess] = []
         self._connections: list[Connection] = []
         self._beats = SharedTensors({"steps": (torch.int64, (num_actors,))})
-        self._restored: State = {"actors": None, "ahead": None}
+        self._saved_actors: list[State] | None = None  # to start with
+        self._saved_order: OrderState | None = None
 
     def collect(self, policy: Policy) -> Rollout:
         """The next rollout, and orders the one after it; what the last call returned is overwritten from now on.
@@ -111,12 +134,12 @@ class ActorPool:
             raise TypeError(f"actors need a RemotePolicy, found {type(policy).__name__}")
         if not self._processes:
             self._start(policy)
-        while len(self._ordered) < _AHEAD:
+        while len(self._ordered) < _NUM_ORDERED:
             self._order(policy.state_dict(), self._updates)
         order = self._ordered.popleft()
         reports = self._arrived.popleft() if self._arrived else self._answers(self._hang_seconds)
         for report in reports:
-            self._episodes.add(report.episodes)
+            self._episodes.add(report.episodes.recent_returns, report.episodes.recent_lengths)
         widths = [columns.stop - columns.start for columns in self._columns]
         rewards = [report.mean_raw_reward for report in reports]
         self._mean_raw_reward = float(np.average(rewards, weights=widths))
@@ -134,7 +157,7 @@ class ActorPool:
     def _start(self, policy: RemotePolicy) -> None:
         actor = policy.actor()
         layout = self._layout(actor.act(np.zeros((self.num_envs, *self._obs_shape), np.uint8), torch.Generator()))
-        self._slots = [Slot(SharedTensors(layout), shared(actor.state_dict())) for _ in range(_AHEAD)]
+        self._slots = [Slot(SharedTensors(layout), shared(actor.state_dict())) for _ in range(_NUM_ORDERED)]
         context = multiprocessing.get_context("spawn")
         atexit.register(self.close)
         pickled = pickle.dumps(actor)
@@ -157,13 +180,13 @@ class ActorPool:
             self._processes.append(process)
             self._connections.append(ours)
         self._answers(_START_SECONDS)  # a state is more than a pipe holds: it is sent to those who read
-        states = self._restored["actors"] or [None] * len(self._processes)
+        states: Sequence[State | None] = self._saved_actors or [None] * len(self._processes)
         for index, state in enumerate(states):
             self._tell(state, only=index)
         self._answers(_START_SECONDS)
-        if self._restored["ahead"] is not None:
-            self._order(self._restored["ahead"]["policy"], self._restored["ahead"]["version"])
-        self._restored = {"actors": None, "ahead": None}
+        if self._saved_order is not None:
+            self._order(self._saved_order.policy, self._saved_order.version)
+        self._saved_actors = self._saved_order = None
 
     def _layout(self, output: ActorOutput) -> Layout:
         """Types and shapes of a rollout's tensors, from what the policy puts out."""
@@ -190,13 +213,15 @@ class ActorPool:
             if only in (None, index):
                 try:
                     send(connection, message)
-                except OSError:  # it died, which the next answer that is waited for will say
+                except OSError:  # it died; whoever waits for its next answer reports that
                     return
 
     def _answers(self, seconds: float) -> list[Any]:
         """One answer of every actor, in their order."""
         answers: dict[int, Any] = {}
-        quiet = dict.fromkeys(range(len(self._connections)), 0)  # seconds without a step, as this process lives them
+        quiet = dict.fromkeys(
+            range(len(self._connections)), 0
+        )  # seconds without a step, not counting those in which this process is suspended
         steps = self._beats["steps"].tolist()
         while waiting := [index for index in quiet if index not in answers]:
             ready = wait([self._connections[index] for index in waiting], timeout=1.0)
@@ -223,7 +248,7 @@ class ActorPool:
 
     def _fail(self, index: int, what: str) -> NoReturn:
         process = self._processes[index]
-        process.join(timeout=10.0)  # it is about to end; should it not, it is ended
+        process.join(timeout=10.0)  # it is about to end by itself
         process.kill()
         process.join()
         code, pid = process.exitcode or 0, process.pid
@@ -238,36 +263,41 @@ class ActorPool:
 
     def state_dict(self) -> State:
         """Everything of the last boundary; waits for the actors to finish the rollout that they collect."""
-        actors, ahead = self._restored["actors"], self._restored["ahead"]
+        actors, ahead = self._saved_actors, self._saved_order
         if self._processes:
             if not self._arrived:
                 self._arrived.append(self._answers(self._hang_seconds))
             self._tell(None)
             actors = self._answers(self._hang_seconds)
             [order] = self._ordered
-            policy = {name: tensor.clone() for name, tensor in self._slots[order.slot].policy.items()}
-            ahead = {"policy": policy, "version": order.version}
-        return {
-            "actors": actors,
-            "ahead": ahead,
-            "env_steps": self.env_steps,
-            "updates": self._updates,
-            "mean_raw_reward": self._mean_raw_reward,
-            "episodes": self._episodes.state_dict(),
-            "generator": self.generator.get_state(),
-            "memory": deepcopy(self.memory),
-        }
+            ahead = OrderState(policy=self._slots[order.slot].policy, version=order.version)
+        state = PoolState(
+            actors=actors,
+            ahead=ahead,
+            env_steps=self.env_steps,
+            updates=self._updates,
+            mean_raw_reward=self._mean_raw_reward,
+            episodes=self._episodes,
+            generator=self.generator,
+            memory=self.memory,
+        )
+        return to_plain(state)
 
     def load_state_dict(self, state: State) -> None:
-        """Continues from a saved state, once the next rollout is asked for."""
+        """Continues from a saved state, once the next rollout is asked for.
+
+        Raises:
+            ValueError: the state is of another number of actors or environments.
+        """
+        saved = from_plain(PoolState, state, "pool", K=len(self._columns), B=self.num_envs)
         self.close()
-        self._restored = {"actors": state["actors"], "ahead": state["ahead"]}
-        self.env_steps = state["env_steps"]
-        self._updates = state["updates"]
-        self._mean_raw_reward = state["mean_raw_reward"]
-        self._episodes.load_state_dict(state["episodes"])
-        self.generator.set_state(state["generator"].cpu())
-        self.memory = deepcopy(state["memory"])
+        self._saved_actors, self._saved_order = saved.actors, saved.ahead
+        self.env_steps = saved.env_steps
+        self._updates = saved.updates
+        self._mean_raw_reward = saved.mean_raw_reward
+        self._episodes = saved.episodes
+        self.generator.set_state(saved.generator.get_state())
+        self.memory = saved.memory
 
     def close(self) -> None:
         """Ends the processes at once: what they hold is saved with the learner, or lost with it."""
@@ -289,20 +319,9 @@ def check_pool(state: State, key: str, *, num_envs: int, num_actors: int) -> Non
     Raises:
         ValueError: names the key.
     """
-    schema = {
-        "env_steps": int,
-        "updates": int,
-        "mean_raw_reward": float,
-        "episodes": {"recent_returns": Tensor, "recent_lengths": Tensor},
-        "generator": torch.Generator().get_state(),
-        "memory": {str: Tensor},
-        "actors": None if state.get("actors") is None else (dict,) * num_actors,
-        "ahead": None if state.get("ahead") is None else {"policy": {str: Tensor}, "version": int},
-    }
-    validate_state(state, schema, key)
-    require_generator(state["generator"], key)
-    for index, (share, actor) in enumerate(zip(_shares(num_envs, num_actors), state["actors"] or [], strict=False)):
-        check_collector(actor, f"{key}.actors.{index}", num_envs=share.stop - share.start)
+    pool = from_plain(PoolState, state, key, K=num_actors, B=num_envs)
+    for index, (columns, actor) in enumerate(zip(_shares(num_envs, num_actors), pool.actors or [], strict=False)):
+        from_plain(CollectorState, actor, f"{key}.actors.{index}", B=columns.stop - columns.start)
 
 
 def _shares(num_envs: int, num_actors: int) -> list[slice]:
@@ -317,6 +336,3 @@ def _rollout(tensors: SharedTensors, policy_lag: int) -> Rollout:
     )
     others = {name: tensor for name, tensor in tensors.items() if not name.startswith("recurrent_inputs.")}
     return Rollout(**others, recurrent_inputs=recurrent_inputs, policy_lag=policy_lag)
-
-
-# Connection.send would hand tensors over through files of their own; plain pickles hold them

@@ -1,4 +1,4 @@
-"""An actor: the process that collects a part of every rollout, and what it is told and tells."""
+"""The actor process, which collects its part of every rollout that the learner orders, and their messages."""
 
 import pickle
 import signal
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lightning_rl.cpu import allocator
 from lightning_rl.data.collector import Collector
 from lightning_rl.data.shared_memory import SharedTensors
-from lightning_rl.envs.statistics import EpisodeStatistics
+from lightning_rl.envs.statistics import EpisodeStatistics, RecentEpisodes
 from lightning_rl.protocols import RemotePolicy, ResumableVectorEnv
 from lightning_rl.runs.signals import end_with
 from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout
@@ -24,7 +24,7 @@ MakeEnv = Callable[[int, int], ResumableVectorEnv]
 
 
 class Slot(NamedTuple):
-    """Shared room for one rollout of all environments, and the policy that collects it."""
+    """Shared memory for one rollout of all environments, and for the policy that collects it."""
 
     rollout: SharedTensors
     policy: SharedTensors
@@ -38,15 +38,15 @@ class Order(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What an actor says of its part of a rollout, beside what it wrote into the slot."""
+    """What an actor reports of its part of a rollout, beside the tensors in the slot."""
 
     version: int
     mean_raw_reward: float
-    episodes: list[tuple[float, int]]
+    episodes: RecentEpisodes
 
 
 class Failure(NamedTuple):
-    """An exception, in words: not every one can be pickled."""
+    """An exception as text, since not every exception can be pickled."""
 
     text: str
 
@@ -67,7 +67,7 @@ class Job:
 
 
 def send(connection: Connection, message: Any) -> None:
-    """Sends a message as a plain pickle, which holds its tensors."""
+    """Sends a message as a plain pickle; `Connection.send` would pass each tensor through a file of its own."""
     connection.send_bytes(pickle.dumps(message))
 
 
@@ -80,22 +80,24 @@ def run_actor(job: Job, connection: Connection) -> None:
     """An actor process, from its start to its end."""
     end_with(job.learner)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # sent to all processes of a job; the learner answers them
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # schedulers send these to all processes of a job; the learner alone handles them
     torch.set_num_threads(1)
     allocator.keep_freed_memory()
     try:
         _serve(job, connection)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the learner is gone
-    except Exception as error:  # the learner names it; it goes on to Python, which prints it and exits with 1
+    except Exception as error:  # the learner reports it; Python prints it and exits with 1
         send(connection, Failure(f"{type(error).__name__}: {error}"))
         raise
 
 
 def _serve(job: Job, connection: Connection) -> None:
-    """Says when it is ready, takes the state to begin from, or None, and answers orders.
+    """Reports that it is ready, receives the state to start from (None: a new one), and serves orders.
 
-    They are for rollouts, or None for the state before the last.
+    An `Order` asks for a rollout, None for the state before the last rollout.
     """
     games, actions = job.seeds
     env = EpisodeStatistics(job.make_env(job.columns.stop - job.columns.start, games))
@@ -123,12 +125,10 @@ def _serve(job: Job, connection: Connection) -> None:
 
 
 def _write(rollout: Rollout, tensors: SharedTensors, columns: slice) -> None:
-    """Puts everything but the frames, which are there already, into this actor's columns."""
+    """Writes everything but the frames, which the collector has written, into this actor's columns."""
     for name, tensor in tensors.items():
-        if (
-            name == "recurrent_inputs.state" and rollout.recurrent_inputs.state.shape[1] == 0
-        ):  # of a policy that has not lived yet
-            tensor[columns] = 0
+        if name == "recurrent_inputs.state" and rollout.recurrent_inputs.state.shape[1] == 0:
+            tensor[columns] = 0  # before its first step the policy has no state
         elif name.startswith("recurrent_inputs."):
             tensor[columns] = getattr(rollout.recurrent_inputs, name.removeprefix("recurrent_inputs."))
         elif name != "obs":
@@ -136,7 +136,7 @@ def _write(rollout: Rollout, tensors: SharedTensors, columns: slice) -> None:
 
 
 class _CountedPolicy:
-    """Shows the learner that the actor moves."""
+    """Counts steps in shared memory, which shows the learner that the actor is alive."""
 
     def __init__(self, policy: RemotePolicy, job: Job) -> None:
         self._policy = policy
@@ -151,6 +151,6 @@ class _CountedPolicy:
         recurrent_inputs: RecurrentInputs | None = None,
         greedy: bool = False,
     ) -> ActorOutput:
-        """As the policy itself."""
+        """See `Policy`."""
         self._beats += 1
         return self._policy.act(obs, generator, recurrent_inputs=recurrent_inputs, greedy=greedy)

@@ -1,4 +1,4 @@
-"""Atari games for training and judging."""
+"""Atari games for training and evaluation."""
 
 from functools import partial
 from typing import Any
@@ -13,9 +13,9 @@ from lightning_rl.protocols import ResumableVectorEnv
 
 
 class AtariDataModule(RolloutDataModule):
-    """Rollouts from an Atari game for training, and episodes of it for judging.
+    """Rollouts from an Atari game for training, and episodes of it for evaluation.
 
-    There are no levels to generalise over: a policy is judged on the game that it was trained on, which differs from
+    There are no levels to generalize over: a policy is judged on the game that it was trained on, which differs from
     episode to episode by the no-ops that open it and, with sticky actions, by the joystick.
 
     Args:
@@ -32,10 +32,10 @@ class AtariDataModule(RolloutDataModule):
         iterations_per_epoch: iterations between two epoch ends, where Lightning logs, validates and saves.
         num_actors: processes that collect while the learner learns, and share `num_envs` out among them; 0, the only
             number that methods which must be on-policy take: collect in the training process.
-        actor_timeout: seconds without a step after which an actor is taken for hung.
+        actor_timeout: seconds without a step after which an actor counts as hung.
         validation_episodes: episodes in validation.
         test_episodes: episodes in `test`, rounded up to the same number in each environment.
-        test_env_steps: instead, a budget of env steps: whole episodes, which favours short ones.
+        test_env_steps: instead, a budget of env steps: whole episodes, which favors short ones.
         predict_episodes: episodes that `predict` plays, each in an environment of its own.
         allow_inexact_resume: take a checkpoint of another number of ranks or environments, with games started anew.
         seed: of games and actions; set by `seed_everything`.

@@ -1,25 +1,43 @@
-"""The one owner of everything on the environments' side that must survive a restart."""
+"""Collects rollouts from one vector environment, and owns what of it must survive a restart."""
 
 from collections.abc import Sequence
-from copy import deepcopy
-from dataclasses import fields
+from dataclasses import dataclass
 from sys import getrefcount
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_rl.data.replay import ReplayBuffer
+from lightning_rl.data.replay import ReplayBuffer, ReplayState
 from lightning_rl.distributed import collectives
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
 from lightning_rl.protocols import Policy, ResumableVectorEnv
-from lightning_rl.state import validate_state
+from lightning_rl.state import from_plain, to_plain
 from lightning_rl.types import RecurrentInputs, Rollout, State
 
 _OWN_REFERENCES = 2  # the collector's, and the one that counting takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boundary:
+    """Where the environments stand after a rollout."""
+
+    env: State
+    env_steps: int
+    mean_raw_reward: float
+    recall: RecurrentInputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectorState(Boundary):
+    """Everything that a `Collector` saves."""
+
+    generator: torch.Generator
+    memory: dict[str, Shaped[Tensor, "B ..."]]
+    replay: ReplayState | None = None
 
 
 class Collector:
@@ -29,7 +47,7 @@ class Collector:
         env: the environments; they go on where the last rollout left them.
         num_steps: steps of one rollout.
         seed: of the generator that samples actions and shuffles minibatches; or that generator.
-        replay: what was played before, for a method that learns from it; saved with the games.
+        replay: the replay buffer, for a method that learns from one; saved with the games.
 
     Attributes:
         env_steps: decisions taken so far, over all environments of this collector.
@@ -55,7 +73,7 @@ class Collector:
         self._obs, _ = env.reset()
         self._recurrent_inputs = RecurrentInputs.initial(env.num_envs)
         self._memory: NDArray[np.uint8] | None = None
-        self._snapshot = self._env_state()
+        self._snapshot = self._boundary()
 
     @property
     def num_envs(self) -> int:
@@ -88,7 +106,7 @@ class Collector:
         self.mean_raw_reward = float(np.mean(raw_rewards, dtype=np.float64))
         if collectives.world_size() > 1 and isinstance(self.env, ResumableVectorWrapper):
             self.env.sync_statistics(collectives.all_reduce_moments)
-        self._snapshot = self._env_state()
+        self._snapshot = self._boundary()
         return Rollout(
             actions=torch.stack([output.actions for output in outputs]),
             rewards=torch.from_numpy(np.stack(rewards)),
@@ -101,10 +119,10 @@ class Collector:
         )
 
     def _unused_memory(self) -> UInt8[NDArray[Any], "N B H W C"]:
-        """Memory for frames: the last rollout's, where no tensor holds that any more.
+        """An array for the frames: that of the last rollout, where no tensor uses it any more.
 
-        Hundreds of megabytes that are given back and asked for again would find their place taken by smaller things,
-        and every fresh page costs the kernel time.
+        Freeing and allocating hundreds of megabytes for every rollout would fragment the memory, and each fresh page
+        costs the kernel time.
         """
         if self._memory is None or getrefcount(self._memory) > _OWN_REFERENCES:
             self._memory = np.empty((self.num_steps + 1, *self._obs.shape), dtype=np.uint8)
@@ -115,77 +133,40 @@ class Collector:
         episodes = getattr(self.env, "metrics", None)
         return {**(episodes() if episodes else {}), "rollout/reward": self.mean_raw_reward}
 
-    def _env_state(self) -> State:
-        return {
-            "env": self.env.get_state(),
-            "env_steps": self.env_steps,
-            "mean_raw_reward": self.mean_raw_reward,
-            "recall": {
-                field.name: getattr(self._recurrent_inputs, field.name).clone()
-                for field in fields(self._recurrent_inputs)
-            },
-        }
+    def _boundary(self) -> Boundary:
+        return Boundary(
+            env=self.env.get_state(),
+            env_steps=self.env_steps,
+            mean_raw_reward=self.mean_raw_reward,
+            recall=self._recurrent_inputs.map_tensors(Tensor.clone),
+        )
 
     def state_dict(self) -> State:
-        """The games of the last boundary, never in mid-step, and the generator as it is; exact when called there."""
-        replay = {} if self.replay is None else {"replay": self.replay.state_dict()}
-        return {**self._snapshot, "generator": self.generator.get_state(), "memory": deepcopy(self.memory), **replay}
+        """The environments as of the last boundary, never in mid-step, and the generator and the memory as they are."""
+        replay = None if self.replay is None else self.replay.state
+        state = CollectorState(**vars(self._snapshot), generator=self.generator, memory=self.memory, replay=replay)
+        return to_plain(state)
 
     def load_state_dict(self, state: State) -> None:
         """Continues from a saved state.
 
         Raises:
-            ValueError: the state is of other environments, or what was played before is not on disk as it was.
+            ValueError: the state is of other environments, or the replay buffer is not on disk as it was.
         """
+        saved = from_plain(CollectorState, state, "collector", B=self.num_envs)
         if self.replay is not None:
-            self.replay.load_state_dict(state["replay"])
-        self._obs = self.env.set_state(state["env"])
-        self.env_steps = state["env_steps"]
-        self.generator.set_state(state["generator"].cpu())
-        self.mean_raw_reward = state["mean_raw_reward"]
-        self.memory = deepcopy(state["memory"])
-        self._recurrent_inputs = RecurrentInputs(**{name: tensor.clone() for name, tensor in state["recall"].items()})
-        self._snapshot = self._env_state()
+            self.replay.load_state(from_plain(ReplayState, state.get("replay"), "collector.replay"))
+        self._obs = self.env.set_state(saved.env)
+        self.env_steps = saved.env_steps
+        self.generator.set_state(saved.generator.get_state())
+        self.mean_raw_reward = saved.mean_raw_reward
+        self.memory = saved.memory
+        self._recurrent_inputs = saved.recall
+        self._snapshot = self._boundary()
 
     def close(self) -> None:
         """Ends the games."""
         self.env.close()
-
-
-def check_collector(state: State, key: str, *, num_envs: int) -> None:
-    """Refuses what no collector of so many environments saves, before one is built; `key` is the state's own.
-
-    Raises:
-        ValueError: names the key.
-    """
-    recurrent_inputs = {
-        field.name: getattr(RecurrentInputs.initial(num_envs), field.name) for field in fields(RecurrentInputs)
-    }
-    schema = {
-        "env": dict,
-        "env_steps": int,
-        "mean_raw_reward": float,
-        "recall": recurrent_inputs | {"state": Tensor},
-        "generator": torch.Generator().get_state(),
-        "memory": {str: Tensor},
-    }
-    validate_state(state, schema, key)
-    require_generator(state["generator"], key)
-    for name, rows in {"recall.state": state["recall"]["state"], **state["memory"]}.items():
-        if rows.shape[:1] != (num_envs,):
-            raise ValueError(f"{key}.{name} must have {num_envs} rows, found {tuple(rows.shape)}")
-
-
-def require_generator(state: Tensor, key: str) -> None:
-    """Refuses what is no state of torch's generator.
-
-    Raises:
-        ValueError: names the key.
-    """
-    try:
-        torch.Generator().set_state(state)
-    except RuntimeError as error:
-        raise ValueError(f"{key}.generator must be the state of a generator, found another") from error
 
 
 def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Builds environments for training and evaluation, and keeps what must survive a restart of them."""
+"""The data module: builds environments for training and evaluation, and saves and restores those of training."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -10,17 +10,18 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 
-from lightning_rl.data.actor_pool import ActorPool, check_pool
+from lightning_rl.data.actor_pool import ActorPool
 from lightning_rl.data.actor_process import MakeEnv
-from lightning_rl.data.collector import Collector, check_collector
+from lightning_rl.data.collector import Collector
+from lightning_rl.data.continuation import GamesState, check_games, is_exact, read_games
 from lightning_rl.data.evaluation_dataset import EvaluationDataset, UniformPolicy, Watcher
-from lightning_rl.data.replay import ReplayBuffer
+from lightning_rl.data.replay import ReplayBuffer, ReplayState
 from lightning_rl.data.rollout_dataset import RolloutDataset
 from lightning_rl.distributed import collectives
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.errors import UsageError, check_option
 from lightning_rl.protocols import Agent, Policy, ResumableVectorEnv
-from lightning_rl.state import mismatch, validate_state
+from lightning_rl.state import from_plain, to_plain
 from lightning_rl.types import State
 
 MAX_SEED = 2**31 - 1
@@ -28,14 +29,13 @@ MAX_SEED = 2**31 - 1
 
 _MAX_EVALUATION_ENVS = 64
 _MAX_FRAMES = 10**9  # of a rollout: terabytes
-_ANEW = ", or --allow_inexact_resume true to start the games anew"
 _STEPS_BEFORE_EXAMPLES = 40  # first frames of many games are alike
 # what a random stream is for; numbers of their own keep the streams apart
 _GAMES, _ACTIONS, _EVALUATION_GAMES, _EVALUATION_ACTIONS, _EXAMPLES = range(5)
 
 
 class RolloutDataModule(LightningDataModule, ABC):
-    """Rollouts of one game for training, and its episodes for judging; which games there are, a subclass says.
+    """Rollouts of one game for training and episodes of it for evaluation; a subclass says which games there are.
 
     Args:
         game: as the subclass calls it.
@@ -45,10 +45,10 @@ class RolloutDataModule(LightningDataModule, ABC):
         total_env_steps: the run ends at the first epoch end at or past so many, all ranks and resumes counted.
         iterations_per_epoch: iterations between two epoch ends, where Lightning logs, validates and saves.
         num_actors: processes that collect while the learner learns, and share `num_envs` out among them.
-        actor_timeout: seconds without a step after which an actor is taken for hung.
+        actor_timeout: seconds without a step after which an actor counts as hung.
         validation_episodes: episodes per level set in validation, of all ranks together.
         test_episodes: likewise in `test`, rounded up to the same number in each environment.
-        test_env_steps: instead, a budget of env steps per level set: whole episodes, which favours short ones.
+        test_env_steps: instead, a budget of env steps per level set: whole episodes, which favors short ones.
         predict_episodes: episodes that `predict` plays, each in an environment of its own.
         allow_inexact_resume: take a checkpoint of another number of ranks or environments, with games started anew.
         seed: of games and actions.
@@ -210,7 +210,7 @@ class RolloutDataModule(LightningDataModule, ABC):
         )
 
     def _replay(self) -> ReplayBuffer:
-        """What was played for real, beside the checkpoints."""
+        """The replay buffer, beside the checkpoints."""
         name = f"replay/rank{self._rank}"
         folder = Path(cast(Any, self.trainer).default_root_dir) / name
         beside = None if self.continues_in is None else self.continues_in / name
@@ -257,9 +257,9 @@ class RolloutDataModule(LightningDataModule, ABC):
         return EvaluationDataset(level_set, make_env, policy, episodes_per_env=episodes_per_env, seed=seed, **options)
 
     def example_frames(self, number: int) -> UInt8[NDArray[Any], "N H W C"]:
-        """Frames from the midst of so many games on training levels, played at random; the same at every call.
+        """Frames from the middle of `number` games on training levels, played at random; the same at every call.
 
-        They come from environments and a random stream of their own, so that training does not notice.
+        The environments and the random stream are separate ones: training is not affected.
         """
         seed = self._seed_for(_EXAMPLES)
         policy, generator = UniformPolicy(self.num_actions), torch.Generator().manual_seed(seed)
@@ -313,34 +313,30 @@ class RolloutDataModule(LightningDataModule, ABC):
 
     def state_dict(self) -> State:
         """The collectors of all ranks; a collective call."""
-        return {
-            **self._sizes,
-            "env_steps": self.env_steps,
-            "collectors": collectives.all_gather(self.collector.state_dict()),
-        }
+        collectors = collectives.all_gather(self.collector.state_dict())
+        return {**self._sizes, **to_plain(GamesState(env_steps=self.env_steps, collectors=collectors))}
 
     def load_state_dict(self, state_dict: State) -> None:
-        """Continues the games of this rank, or starts others; what was played for real goes on either way.
+        """Continues the games of this rank, or starts others; a replay buffer goes on either way.
 
         Raises:
             ValueError: the state is of another number of ranks or of other games.
         """
-        self._restored_env_steps = state_dict["env_steps"]
+        self._restored_env_steps = read_games(state_dict).env_steps
         if self._collector is None:
             return
-        self.check_state(state_dict)
-        anew = self._sizes != {key: state_dict.get(key) for key in self._sizes}
-        self._continue(self._collector, state_dict["collectors"], anew=anew)
-        self._other_env_steps = state_dict["env_steps"] - self._collector.env_steps * self._num_ranks
+        games = self.check_state(state_dict)
+        self._continue(self._collector, games.collectors, anew=not is_exact(state_dict, self._sizes))
+        self._other_env_steps = games.env_steps - self._collector.env_steps * self._num_ranks
 
     def _continue(self, collector: Collector | ActorPool, states: list[State], *, anew: bool) -> None:
         try:
             if not anew:
                 collector.load_state_dict(states[self._rank])
             elif collector.replay is not None:
-                collector.replay.load_state_dict(states[self._rank]["replay"])
+                collector.replay.load_state(from_plain(ReplayState, states[self._rank].get("replay"), "replay"))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            # what they have saved, and what others have, only the games and their wrappers can tell
+            # only the games and their wrappers know what their states must hold
             raise UsageError(f"ckpt_path: the games of the checkpoint cannot go on here: {error}") from error
 
     @property
@@ -349,60 +345,17 @@ class RolloutDataModule(LightningDataModule, ABC):
         names = (*self.decisive, "num_envs", "num_actors")
         return {**{name: getattr(self, name) for name in names}, "num_ranks": self._num_ranks}
 
-    def check_state(self, state_dict: State) -> None:
+    def check_state(self, state_dict: State) -> GamesState:
         """Refuses a state whose games cannot go on here, before any is started.
 
         Raises:
             ValueError: names what differs.
         """
-        self.check_contents(state_dict)
-        collectors = state_dict["collectors"]
-        has_replay = any("replay" in state for state in collectors)
-        remedies = {
-            "num_envs": _ANEW,
-            "num_actors": _ANEW,
-            "num_ranks": ": a replay belongs to its rank" if has_replay else _ANEW,
-        }
-        for key, expected in self._sizes.items():
-            remedy = remedies.get(key, "")
-            if state_dict.get(key) != expected and not (remedy == _ANEW and self.allow_inexact_resume):
-                raise ValueError(
-                    f"ckpt_path: the checkpoint has {key} {state_dict.get(key)}, this run {expected};"
-                    f" give the same{remedy}"
-                )
-        if all(state_dict.get(key) == expected for key, expected in self._sizes.items()):
-            self._check_collectors(collectors)
-        if self._rank < len(collectors) and "replay" in collectors[self._rank]:
-            self._replay().checked(collectors[self._rank]["replay"])
-
-    @staticmethod
-    def check_contents(state_dict: State) -> None:
-        """Refuses what no data module saves.
-
-        Raises:
-            ValueError: names the key.
-        """
-        replay = {"game": str, "digests": [str]}
-        schema = {"env_steps": int, "collectors": [dict]}
-        wrong = mismatch(state_dict, schema) or mismatch(
-            state_dict["collectors"],
-            tuple({"replay": replay} if "replay" in state else {} for state in state_dict["collectors"]),
-            "collectors",
-        )
-        if wrong is not None:
-            raise ValueError(f"ckpt_path: the checkpoint's {wrong}")
-
-    def _check_collectors(self, collectors: list[State]) -> None:
-        try:
-            validate_state(collectors, ({},) * self._num_ranks, "collectors")
-            for index, state in enumerate(collectors):
-                key = f"collectors.{index}"
-                if self.num_actors:
-                    check_pool(state, key, num_envs=self.num_envs, num_actors=self.num_actors)
-                else:
-                    check_collector(state, key, num_envs=self.num_envs)
-        except ValueError as error:
-            raise ValueError(f"ckpt_path: the checkpoint's {error}") from error
+        games = check_games(state_dict, self._sizes, allow_inexact=self.allow_inexact_resume)
+        own = games.collectors[self._rank] if self._rank < len(games.collectors) else {}
+        if "replay" in own:
+            self._replay().checked(from_plain(ReplayState, own["replay"], "replay"))
+        return games
 
 
 def _require_positive(**values: int) -> None:

@@ -15,7 +15,7 @@ from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 
 
 class UniformPolicy:
-    """Every action with equal probability: what learning has to beat.
+    """The policy that takes every action with equal probability: a baseline.
 
     Args:
         num_actions: actions of the environment.
@@ -29,8 +29,8 @@ class UniformPolicy:
         obs: UInt8[NDArray[Any], "B H W C"],
         generator: torch.Generator,
         *,
-        recurrent_inputs: RecurrentInputs | None = None,  # it has no memory
-        greedy: bool = False,  # it has no preference
+        recurrent_inputs: RecurrentInputs | None = None,  # unused: it has no memory
+        greedy: bool = False,  # unused: it has no preference
     ) -> ActorOutput:
         """Uniform actions."""
         num_envs = len(obs)
@@ -41,7 +41,7 @@ class UniformPolicy:
         )
 
 
-_zeros = cache(torch.zeros)  # making them anew takes longer than drawing the actions
+_zeros = cache(torch.zeros)  # allocating them takes longer than drawing the actions
 
 
 Watcher = Callable[[UInt8[NDArray[Any], "B H W C"], Bool[NDArray[Any], "B"]], None]
@@ -51,12 +51,12 @@ Watcher = Callable[[UInt8[NDArray[Any], "B H W C"], Bool[NDArray[Any], "B"]], No
 class EvaluationDataset(IterableDataset[Episodes]):
     """One batch: the episodes that a policy plays on one level set.
 
-    Counting whatever finishes within a time favours short episodes, so each environment plays the same number. With
+    Counting whatever finishes within a time favors short episodes, so each environment plays the same number. With
     `env_steps` that bias is accepted, as in the papers' budgets: all environments play until so many steps are spent,
     and only whole episodes count.
 
-    The environments are built anew and the random stream starts anew for every pass, so that two evaluations of one
-    policy are equal, and none changes training.
+    The environments and the random stream are new in every pass, so two evaluations of one policy are equal, and
+    none changes training.
 
     Args:
         level_set: name of the levels, for reports.
@@ -114,7 +114,7 @@ class EvaluationDataset(IterableDataset[Episodes]):
         while playing.any():
             if self._watcher is not None:
                 self._watcher(obs, playing)
-            # environments that are done are stepped, since they step together, but nobody thinks about their frames
+            # all environments step together, but the policy acts for those that still play only
             output = self._policy.act(obs[playing], generator, recurrent_inputs=recurrent_inputs, greedy=self._greedy)
             actions[playing] = output.actions.numpy()
             obs, rewards, terminated, truncated, info = env.step(actions)

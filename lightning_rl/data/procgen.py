@@ -1,4 +1,4 @@
-"""Procgen for training and judging."""
+"""Procgen for training and evaluation."""
 
 from functools import partial
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ from lightning_rl.protocols import ResumableVectorEnv
 
 
 class ProcgenDataModule(RolloutDataModule):
-    """Rollouts from Procgen for training, and episodes on training levels and on all levels for judging.
+    """Rollouts from Procgen for training, and episodes on training levels and on all levels for evaluation.
 
     Args:
         game: one of the 16 games.
@@ -29,16 +29,16 @@ class ProcgenDataModule(RolloutDataModule):
         iterations_per_epoch: iterations between two epoch ends, where Lightning logs, validates and saves.
         num_actors: processes that collect while the learner learns, and share `num_envs` out among them; 0, the only
             number that methods which must be on-policy take: collect in the training process.
-        actor_timeout: seconds without a step after which an actor is taken for hung.
+        actor_timeout: seconds without a step after which an actor counts as hung.
         return_scaling: divide rewards by the running standard deviation of the discounted return.
         return_scaling_gamma: discount of that return. OpenAI's baseline learns with 0.999 and scales with 0.99.
         validation_episodes: episodes per level set in validation.
         test_episodes: episodes per level set in `test`, rounded up to the same number in each environment.
-        test_env_steps: instead, a budget of env steps per level set: whole episodes, which favours short ones.
+        test_env_steps: instead, a budget of env steps per level set: whole episodes, which favors short ones.
         predict_episodes: episodes that `predict` plays, each in an environment of its own.
         allow_inexact_resume: take a checkpoint of another number of ranks or environments, with games started anew.
         use_backgrounds: draw the games' backgrounds.
-        use_monochrome_assets: draw rectangles of one colour instead of pictures.
+        use_monochrome_assets: draw rectangles of one color instead of pictures.
         restrict_themes: one theme per game.
         use_generated_assets: draw generated blobs instead of pictures; refused here, since Procgen cannot save such
             games, and a run that cannot be saved cannot be resumed.

@@ -1,7 +1,8 @@
-"""Real steps on disk: what a world model learns from, beside the checkpoints that do not grow with it."""
+"""The replay buffer of real steps, which lies on disk beside the checkpoints, so that these do not grow with it."""
 
 import hashlib
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from lightning_rl.errors import ReplayError
 from lightning_rl.runs.atomic_files import atomic_write
-from lightning_rl.types import Rollout, State, Windows
+from lightning_rl.types import Rollout, Windows
 
 _HELD_OUT_EVERY = 11  # trajectories; the released code keeps one shard of eleven apart
 _CHUNK_KEYS = ("game", "frames", "actions", "rewards", "terminated")
@@ -29,8 +30,16 @@ class _Chunk(NamedTuple):
     lasts: Int64[Tensor, "T B"]  # last step of the episode that step t belongs to, or of the chunk
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReplayState:
+    """The game, and the digest of each file, in order."""
+
+    game: str
+    digests: list[str]
+
+
 class ReplayBuffer:
-    """Everything that was played for real, one file per rollout, only ever added to and read through the page cache.
+    """All real rollouts, one file each: append-only, and read through the page cache.
 
     One trajectory (an environment's part of a rollout) in eleven is held out: the world model never learns from it.
 
@@ -92,8 +101,8 @@ class ReplayBuffer:
         """Windows whose first target step is drawn uniformly from all real steps learned from, or held out.
 
         Args:
-            number: N.
-            num_targets: P.
+            number: n.
+            num_targets: p.
             generator: draws.
             held_out: from the trajectories that are never learned from.
         """
@@ -114,7 +123,7 @@ class ReplayBuffer:
         for chunk_number, chunk in enumerate(self._chunks):
             rows = (chunk_numbers == chunk_number).nonzero().squeeze(1)
             for name, values in self._windows(chunk, environments[rows], steps[rows], num_targets).items():
-                # put in place, since a list of parts, its concatenation and that in order would be three times as much
+                # written in place: collecting, concatenating and reordering the parts would take three times the memory
                 sampled.setdefault(name, values.new_empty(number, *values.shape[1:]))[rows] = values
         return Windows(**sampled)
 
@@ -126,13 +135,13 @@ class ReplayBuffer:
         """
         chunk = self._chunks[-1]
         newest = len(self._chunks) - 1
-        # a single environment's rollout may be held out: from the world model, which these frames do not teach
+        # with one environment the newest rollout may be held out; starting from its frames teaches the model nothing
         environments = self._trajectories(newest, held_out=False) or self._trajectories(newest, held_out=True)
         columns = torch.tensor(environments)
         opens = torch.zeros_like(chunk.terminated)
         opens[1:] = chunk.terminated[:-1]
         openings = opens[:, columns].nonzero()
-        if not len(openings):  # nobody began an episode
+        if not len(openings):  # no episode began
             openings = torch.tensor([[0, 0]])
         first = openings[torch.randint(len(openings), (1,), generator=generator)]
         rest = torch.stack(
@@ -180,20 +189,18 @@ class ReplayBuffer:
             "valid": (around >= first) & (around <= last),
         }
 
-    def state_dict(self) -> State:
-        """The digest of each file, in order: what a checkpoint keeps of the frames."""
-        return {"game": self._game, "digests": list(self._digests)}
+    @property
+    def state(self) -> ReplayState:
+        """What a checkpoint keeps of the frames."""
+        return ReplayState(game=self._game, digests=list(self._digests))
 
-    def checked(self, state: State) -> list[Path]:
+    def checked(self, state: ReplayState) -> list[Path]:
         """The files of a saved state, all there as they were.
-
-        Args:
-            state: what `state_dict` returned.
 
         Raises:
             ValueError: names the file and what is wrong.
         """
-        return [self._checked(number, digest) for number, digest in enumerate(state["digests"])]
+        return [self._checked(number, digest) for number, digest in enumerate(state.digests)]
 
     def _checked(self, number: int, digest: str) -> Path:
         own = self._path(number)
@@ -207,7 +214,7 @@ class ReplayBuffer:
             raise ValueError(f"ckpt_path: its real frames {path} are damaged or cut short, or of another run")
         return path
 
-    def load_state_dict(self, state: State) -> None:
+    def load_state(self, state: ReplayState) -> None:
         """Continues with the files of a saved state; files that were written after it are set aside.
 
         Raises:
@@ -218,14 +225,14 @@ class ReplayBuffer:
             if path != self._path(number):
                 with atomic_write(self._path(number)) as file, path.open("rb") as source:
                     shutil.copyfileobj(source, file)
-        self._digests = list(state["digests"])
+        self._digests = list(state.digests)
         self._chunks = [_opened(self._path(number)) for number in range(len(paths))]
         for later in sorted(self._folder.glob("*.pt"))[len(paths) :]:
             later.replace(later.with_suffix(".superseded"))
 
 
 def _opened(path: Path) -> _Chunk:
-    contents = torch.load(path, mmap=True, weights_only=True)  # pages are read as they are needed, and dropped
+    contents = torch.load(path, mmap=True, weights_only=True)  # pages are read when they are needed
     actions, terminated = contents["actions"], contents["terminated"]
     num_steps = len(actions)
     earlier = len(contents["frames"]) - num_steps - 1

@@ -1,4 +1,4 @@
-"""Tensors that several processes see at once, in memory that has no name."""
+"""Tensors in memory that several processes share, without files in /dev/shm."""
 
 import mmap
 import os
@@ -25,9 +25,8 @@ def shared(tensors: Mapping[str, Tensor]) -> "SharedTensors":
 class SharedTensors(dict[str, Tensor]):
     """Named tensors in one file that exists in memory only; zero at first.
 
-    As an argument of a spawned process it is the same memory there. The file has no name, in /dev/shm or elsewhere: the
-    kernel frees it with the last process that holds it, however those end, and the 64 MB to which containers bound
-    /dev/shm do not bound it.
+    Passed to a spawned process, it is the same memory there. The file has no name: the kernel frees it with the last
+    process that holds it, and the size of /dev/shm, 64 MB in containers, does not limit it.
 
     Args:
         layout: data type and shape of each tensor.

@@ -1,12 +1,12 @@
-"""Running mean and variance, shared by the environments' and the modules' normalisations."""
+"""Running mean and variance for the normalization of rewards and advantages."""
 
 from typing import NamedTuple
 
 
 class RunningMoments(NamedTuple):
-    """Mean and population variance of the numbers seen so far, and how many they were.
+    """Mean and population variance of the numbers seen so far, and their total weight.
 
-    Starts as OpenAI baselines start theirs: a pseudo-observation of weight 1e-4 with mean 0 and variance 1.
+    The initial value is that of OpenAI baselines: a pseudo-observation of weight 1e-4 with mean 0 and variance 1.
 
     Reference:
         openai/baselines, common/running_mean_std.py, `RunningMeanStd`

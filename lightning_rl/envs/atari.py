@@ -4,12 +4,12 @@ The only file that knows the Arcade Learning Environment.
 """
 
 import atexit
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-import torch
 from ale_py import ALEInterface, ALEState, LoggerMode, roms
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from lightning_rl.envs import saved_games
 from lightning_rl.envs.atari_games import GAMES, canonical_game, check_options
+from lightning_rl.envs.saved_games import SavedGames
+from lightning_rl.state import to_plain
 from lightning_rl.types import State
 
 FRAME_SKIP = 4
@@ -47,7 +49,7 @@ def cartridge(game: str) -> Cartridge:
     """Looks a game up; 210×160 pixels, which nearly all games show, are observed as 105×80.
 
     Args:
-        game: One of `GAMES`.
+        game: one of `GAMES`.
     """
     emulator = _taken(game)
     height, width = emulator.getScreenDims()
@@ -57,6 +59,16 @@ def cartridge(game: str) -> Cartridge:
     )
     _idle[game].append(emulator)
     return Cartridge((height // 2, width // 2, 3), minimal, full)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtariState(SavedGames):
+    """What `AtariVectorEnv` saves beside its options."""
+
+    generators: Annotated[list[State], "B"]
+    joysticks: Annotated[list[int], "B"]
+    steps: Int64[NDArray[Any], "B"]
+    obs: UInt8[NDArray[Any], "B H W C"]
 
 
 class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
@@ -74,18 +86,18 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     sticky joystick, which the emulator has too, but without saving the position at which it is stuck.
 
     Args:
-        game: One of `GAMES`, or as papers write it: `ms_pacman` or `MsPacman`.
-        num_envs: Number of games.
-        seed: Of the random streams, no two of which are alike.
-        sticky_actions: Each raw frame, the joystick stays where it was with probability `STICKINESS`.
-        full_action_space: All 18 actions rather than those that the game distinguishes.
-        max_no_ops: An episode opens with 1 to so many env steps that do nothing; 0 for none.
-        max_episode_steps: Time limit, in env steps after the no-ops.
-        copy: Observations are the caller's to keep. Otherwise all are one array that every step overwrites: for who is
-            done with an observation before the next step.
+        game: one of `GAMES`, or as papers write it: `ms_pacman` or `MsPacman`.
+        num_envs: number of games.
+        seed: of the random streams, no two of which are alike.
+        sticky_actions: each raw frame, the joystick stays where it was with probability `STICKINESS`.
+        full_action_space: all 18 actions rather than those that the game distinguishes.
+        max_no_ops: an episode opens with 1 to so many env steps that do nothing; 0 for none.
+        max_episode_steps: time limit, in env steps after the no-ops.
+        copy: every step returns an array of its own. Otherwise all return the same one, which the next step
+            overwrites.
 
     Raises:
-        ValueError: An option out of range; see `check_options`.
+        ValueError: an option out of range; see `check_options`.
 
     Reference:
         Bellemare et al. 2013, The Arcade Learning Environment, https://arxiv.org/abs/1207.4708; Machado et al. 2018,
@@ -105,7 +117,7 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         max_episode_steps: int = 27_000,
         copy: bool = True,
     ) -> None:
-        self.closed = True  # until the games run: gymnasium closes what is open when an object dies, half-built too
+        self.closed = True  # until the games run: gymnasium closes what is garbage-collected, also half-built
         check_options(game, num_envs=num_envs, max_no_ops=max_no_ops, max_episode_steps=max_episode_steps, seed=seed)
         game = canonical_game(game)
         obs_shape, actions = cartridge(game).obs_shape, cartridge(game).actions(full_action_space=full_action_space)
@@ -144,8 +156,8 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         """The current observations: of the first episodes when just built; later it restarts nothing.
 
         Args:
-            seed: Not None is an error: the random streams begin when the games are built.
-            options: Not None is an error too: there are none.
+            seed: must be None: the random streams begin when the games are built.
+            options: must be None: there are none.
 
         Returns:
             The observations, and nothing else.
@@ -155,7 +167,7 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         """
         if seed is not None or options:
             raise ValueError(
-                f"Atari takes its seed and options when it is built, not on reset, which got seed {seed} and options"
+                f"Atari takes its seed and options when it is built and none on reset, found seed {seed} and options"
                 f" {options}; build another AtariVectorEnv"
             )
         return self._owned(), {}
@@ -172,14 +184,14 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         """Plays one action in each game.
 
         Args:
-            actions: Positions in the game's set of actions; 0 does nothing.
+            actions: positions in the game's set of actions; 0 does nothing.
 
         Returns:
             Observations, rewards, `terminated`, `truncated` and an empty `info`; where an episode ended, the
             observation belongs to the next one.
 
         Raises:
-            ValueError: Not one integer for each game, or one that the game does not have.
+            ValueError: these are not integers, one for each game, or the game lacks one of them.
         """
         self._check_actions(actions)
         self._steps += 1
@@ -200,20 +212,22 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Returns:
             What `set_state` takes.
         """
-        return {
-            **self._identity,
-            **saved_games.packed([game.saved() for game in self._games]),
-            "generators": [game.generator.bit_generator.state for game in self._games],
-            "joysticks": [game.joystick for game in self._games],
-            "steps": torch.from_numpy(self._steps.copy()),
-            "obs": torch.from_numpy(self._obs.copy()),  # the emulator saves what will happen, not what it shows
-        }
+        games = [game.saved() for game in self._games]
+        saved = AtariState(
+            games=games,
+            crc32=saved_games.checksums(games),
+            generators=[dict(game.generator.bit_generator.state) for game in self._games],
+            joysticks=[game.joystick for game in self._games],
+            steps=self._steps,
+            obs=self._obs,  # which the state of an emulator does not include
+        )
+        return {**self._identity, **to_plain(saved)}
 
     def set_state(self, state: State) -> UInt8[NDArray[Any], "B H W C"]:
         """Continues from `state`, whatever seed this environment was built with.
 
         Args:
-            state: What `get_state` returned from an environment with the same game, options and number of games.
+            state: what `get_state` returned from an environment with the same game, options and number of games.
 
         Returns:
             The observations at that point.
@@ -221,15 +235,15 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Raises:
             ValueError: `state` belongs to another environment or is damaged; the games are then as they were.
         """
-        own = {*saved_games.KEYS, "generators", "joysticks", "steps", "obs"}
-        saved_games.check_identity(state, self._identity, own, owner="AtariVectorEnv")
-        parts = (saved_games.intact(state, number=self.num_envs), state["generators"], state["joysticks"])
-        for game, saved, generator, joystick in zip(self._games, *parts, strict=True):
-            game.restore(saved)
-            game.generator.bit_generator.state = generator
+        sizes = dict(zip("BHWC", self._obs.shape, strict=True))
+        saved = saved_games.own_part(AtariState, state, self._identity, owner="AtariVectorEnv", **sizes)
+        parts = (saved.intact(), [_generator(state) for state in saved.generators], saved.joysticks)
+        for game, emulator, generator, joystick in zip(self._games, *parts, strict=True):
+            game.restore(emulator)
+            game.generator = generator
             game.joystick = joystick
-        self._steps = state["steps"].numpy().copy()
-        self._obs[:] = state["obs"].numpy()
+        self._steps = saved.steps
+        self._obs[:] = saved.obs
         return self._owned()
 
     def close_extras(self) -> None:
@@ -243,10 +257,19 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     def _check_actions(self, actions: NDArray[Any]) -> None:
         if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
             raise ValueError(
-                f"actions must be {self.num_envs} integers, one for each game, not {actions.dtype} {actions.shape}"
+                f"actions must be {self.num_envs} integers, one for each game, found {actions.dtype} {actions.shape}"
             )
         if actions.min() < 0 or actions.max() >= len(self._actions):
-            raise ValueError(f"actions must be 0 to {len(self._actions) - 1}, not {actions.min()} to {actions.max()}")
+            raise ValueError(f"actions must be 0 to {len(self._actions) - 1}, found {actions.min()} to {actions.max()}")
+
+
+def _generator(state: State) -> np.random.Generator:
+    generator = np.random.default_rng(0)
+    try:
+        generator.bit_generator.state = state
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        raise ValueError(f"AtariVectorEnv.generators must be states of generators, found another: {error}") from error
+    return generator
 
 
 class _Game:
@@ -277,14 +300,14 @@ class _Game:
         self._frames[0] = self._frames[1]
 
     def play(self, action: int) -> int:
-        """Holds the action for some frames, as far as the joystick lets go; the sum of their rewards."""
+        """Holds the action, or what the sticky joystick makes of it, for some frames; the sum of their rewards."""
         reward = 0
         for frame in range(FRAME_SKIP):
             if not self._stickiness or self.generator.random() >= self._stickiness:
                 self.joystick = action
             reward += self._emulator.act(self.joystick)
             if self.is_over():
-                break  # what it shows now is never seen
+                break  # the frame after the end is never observed
             if frame >= FRAME_SKIP - 2:
                 self._emulator.getScreenRGB(self._frames[frame - FRAME_SKIP])
         return reward
@@ -294,13 +317,15 @@ class _Game:
         return self._emulator.game_over()
 
     def draw(self, obs: UInt8[NDArray[Any], "H W 3"]) -> None:
-        """Writes what is observed now into `obs`."""
+        """Writes the current observation into `obs`."""
         height, width, channels = obs.shape
         rows = np.maximum(*self._frames).reshape(height, 2, 2 * width * channels)
         sums = np.add(rows[:, 0], rows[:, 1], dtype=np.uint16)
-        pairs = sums[:, :-channels] + sums[:, channels:]  # of all neighbours; half of that is wanted, but this is fast
+        pairs = (
+            sums[:, :-channels] + sums[:, channels:]
+        )  # of all neighboring columns: every second one is needed, but this is faster
         pairs >>= 2
-        for channel in range(channels):  # one strided copy each, where numpy would loop over three channels in Python's
+        for channel in range(channels):  # numpy is slow where the inner loop is over three channels
             obs[..., channel] = pairs[:, channel :: 2 * channels]
 
     def saved(self) -> bytes:
@@ -318,13 +343,13 @@ class _Game:
 
 _idle: dict[str, list[ALEInterface]] = {game: [] for game in GAMES}
 _new: dict[str, ALEState] = {}
-"""Emulators that nobody plays with, and where a new one begins. Building one takes 0.2 s, nearly all of it for tables
-of colours that nothing here uses (Arcade-Learning-Environment#740)."""
+"""Idle emulators, to be used again, and the state in which a new one begins. Building one takes 0.2 s, nearly all of it
+for color tables that nothing here uses (Arcade-Learning-Environment#740)."""
 
 
 @atexit.register
 def _freed() -> None:
-    """Ends the emulators before Python ends: what is left then, nanobind reports as leaked."""
+    """Frees the emulators before Python exits: nanobind would report them as leaked."""
     for emulators in _idle.values():
         emulators.clear()
     _new.clear()
@@ -335,7 +360,7 @@ def _taken(game: str) -> ALEInterface:
         used = _idle[game].pop()
         used.restoreState(_new[game])
         return used
-    ALEInterface.setLoggerMode(LoggerMode.Error)  # it would print a banner for each
+    ALEInterface.setLoggerMode(LoggerMode.Error)  # each emulator would print a banner
     emulator = ALEInterface()
     emulator.setFloat("repeat_action_probability", 0.0)  # the default is 0.25, without a place in the saved state
     emulator.setInt("random_seed", 0)  # the default is the time

@@ -53,7 +53,7 @@ def human_normalized(game: str, value: float) -> float | None:
         (R − R_random) / (R_human − R_random)
 
     Args:
-        game: One of `GAMES`.
+        game: one of `GAMES`.
         value: R, in env units.
 
     Returns:
@@ -72,14 +72,14 @@ def canonical_game(name: str) -> str:
     """The game's name in `GAMES`; papers write `MsPacman` for `ms_pacman`.
 
     Raises:
-        ValueError: There is no such game; the message names similar ones, or all.
+        ValueError: there is no such game; the message names similar ones, or all.
     """
     names = {game.replace("_", ""): game for game in GAMES}
     plain = name.replace("_", "").lower()
     if plain not in names:
         near = [names[close] for close in difflib.get_close_matches(plain, names)]
         hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(GAMES)}"
-        raise ValueError(f"game must be an Atari game, not {name!r}; {hint}")
+        raise ValueError(f"game must be an Atari game, found {name!r}; {hint}")
     return names[plain]
 
 
@@ -89,14 +89,14 @@ def check_options(
     """Refuses options that no game has, before anything is built.
 
     Args:
-        game: One of `GAMES`, or as papers write it.
-        num_envs: Number of games played side by side.
-        max_no_ops: Bound on the env steps without action that open an episode.
-        max_episode_steps: Time limit.
-        seed: Of the games.
+        game: one of `GAMES`, or as papers write it.
+        num_envs: number of games played side by side.
+        max_no_ops: bound on the env steps without action that open an episode.
+        max_episode_steps: time limit.
+        seed: of the games.
 
     Raises:
-        ValueError: A value that is not allowed; the message names the option, the value and what is allowed.
+        ValueError: a value that is not allowed; the message names the option, the value and what is allowed.
     """
     canonical_game(game)
     _check_integer("num_envs", num_envs, low=1)
@@ -107,4 +107,4 @@ def check_options(
 
 def _check_integer(key: str, value: int, low: int = 0) -> None:
     if type(value) is not int or not low <= value <= MAX_SEED:
-        raise ValueError(f"{key} must be an integer from {low} to {MAX_SEED}, not {value!r}")
+        raise ValueError(f"{key} must be an integer from {low} to {MAX_SEED}, found {value!r}")

@@ -1,6 +1,6 @@
 """Procgen as a `gymnasium.vector.VectorEnv` whose games can be saved and continued bit for bit.
 
-The only file that knows Procgen, and it imports it only when the first environment is built.
+The only file that imports Procgen, and only when the first environment is built.
 """
 
 import ctypes
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from lightning_rl.envs import saved_games
 from lightning_rl.envs.procgen_games import NUM_ACTIONS, check_options
+from lightning_rl.envs.saved_games import SavedGames
 from lightning_rl.errors import UsageError
+from lightning_rl.state import to_plain
 from lightning_rl.types import State
 
 _SYSTEM_LIBRARIES = ("libGL.so.1", "libglib-2.0.so.0", "libgthread-2.0.so.0")
@@ -65,28 +67,28 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     the level that the action was played in; `level_complete`, whether this step solved that level.
 
     Args:
-        game: One of `GAMES`.
-        num_envs: Number of games.
-        distribution_mode: Difficulty, one of `DISTRIBUTION_MODES[game]`.
-        num_levels: Levels are drawn with replacement from this many seeds, `start_level` and following; 0 draws from
+        game: one of `GAMES`.
+        num_envs: number of games.
+        distribution_mode: difficulty, one of `DISTRIBUTION_MODES[game]`.
+        num_levels: levels are drawn with replacement from this many seeds, `start_level` and following; 0 draws from
             all 2³¹ − 1 seeds, and Procgen then ignores `start_level`.
-        start_level: The first level seed.
-        seed: Decides which levels come in which order.
-        use_backgrounds: Pictures behind the levels, rather than black.
-        use_monochrome_assets: Rectangles of one color instead of drawn assets.
-        restrict_themes: One theme per kind of asset instead of several.
-        use_generated_assets: Randomly generated assets instead of drawn ones; such games cannot be saved.
-        center_agent: The view follows the agent, in the games that leave the choice: caveflyer, climber, coinrun,
+        start_level: the first level seed.
+        seed: decides which levels come in which order.
+        use_backgrounds: pictures behind the levels, rather than black.
+        use_monochrome_assets: rectangles of one color instead of drawn assets.
+        restrict_themes: one theme per kind of asset instead of several.
+        use_generated_assets: randomly generated assets instead of drawn ones; such games cannot be saved.
+        center_agent: the view follows the agent, in the games that leave the choice: caveflyer, climber, coinrun,
             fruitbot, jumper, ninja.
-        paint_vel_info: Paints the agent's velocity into a corner of the frame, in the games that support it.
-        use_sequential_levels: Solving a level leads to the next one (seed + 997) within the same episode.
-        num_threads: Threads that step the games. 2 is the fastest on two cores; forking a process that holds
+        paint_vel_info: paints the agent's velocity into a corner of the frame, in the games that support it.
+        use_sequential_levels: solving a level leads to the next one (seed + 997) within the same episode.
+        num_threads: threads that step the games. 2 is the fastest on two cores; forking a process that holds
             environments is safe with 0 only.
-        copy: Observations are the caller's to keep. Otherwise all are one array, the one that the games paint into:
-            for who is done with an observation before the next step.
+        copy: every step returns an array of its own. Otherwise all return the one that the games paint into, which the
+            next step overwrites.
 
     Raises:
-        ValueError: An option that the game does not have; see `check_options`.
+        ValueError: an option that the game does not have; see `check_options`.
 
     Reference:
         Cobbe et al. 2020, Leveraging procedural generation to benchmark reinforcement learning,
@@ -112,7 +114,7 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         num_threads: int = 2,
         copy: bool = True,
     ) -> None:
-        self.closed = True  # until the games run: gymnasium closes what is open when an object dies, half-built too
+        self.closed = True  # until the games run: gymnasium closes what is garbage-collected, also half-built
         check_options(
             game,
             num_envs=num_envs,
@@ -142,7 +144,9 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._identity: State = {"game": game, **options, "num_envs": num_envs}
         self._games = _build(game, num_envs, options, rand_seed=seed, num_threads=num_threads)
-        self._games._reuse_arrays = True  # gym3 would copy everything at every look; what must be copied is copied here
+        self._games._reuse_arrays = (
+            True  # gym3 would copy everything in every `observe`; this class copies what must be
+        )
         self._copy = copy
         self.closed = False
 
@@ -152,8 +156,8 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         """The current observations: of the first levels when just built; later it restarts nothing.
 
         Args:
-            seed: Not None is an error: the order of the levels is decided when the games are built.
-            options: Not None is an error too: there are none.
+            seed: must be None: the order of the levels is decided when the games are built.
+            options: must be None: there are none.
 
         Returns:
             The observations, and `level_seed`.
@@ -163,7 +167,7 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         """
         if seed is not None or options:
             raise ValueError(
-                f"Procgen takes its seed and options when it is built, not on reset, which got seed {seed} and"
+                f"Procgen takes its seed and options when it is built and none on reset, found seed {seed} and"
                 f" options {options}; build another ProcgenVectorEnv"
             )
         obs = self._obs()
@@ -188,7 +192,7 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             `level_seed` belong to the next one.
 
         Raises:
-            ValueError: Not one integer from 0 to 14 for each game.
+            ValueError: these are not integers from 0 to 14, one for each game.
         """
         self._check_actions(actions)
         self._games.act(actions)
@@ -208,15 +212,16 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             What `set_state` takes.
 
         Raises:
-            ValueError: The games have generated assets, which Procgen cannot save.
+            ValueError: the games have generated assets, which Procgen cannot save.
         """
-        return {**self._identity, **saved_games.packed(self._saved())}
+        games = self._saved()
+        return {**self._identity, **to_plain(SavedGames(games=games, crc32=saved_games.checksums(games)))}
 
     def set_state(self, state: State) -> UInt8[NDArray[Any], "B H W C"]:
         """Continues from `state`, whatever seed this environment was built with.
 
         Args:
-            state: What `get_state` returned from an environment with the same game, options and number of games.
+            state: what `get_state` returned from an environment with the same game, options and number of games.
 
         Returns:
             The observations at that point.
@@ -224,8 +229,8 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         Raises:
             ValueError: `state` belongs to another environment or is damaged; the games are then as they were.
         """
-        saved_games.check_identity(state, self._identity, {*saved_games.KEYS}, owner="ProcgenVectorEnv")
-        self._games.callmethod("set_state", saved_games.unpacked(state, like=self._saved()))
+        saved = saved_games.own_part(SavedGames, state, self._identity, owner="ProcgenVectorEnv", B=self.num_envs)
+        self._games.callmethod("set_state", saved_games.checked(saved, like=self._saved()))
         return self._obs()
 
     def close_extras(self) -> None:
@@ -236,7 +241,7 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         if self._identity["use_generated_assets"]:
             # src/basic-abstract-game.cpp, `serialize`: `fassert(!options.use_generated_assets)`, which ends the process
             raise ValueError(
-                "use_generated_assets must be False where games are saved, not True: Procgen has no format for"
+                "use_generated_assets must be False where games are saved, found True: Procgen has no format for"
                 " generated assets"
             )
         return self._games.callmethod("get_state")
@@ -248,17 +253,17 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         return frames.copy() if self._copy else frames
 
     def _told(self, key: str, dtype: type[np.generic]) -> NDArray[Any]:
-        # the arrays behind gym3's `get_info`, which makes a dict for each game and a step of 64 games 3% dearer
+        # the arrays behind gym3's `get_info`, which builds a dict for each game: a step of 64 games takes 3% longer
         return self._games._info[key].astype(dtype)
 
     def _check_actions(self, actions: NDArray[Any]) -> None:
         if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
             raise ValueError(
-                f"actions must be {self.num_envs} integers, one for each game, not {actions.dtype} {actions.shape}"
+                f"actions must be {self.num_envs} integers, one for each game, found {actions.dtype} {actions.shape}"
             )
         # Procgen would take -1 as a command to restart, and other numbers as undefined behavior
         if actions.min() < 0 or actions.max() >= NUM_ACTIONS:
-            raise ValueError(f"actions must be 0 to {NUM_ACTIONS - 1}, not {actions.min()} to {actions.max()}")
+            raise ValueError(f"actions must be 0 to {NUM_ACTIONS - 1}, found {actions.min()} to {actions.max()}")
 
 
 def _build(game: str, num_envs: int, options: dict[str, Any], **process: int) -> _Games:
@@ -274,8 +279,8 @@ def _build(game: str, num_envs: int, options: dict[str, Any], **process: int) ->
 def _imported_procgen() -> ModuleType:
     """The `procgen` package, imported without gym's notice.
 
-    Procgen imports gym 0.26, which prints to stderr that it is unmaintained: true, known, and nothing that the user of
-    a program built on Procgen can change. Procgen also leaves its version file to the garbage collector to close.
+    Procgen imports gym 0.26, which prints to stderr that it is unmaintained; a user of this package cannot change that.
+    Procgen also leaves its version file to the garbage collector to close.
     """
     notices = import_module("gym_notices.notices").notices
     version = metadata.version("gym")

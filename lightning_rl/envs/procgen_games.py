@@ -89,8 +89,8 @@ def normalized_return(game: str, distribution_mode: str, value: float) -> float 
         (R − R_min) / (R_max − R_min)
 
     Args:
-        game: One of `GAMES`.
-        distribution_mode: Only `easy` and `hard` have published ranges.
+        game: one of `GAMES`.
+        distribution_mode: only `easy` and `hard` have published ranges.
         value: R, in env units.
 
     Returns:
@@ -118,22 +118,22 @@ def check_options(
     """Refuses what Procgen would answer by ending the process, before anything is built and without importing it.
 
     Args:
-        game: One of `GAMES`.
-        num_envs: Number of games played side by side.
-        distribution_mode: One of `DISTRIBUTION_MODES[game]`.
-        num_levels: Number of levels, 0 for all.
-        start_level: The first level.
-        seed: Which levels come in which order.
-        num_threads: Threads that play the games.
+        game: one of `GAMES`.
+        num_envs: number of games played side by side.
+        distribution_mode: one of `DISTRIBUTION_MODES[game]`.
+        num_levels: number of levels, 0 for all.
+        start_level: the first level.
+        seed: which levels come in which order.
+        num_threads: threads that play the games.
 
     Raises:
-        ValueError: A value that this game does not have; the message names the option, the value and what is allowed.
+        ValueError: a value that this game does not have; the message names the option, the value and what is allowed.
     """
     if game not in GAMES:
-        raise ValueError(f"game must be one of {', '.join(GAMES)}, not {game!r}")
+        raise ValueError(f"game must be one of {', '.join(GAMES)}, found {game!r}")
     if distribution_mode not in DISTRIBUTION_MODES[game]:
         modes = ", ".join(DISTRIBUTION_MODES[game])
-        raise ValueError(f"distribution_mode of {game} must be one of {modes}, not {distribution_mode!r}")
+        raise ValueError(f"distribution_mode of {game} must be one of {modes}, found {distribution_mode!r}")
     _check_integer("num_envs", num_envs, low=1)
     _check_integer("num_levels", num_levels)
     _check_integer("start_level", start_level)
@@ -141,16 +141,16 @@ def check_options(
     _check_integer("num_threads", num_threads, high=_MAX_THREADS)
     if start_level + num_levels > MAX_SEED:
         raise ValueError(
-            f"start_level + num_levels must be at most {MAX_SEED}, not {start_level} + {num_levels}"
+            f"start_level + num_levels must be at most {MAX_SEED}, found {start_level} + {num_levels}"
             f" = {start_level + num_levels}"
         )
     if distribution_mode == "exploration" and (num_levels, start_level) != (0, 0):
         raise ValueError(
             "distribution_mode exploration plays one fixed level, so num_levels and start_level must be 0,"
-            f" not {num_levels} and {start_level}"
+            f" found {num_levels} and {start_level}"
         )
 
 
 def _check_integer(key: str, value: int, low: int = 0, high: int = MAX_SEED) -> None:
     if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{key} must be an integer from {low} to {high}, not {value!r}")
+        raise ValueError(f"{key} must be an integer from {low} to {high}, found {value!r}")

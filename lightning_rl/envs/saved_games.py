@@ -1,18 +1,15 @@
-"""The bytes in which games are saved: packed into tensors, and checked before the games read them again.
+"""The bytes in which games are saved, and what is checked before the games read them again.
 
 Procgen ends the process over bytes that it cannot read, so everything that it would object to is found here first.
 """
 
 import struct
 import zlib
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from typing import Annotated, NamedTuple, TypeVar
 
-import torch
-
+from lightning_rl.state import from_plain
 from lightning_rl.types import State
-
-KEYS = ("games", "crc32")
-"""What `packed` adds to a state."""
 
 _END = struct.pack("<I", 0xCAFECAFE)  # openai/procgen, src/vecgame.cpp, `END_OF_BUFFER`
 
@@ -42,7 +39,7 @@ class Header(NamedTuple):
         """The header of one game.
 
         Args:
-            saved: The bytes of the game.
+            saved: the bytes of the game.
 
         Returns:
             The fields that the options of the environment decide.
@@ -60,32 +57,46 @@ class Header(NamedTuple):
         return cls(version, name, *ints[:6], *ints[7:9], *ints[13:15])
 
 
-def packed(saved: list[bytes]) -> State:
-    """The games as tensors, each with its checksum.
+@dataclass(frozen=True, kw_only=True)
+class SavedGames:
+    """What each of several games has saved, beside the options that they were built with."""
+
+    games: Annotated[list[bytes], "B"]
+    crc32: Annotated[list[int], "B"]
+
+    def intact(self) -> list[bytes]:
+        """The bytes of the games, which are as they were saved.
+
+        Raises:
+            ValueError: a game is damaged.
+        """
+        for index, (game, checksum) in enumerate(zip(self.games, self.crc32, strict=True)):
+            _require_undamaged(index, game, checksum, zlib.crc32(game) == checksum)
+        return self.games
+
+
+Saved = TypeVar("Saved", bound=SavedGames)
+
+
+def checksums(games: list[bytes]) -> list[int]:
+    """What `SavedGames.crc32` holds for the bytes of these games."""
+    return [zlib.crc32(game) for game in games]
+
+
+def own_part(declared: type[Saved], state: State, identity: State, *, owner: str, **sizes: int) -> Saved:
+    """What an environment's state holds beside the options that the environment was built with.
 
     Args:
-        saved: The bytes of each game.
-
-    Returns:
-        `games` and `crc32`.
-    """
-    games = [torch.frombuffer(bytearray(game), dtype=torch.uint8) for game in saved]
-    return {"games": games, "crc32": [zlib.crc32(game) for game in saved]}
-
-
-def check_identity(state: State, identity: State, keys: set[str], *, owner: str) -> None:
-    """Refuses what another kind of environment saved, or one with other options.
-
-    Args:
-        state: What may have been saved by `owner`.
-        identity: The options that `owner` was built with, which its states hold too.
-        keys: What its states hold beside them.
-        owner: The class of the environment.
+        declared: what that is.
+        state: what may have been saved by `owner`.
+        identity: the options that `owner` was built with, which its states hold too.
+        owner: the class of the environment.
+        sizes: those in the shapes of `declared`.
 
     Raises:
-        ValueError: Names what differs.
+        ValueError: `state` is of another kind of environment or of one with other options; names what differs.
     """
-    expected = {*identity, *keys}
+    expected = {*identity, *(field.name for field in fields(declared))}
     if set(state) != expected:
         raise ValueError(
             f"a state of {owner} has {', '.join(sorted(expected))}; this one differs in"
@@ -97,48 +108,24 @@ def check_identity(state: State, identity: State, keys: set[str], *, owner: str)
                 f"the state was saved with {key} {state[key]!r} and this environment has {here!r}; only an"
                 f" environment with {key} {state[key]!r} can continue it"
             )
+    return from_plain(declared, state, owner, **sizes)
 
 
-def intact(state: State, *, number: int) -> list[bytes]:
-    """The bytes of the games in `state`, as they were packed.
-
-    Args:
-        state: Holds what `packed` returned.
-        number: How many games there must be.
-
-    Raises:
-        ValueError: There are more or fewer, or they are damaged.
-    """
-    games, checksums = state["games"], state["crc32"]
-    if not len(games) == len(checksums) == number:
-        raise ValueError(
-            f"the state must hold {number} games with a checksum each, not {len(games)} games and {len(checksums)}"
-            " checksums; continue from another state"
-        )
-    saved = [game.cpu().numpy().tobytes() for game in games]
-    for index, (game, checksum) in enumerate(zip(saved, checksums, strict=True)):
-        _require_undamaged(index, game, checksum, zlib.crc32(game) == checksum)
-    return saved
-
-
-def unpacked(state: State, *, like: list[bytes]) -> list[bytes]:
-    """The bytes of Procgen's games in `state`.
+def checked(saved: SavedGames, *, like: list[bytes]) -> list[bytes]:
+    """The bytes of Procgen's games, which Procgen will accept.
 
     Args:
-        state: Holds what `packed` returned.
-        like: The games that are to continue from there: as many, of the same game, options and levels.
-
-    Returns:
-        The bytes of each game, which Procgen will accept.
+        saved: what was saved.
+        like: the bytes of the games that are to continue from there: of the same game, options and levels.
 
     Raises:
-        ValueError: Other games than `like`, or damaged ones.
+        ValueError: `saved` holds other games than `like`, or damaged ones.
     """
-    saved = intact(state, number=len(like))
-    for index, (game, checksum, here) in enumerate(zip(saved, state["crc32"], like, strict=True)):
+    games = saved.intact()
+    for index, (game, checksum, here) in enumerate(zip(games, saved.crc32, like, strict=True)):
         _require_undamaged(index, game, checksum, game.endswith(_END))
         _check_header(index, Header.of(game), Header.of(here))
-    return saved
+    return games
 
 
 def _require_undamaged(index: int, saved: bytes, checksum: int, undamaged: bool) -> None:

@@ -1,57 +1,55 @@
 """Return and length of every episode, in the game's own rewards."""
 
-from collections import deque
-from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from numpy.typing import NDArray
 
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
 from lightning_rl.protocols import ResumableVectorEnv
-from lightning_rl.types import State
 
 RECENT_EPISODES = 100
 """Episodes in the running means, as OpenAI baselines log them (ppo2.py, `epinfobuf = deque(maxlen=100)`)."""
 
 
+@dataclass(kw_only=True)
 class RecentEpisodes:
-    """Return and length of the last `RECENT_EPISODES` finished episodes."""
+    """Return and length of the last `RECENT_EPISODES` finished episodes, in the order in which they ended."""
 
-    def __init__(self) -> None:
-        self._episodes: deque[tuple[float, int]] = deque(maxlen=RECENT_EPISODES)
+    recent_returns: Float64[NDArray[Any], "E"] = field(default_factory=partial(np.zeros, 0))
+    recent_lengths: Int64[NDArray[Any], "E"] = field(default_factory=partial(np.zeros, 0, dtype=np.int64))
 
-    def add(self, episodes: Iterable[tuple[float, int]]) -> None:
-        """Remembers more, in the order in which they ended."""
-        self._episodes.extend(episodes)
+    def add(self, returns: Float64[NDArray[Any], "N"], lengths: Int64[NDArray[Any], "N"]) -> None:
+        """Remembers more."""
+        self.recent_returns = np.append(self.recent_returns, returns)[-RECENT_EPISODES:]
+        self.recent_lengths = np.append(self.recent_lengths, lengths)[-RECENT_EPISODES:]
 
-    def last(self, number: int) -> list[tuple[float, int]]:
+    def last(self, number: int) -> "RecentEpisodes":
         """The newest `number` of them, or as many as there are."""
-        return list(self._episodes)[max(0, len(self._episodes) - number) :]
+        start = max(0, len(self.recent_returns) - number)
+        return RecentEpisodes(recent_returns=self.recent_returns[start:], recent_lengths=self.recent_lengths[start:])
 
     def metrics(self) -> dict[str, float]:
         """`episode/return` and `episode/length`, means over the episodes; empty before the first."""
-        if not self._episodes:
+        if not len(self.recent_returns):
             return {}
-        episode_return, episode_length = np.mean(np.array(self._episodes), axis=0).tolist()
+        both = np.stack([self.recent_returns, self.recent_lengths], axis=1)
+        episode_return, episode_length = np.mean(both, axis=0).tolist()
         return {"episode/return": episode_return, "episode/length": episode_length}
 
-    def state_dict(self) -> State:
-        """The episodes."""
-        return {
-            "recent_returns": torch.tensor([episode[0] for episode in self._episodes], dtype=torch.float64),
-            "recent_lengths": torch.tensor([episode[1] for episode in self._episodes], dtype=torch.int64),
-        }
 
-    def load_state_dict(self, state: State) -> None:
-        """Remembers the episodes of a saved state instead."""
-        self._episodes.clear()
-        self.add(zip(state["recent_returns"].tolist(), state["recent_lengths"].tolist(), strict=True))
+@dataclass(kw_only=True)
+class EpisodeStatisticsState(RecentEpisodes):
+    """Beside the finished episodes, the return and the length so far of the open ones."""
+
+    returns: Float64[NDArray[Any], "B"]
+    lengths: Int64[NDArray[Any], "B"]
 
 
-class EpisodeStatistics(ResumableVectorWrapper):
+class EpisodeStatistics(ResumableVectorWrapper[EpisodeStatisticsState]):
     """Counts the return and the length of every open episode and remembers the last finished ones.
 
     Each step adds to `info`: `episode_return` (float64, env units) and `episode_length` (int64, env steps) of the
@@ -59,22 +57,24 @@ class EpisodeStatistics(ResumableVectorWrapper):
     which are what the returns are summed from.
 
     Args:
-        env: The environment to watch.
+        env: the environment to watch.
 
     Attributes:
-        recent: The last finished episodes.
-        num_finished: Episodes finished since this object was made.
+        num_finished: episodes finished since this object was made.
 
     Reference:
         openai/baselines, bench/monitor.py, `Monitor`
     """
 
     def __init__(self, env: ResumableVectorEnv) -> None:
-        super().__init__(env)
-        self._returns = np.zeros(env.num_envs)
-        self._lengths = np.zeros(env.num_envs, dtype=np.int64)
-        self.recent = RecentEpisodes()
+        counts = {"returns": np.zeros(env.num_envs), "lengths": np.zeros(env.num_envs, dtype=np.int64)}
+        super().__init__(env, EpisodeStatisticsState(**counts))
         self.num_finished = 0
+
+    @property
+    def recent(self) -> RecentEpisodes:
+        """The last finished episodes."""
+        return self._own
 
     def step(
         self, actions: Int64[NDArray[Any], "B"]
@@ -87,33 +87,19 @@ class EpisodeStatistics(ResumableVectorWrapper):
     ]:
         """One step of the environment inside, with `episode_return`, `episode_length`, `raw_rewards` in `info`."""
         obs, rewards, terminated, truncated, info = self._inner.step(actions)
-        self._returns += info.setdefault("raw_rewards", rewards)
-        self._lengths += 1
+        own = self._own
+        own.returns += info.setdefault("raw_rewards", rewards)
+        own.lengths += 1
         ended = terminated | truncated
-        info["episode_return"] = np.where(ended, self._returns, 0.0)
-        info["episode_length"] = np.where(ended, self._lengths, 0)
+        info["episode_return"] = np.where(ended, own.returns, 0.0)
+        info["episode_length"] = np.where(ended, own.lengths, 0)
         if ended.any():
-            self._close_episodes(ended)
+            own.add(own.returns[ended], own.lengths[ended])
+            self.num_finished += int(ended.sum())
+            own.returns[ended] = 0.0
+            own.lengths[ended] = 0
         return obs, rewards, terminated, truncated, info
-
-    def _close_episodes(self, ended: Bool[NDArray[Any], "B"]) -> None:
-        self.recent.add(zip(self._returns[ended].tolist(), self._lengths[ended].tolist(), strict=True))
-        self.num_finished += int(ended.sum())
-        self._returns[ended] = 0.0
-        self._lengths[ended] = 0
 
     def metrics(self) -> dict[str, float]:
         """`episode/return` and `episode/length`, means over the last finished episodes; empty before the first."""
         return self.recent.metrics()
-
-    def _own_state(self) -> State:
-        return {
-            "returns": torch.from_numpy(self._returns.copy()),
-            "lengths": torch.from_numpy(self._lengths.copy()),
-            **self.recent.state_dict(),
-        }
-
-    def _set_own_state(self, state: State) -> None:
-        self._returns = state["returns"].numpy().copy()
-        self._lengths = state["lengths"].numpy().copy()
-        self.recent.load_state_dict(state)

@@ -1,8 +1,7 @@
 """What the wrappers of resumable environments share: their state nests the state of what they wrap."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 from gymnasium.vector import VectorWrapper
 from jaxtyping import UInt8
@@ -10,27 +9,29 @@ from numpy.typing import NDArray
 
 from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.protocols import ResumableVectorEnv
+from lightning_rl.state import from_plain, to_plain, validate_state
 from lightning_rl.types import State
 
+Own = TypeVar("Own")
 
-class ResumableVectorWrapper(VectorWrapper[Any, Any, Any, Any, NDArray[Any]], ABC):
+
+class ResumableVectorWrapper(VectorWrapper[Any, Any, Any, Any, NDArray[Any]], Generic[Own]):
     """A wrapper that implements `ResumableVectorEnv` around another one.
 
     Args:
-        env: A `gymnasium.vector.VectorEnv` that implements `ResumableVectorEnv`.
+        env: a `gymnasium.vector.VectorEnv` that implements `ResumableVectorEnv`.
+        own: everything that the wrapper itself remembers, a dataclass as `lightning_rl.state` takes them.
     """
 
-    def __init__(self, env: ResumableVectorEnv) -> None:
+    def __init__(self, env: ResumableVectorEnv, own: Own) -> None:
         super().__init__(cast(Any, env))  # the protocol and gymnasium's base class cannot be named in one type
         self._inner = env
+        self._own = own
 
-    @abstractmethod
-    def _own_state(self) -> State:
-        """What this wrapper adds to the state, as copies."""
-
-    @abstractmethod
-    def _set_own_state(self, state: State) -> None:
-        """Continues from what `_own_state` returned."""
+    @property
+    def _sizes(self) -> dict[str, int]:
+        """The sizes that the own state has, by their names in its shapes."""
+        return {"B": self.num_envs}
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -49,13 +50,13 @@ class ResumableVectorWrapper(VectorWrapper[Any, Any, Any, Any, NDArray[Any]], AB
 
     def get_state(self) -> State:
         """What this wrapper remembers, and under `env` the state of the environment inside."""
-        return {"env": self._inner.get_state(), **self._own_state()}
+        return {"env": self._inner.get_state(), **to_plain(self._own)}
 
     def set_state(self, state: State) -> UInt8[NDArray[Any], "B H W C"]:
         """Continues from `state`.
 
         Args:
-            state: What `get_state` returned under the same wrappers.
+            state: what `get_state` returned under the same wrappers.
 
         Returns:
             The observations at that point.
@@ -63,12 +64,14 @@ class ResumableVectorWrapper(VectorWrapper[Any, Any, Any, Any, NDArray[Any]], AB
         Raises:
             ValueError: `state` was saved under other wrappers, or the environment inside refuses its part.
         """
-        expected = {"env", *self._own_state()}
+        name, expected = type(self).__name__, {"env", *to_plain(self._own)}
         if set(state) != expected:
             raise ValueError(
-                f"a state of {type(self).__name__} has {', '.join(sorted(expected))}, this one has"
-                f" {', '.join(sorted(state))}; build the same wrappers that saved it"
+                f"a state of {name} has {', '.join(sorted(expected))}, found {', '.join(sorted(state))}; build the same"
+                " wrappers that saved it"
             )
-        obs = self._inner.set_state(state["env"])  # first: it refuses before anything here has changed
-        self._set_own_state(state)
+        validate_state(state, {"env": dict}, name)
+        own = from_plain(type(self._own), state, name, **self._sizes)
+        obs = self._inner.set_state(state["env"])  # may refuse its part: nothing here has changed yet
+        self._own = own
         return obs

@@ -1,1 +1,1 @@
-"""Pure functions from tensors to tensors, each the equation that its docstring states; the caller sums or averages."""
+"""Pure functions from tensors to tensors, each the equation in its docstring; the caller sums or averages."""

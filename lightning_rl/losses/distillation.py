@@ -1,6 +1,6 @@
-"""Network distillation: a trained teacher predicts a frozen, random student, and is surprised where it has not been.
+"""Network distillation: errors of a trained teacher that predicts a frozen, randomly initialized student.
 
-Rullo's names: his student is never trained and is RND's target network, his teacher is trained and is RND's predictor.
+The names are Rullo's. In random network distillation (RND) the student is the target, the teacher the predictor.
 """
 
 import torch

@@ -1,8 +1,10 @@
-"""What a policy is paid for its actions, and how far it moved from the one that took them."""
+"""Policy losses, and measures of how far the policy has moved from the behavior policy."""
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+_MAX_LOG_RATIO = 80.0  # float32's exp overflows from 88.7 on; the gradient of a clipped infinity would be NaN
 
 
 def log_probs_of(actions: Int64[Tensor, "*batch"], logits: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
@@ -12,7 +14,7 @@ def log_probs_of(actions: Int64[Tensor, "*batch"], logits: Float[Tensor, "*batch
 
     Args:
         actions: a.
-        logits: z, unnormalised.
+        logits: z, unnormalized.
 
     Returns:
         log π(a).
@@ -29,10 +31,10 @@ def entropy(logits: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
         H = −Σ_a π(a) log π(a)
 
     Args:
-        logits: unnormalised log π.
+        logits: unnormalized log π.
 
     Returns:
-        H, between 0 and log A, with gradient; a bonus, so its sign is not turned into a loss's.
+        H, between 0 and log A, with gradient. It is a bonus, not a loss: the caller negates it.
 
     Reference:
         Mnih et al. 2016, Asynchronous methods for deep reinforcement learning, section 4,
@@ -40,6 +42,27 @@ def entropy(logits: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
     """
     log_probs = logits.log_softmax(-1)
     return -(log_probs.exp() * log_probs).sum(-1)
+
+
+def policy_gradient_loss(
+    log_probs: Float[Tensor, "*batch"], advantages: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """Policy-gradient loss of each action.
+
+        −A log π(a|x)
+
+    Args:
+        log_probs: log π(a|x) of the policy being learned.
+        advantages: A.
+
+    Returns:
+        The loss of each action; gradient reaches `log_probs` only.
+
+    Reference:
+        Sutton et al. 2000, Policy gradient methods for reinforcement learning with function approximation, theorem 1;
+        Espeholt et al. 2018, IMPALA, section 4.2, https://arxiv.org/abs/1802.01561
+    """
+    return -(log_probs * advantages.detach())
 
 
 def clipped_surrogate_loss(
@@ -53,13 +76,13 @@ def clipped_surrogate_loss(
 
         max(−r A, −clip(r, 1 − ε, 1 + ε) A),   r = π(a|x) / μ(a|x)
 
-    Where the clip binds and r has already moved the way A asks for, the gradient is zero; where r moved the wrong way
-    it is not. With ε = ∞ this is −r A, and with π = μ its gradient is that of −A log π.
+    The gradient is zero only where r has left the clip range in the direction that A favors. With ε = ∞ this is −r A,
+    and with π = μ its gradient is that of −A log π.
 
     Args:
         log_probs: log π(a|x) of the policy being learned.
         behavior_log_probs: log μ(a|x) of the policy that acted.
-        advantages: A, normalised or not.
+        advantages: A, normalized or not.
         epsilon: ε, how far r may move from 1.
 
     Returns:
@@ -69,7 +92,7 @@ def clipped_surrogate_loss(
         Schulman et al. 2017, Proximal policy optimization algorithms, eq. 7, https://arxiv.org/abs/1707.06347;
         Rullo 2024, Procgen-Solving agent using PPO and Distillation network strategy, eqs. 1 and 2
     """
-    ratio = (log_probs - behavior_log_probs.detach()).exp()
+    ratio = (log_probs - behavior_log_probs.detach()).clamp(max=_MAX_LOG_RATIO).exp()
     costs = -advantages.detach()
     return torch.maximum(costs * ratio, costs * ratio.clamp(1 - epsilon, 1 + epsilon))
 
@@ -78,11 +101,11 @@ def clipped_surrogate_loss(
 def approx_kl(
     *, log_probs: Float[Tensor, "*batch"], behavior_log_probs: Float[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch"]:
-    """Estimate, from the actions taken, of how far the policy moved from the one that acted.
+    """Estimate of KL(μ‖π), the divergence of the policy from the behavior policy, at each action taken.
 
         (r − 1) − log r,   r = π(a|x) / μ(a|x)
 
-    Its mean over actions of μ is KL(μ‖π) exactly, and no sample of it is negative.
+    It is unbiased for actions drawn from μ, and never negative.
 
     Args:
         log_probs: log π(a|x) of the policy being learned.
@@ -94,14 +117,14 @@ def approx_kl(
     Reference:
         Schulman 2020, Approximating KL divergence, estimator k3, http://joschu.net/blog/kl-approx.html
     """
-    log_ratio = log_probs - behavior_log_probs
-    return log_ratio.expm1() - log_ratio  # r − 1 by expm1: for the small steps of PPO, exp would leave only rounding
+    log_ratio = (log_probs - behavior_log_probs).clamp(max=_MAX_LOG_RATIO)
+    return log_ratio.expm1() - log_ratio  # expm1, since exp(x) − 1 is mostly rounding error for PPO's small steps
 
 
 def clip_fraction(
     *, log_probs: Float[Tensor, "*batch"], behavior_log_probs: Float[Tensor, "*batch"], epsilon: float
 ) -> Float[Tensor, "*batch"]:
-    """Whether each action's ratio has left the range that the surrogate trusts.
+    """Whether each action's probability ratio is outside PPO's clip range.
 
         1 where |r − 1| > ε, else 0,   r = π(a|x) / μ(a|x)
 
@@ -111,7 +134,7 @@ def clip_fraction(
         epsilon: ε of the clip.
 
     Returns:
-        Ones and zeros, whose mean is the fraction, without gradient.
+        Ones and zeros whose mean is the clip fraction, without gradient.
 
     Reference:
         openai/baselines, ppo2/model.py, `clipfrac`

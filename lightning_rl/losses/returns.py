@@ -1,4 +1,4 @@
-"""What a rollout was worth: discounts, advantages, and the discounted sums that scale intrinsic rewards."""
+"""Discounts, generalized advantage estimates, and the discounted sums that scale intrinsic rewards."""
 
 import math
 
@@ -10,7 +10,7 @@ from lightning_rl.distributed.running_moments import RunningMoments
 
 
 def discounts_from(terminated: Bool[Tensor, "*shape"], gamma: float) -> Float[Tensor, "*shape"]:
-    """Discount of what follows each step.
+    """Discount of the value that follows each step.
 
         d_t = γ (1 − terminated_t)
 
@@ -19,7 +19,7 @@ def discounts_from(terminated: Bool[Tensor, "*shape"], gamma: float) -> Float[Te
         gamma: γ, per env step.
 
     Returns:
-        γ inside an episode, zero where it ended.
+        γ inside an episode, zero at its end.
 
     Reference:
         Rullo 2024, Procgen-Solving agent using PPO and Distillation network strategy, eq. 5, the factor of v_{t+1}
@@ -36,26 +36,26 @@ def generalized_advantages(
     next_values: Float[Tensor, "T B"],
     lambda_: float,
 ) -> Float[Tensor, "T B"]:
-    """Generalized advantage estimates of one stream of rewards.
+    """Generalized advantage estimates (GAE) of one stream of rewards.
 
         A_t = Σ_{s≥t} (Π_{i=t}^{s−1} d_i λ) δ_s,   δ_t = r_t + d_t V(x_{t+1}) − V(x_t)
 
-    computed backwards as A_t = δ_t + d_t λ A_{t+1}. With λ = 0 this is the TD error, with λ = 1 the discounted sum of
-    rewards, bootstrapped, minus the value.
+    computed backwards as A_t = δ_t + d_t λ A_{t+1}. With λ = 0 this is the TD error, with λ = 1 the bootstrapped
+    discounted return minus the value.
 
     With r = r_ext + r_int and V = V_ext + V_int these are eqs. 5–8 of Rullo. Eq. 7 prints V_{t+1} = Vext + Vext; the
-    second Vext is a misprint for Vint, as eqs. 6 and 9 and the author's code have it. The estimate is linear in rewards
-    and values, so the sum of the two streams' advantages is the same number, as long as they share d and λ.
+    second Vext is a misprint for Vint, as eqs. 6 and 9 and the author's code show. The estimate is linear in rewards
+    and values, so the sum of the two streams' advantages is the same number, provided that they share d and λ.
 
     Args:
-        rewards: r_t, consequence of the action at t.
+        rewards: r_t, the reward of the action at t.
         discounts: d_t, zero where the episode ended at t.
         values: V(x_t).
         next_values: V(x_{t+1}); the last row is the bootstrap value.
-        lambda_: λ, trades the bias of the values (0) for the variance of the rewards (1).
+        lambda_: λ, from 0 (biased by the values) to 1 (high variance, from the rewards).
 
     Returns:
-        A_t, without gradient; A_t + V(x_t) is what the value head regresses to.
+        A_t, without gradient; A_t + V(x_t) is the target of the value head.
 
     Reference:
         Schulman et al. 2016, High-dimensional continuous control using generalized advantage estimation, eq. 16,
@@ -74,19 +74,19 @@ def generalized_advantages(
 
 @torch.no_grad()
 def normalized(advantages: Float[Tensor, "*shape"], moments: RunningMoments | None = None) -> Float[Tensor, "*shape"]:
-    """Advantages with mean zero and standard deviation one over everything passed in.
+    """Advantages normalized to mean zero and standard deviation one.
 
         (A − mean(A)) / (std(A) + 1e-8)
 
     Args:
         advantages: A of a whole rollout or of a minibatch; the caller chooses which.
-        moments: mean and variance of a larger sample, of which these are a part.
+        moments: mean and variance of a larger sample that contains these advantages; None for their own.
 
     Returns:
-        Normalised with the population's deviation, so that one number becomes zero and not nan; without gradient.
+        The normalized advantages, without gradient. With the population std, a single one becomes zero, not NaN.
 
     Reference:
-        Rullo 2024, eq. 10; openai/baselines, ppo2/model.py, `Model.train`, for the population's deviation
+        Rullo 2024, eq. 10; openai/baselines, ppo2/model.py, `Model.train`, for the population std
     """
     if moments is not None:
         return (advantages - moments.mean) / (math.sqrt(moments.variance) + 1e-8)
@@ -97,12 +97,12 @@ def normalized(advantages: Float[Tensor, "*shape"], moments: RunningMoments | No
 def forward_discounted_sums(
     rewards: Float[Tensor, "T B"], start: Float[Tensor, "B"], gamma: float
 ) -> Float[Tensor, "T B"]:
-    """Discounted sums of the past, whose deviation is the scale of intrinsic rewards.
+    """Discounted sums of past rewards; their standard deviation scales intrinsic rewards.
 
         F_t = γ F_{t−1} + i_t
 
-    Runs over time, apart for each environment, and goes on across the ends of episodes and of rollouts: pass the last
-    row of one rollout as the `start` of the next.
+    Each environment has its own sum, which continues across ends of episodes and rollouts: pass the last row of one
+    rollout as the `start` of the next.
 
     Args:
         rewards: i_t.
@@ -110,7 +110,7 @@ def forward_discounted_sums(
         gamma: γ, per env step.
 
     Returns:
-        F_t in the wider of the two inputs' precisions, without gradient.
+        F_t in the higher of the two inputs' precisions, without gradient.
 
     Reference:
         Burda et al. 2018, Exploration by random network distillation, section 2.4, https://arxiv.org/abs/1810.12894;

@@ -1,4 +1,4 @@
-"""The reward for staying where one has been: how likely a state was, judged by the episode so far."""
+"""SMiRL's surprise-minimizing reward: the log-density of each state given the earlier states of its episode."""
 
 import math
 from dataclasses import dataclass
@@ -12,59 +12,59 @@ MAX_ABS_REWARD = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Visited:
-    """What is known of the states of the open episodes: how many, their sums and their sums of squares."""
+class StateStatistics:
+    """Sufficient statistics of the states visited in each environment's current episode."""
 
     counts: Float64[Tensor, "B"]
     sums: Float64[Tensor, "B Z"]
     squares: Float64[Tensor, "B Z"]
 
     @classmethod
-    def only(cls, states: Float32[Tensor, "B Z"]) -> "Visited":
-        """Episodes that have seen one state each."""
+    def initial(cls, states: Float32[Tensor, "B Z"]) -> "StateStatistics":
+        """Statistics of the first states of `B` episodes."""
         wide = states.double()
         return cls(counts=torch.ones_like(wide[:, 0]), sums=wide, squares=wide.square())
 
-    def then(self, states: Float32[Tensor, "B Z"], starts: Bool[Tensor, "B"]) -> "Visited":
-        """After one more state; where it opens an episode, it is the only one."""
+    def updated(self, states: Float32[Tensor, "B Z"], starts: Bool[Tensor, "B"]) -> "StateStatistics":
+        """Statistics after one more state; where `starts`, it is the first state of a new episode."""
         wide, kept = states.double(), (~starts).double()
-        return Visited(
+        return StateStatistics(
             counts=self.counts * kept + 1,
             sums=self.sums * kept.unsqueeze(-1) + wide,
             squares=self.squares * kept.unsqueeze(-1) + wide.square(),
         )
 
-    def log_density(self, states: Float32[Tensor, "B Z"], min_deviation: float) -> Float64[Tensor, "B"]:
-        """Log-density of states under the normal distribution, diagonal, of the ones before."""
+    def log_density(self, states: Float32[Tensor, "B Z"], min_std: float) -> Float64[Tensor, "B"]:
+        """Log-density of `states` under a diagonal Gaussian fitted to the visited states."""
         counts = self.counts.unsqueeze(-1)
         means = self.sums / counts
-        variances = (self.squares / counts - means.square()).clamp(min=min_deviation**2)
+        variances = (self.squares / counts - means.square()).clamp(min=min_std**2)
         return -0.5 * ((states - means).square() / variances + variances.log() + math.log(2 * math.pi)).sum(-1)
 
 
 @torch.no_grad()
-def surprise_minimising_rewards(
+def surprise_minimizing_rewards(
     next_states: Float32[Tensor, "T B Z"],
     terminated: Bool[Tensor, "T B"],
-    visited: Visited,
+    visited: StateStatistics,
     *,
-    min_deviation: float,
-) -> tuple[Float32[Tensor, "T B"], Visited]:
-    """Log-density of each state reached, under the states of its episode before it.
+    min_std: float,
+) -> tuple[Float32[Tensor, "T B"], StateStatistics]:
+    """Log-density of each state reached, given the earlier states of its episode.
 
         r_t = log N(s_{t+1}; m, σ²),    m and σ² of the episode's states up to s_t,    clipped to ±300
 
-    Zero where the episode ended: the state shown there opens the next one. (The released code takes log 2πσ where this
-    takes log 2πσ².)
+    The reward is zero where the episode ended, because s_{t+1} belongs to the next one. (The released code has
+    log 2πσ in place of log 2πσ².)
 
     Args:
-        next_states: s_{t+1}, what the action at t led to.
+        next_states: s_{t+1}, the state after the action at t.
         terminated: whether the action at t ended the episode.
-        visited: the states of the open episodes up to s_0.
-        min_deviation: floor on σ; an episode's second state would else divide by zero.
+        visited: statistics of each current episode up to s_0.
+        min_std: lower bound of σ, which is zero after an episode's first state.
 
     Returns:
-        r_t, and the states of the episodes that are open at the end.
+        r_t, and the statistics of the episodes that go on after the last step.
 
     Reference:
         Berseth et al. 2021, SMiRL: Surprise minimizing reinforcement learning in unstable environments, section 3,
@@ -72,7 +72,7 @@ def surprise_minimising_rewards(
     """
     rewards = []
     for states, ended in zip(next_states, terminated, strict=True):
-        density = visited.log_density(states, min_deviation).clamp(-MAX_ABS_REWARD, MAX_ABS_REWARD)
+        density = visited.log_density(states, min_std).clamp(-MAX_ABS_REWARD, MAX_ABS_REWARD)
         rewards.append(density.masked_fill(ended, 0.0))
-        visited = visited.then(states, ended)
+        visited = visited.updated(states, ended)
     return torch.stack(rewards).float(), visited

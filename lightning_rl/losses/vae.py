@@ -1,4 +1,4 @@
-"""What a variational autoencoder pays for its reconstructions and for its code; nats, one number per image."""
+"""Losses of a variational autoencoder, in nats per image: KL divergence and negative log-likelihood."""
 
 import math
 
@@ -11,7 +11,7 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 def gaussian_kl(mean: Float[Tensor, "N Z"], log_variance: Float[Tensor, "N Z"]) -> Float[Tensor, "N"]:
-    """Divergence of a diagonal normal distribution from the standard one.
+    """KL divergence of a diagonal Gaussian from the standard normal distribution.
 
         KL(N(m, σ²) ‖ N(0, 1)) = ½ Σ_i (m_i² + σ_i² − 1 − log σ_i²)
 
@@ -20,7 +20,7 @@ def gaussian_kl(mean: Float[Tensor, "N Z"], log_variance: Float[Tensor, "N Z"]) 
         log_variance: log σ².
 
     Returns:
-        The divergence, not negative.
+        The divergence, nonnegative.
 
     Reference:
         Kingma, Welling 2014, Auto-encoding variational Bayes, appendix B, https://arxiv.org/abs/1312.6114
@@ -31,7 +31,7 @@ def gaussian_kl(mean: Float[Tensor, "N Z"], log_variance: Float[Tensor, "N Z"]) 
 def gaussian_log_density(
     sample: Float[Tensor, "*batch Z"], mean: Float[Tensor, "*batch Z"], log_variance: Float[Tensor, "*batch Z"]
 ) -> Float[Tensor, "*batch"]:
-    """Log-density of a diagonal normal distribution.
+    """Log-density of a diagonal Gaussian.
 
         log N(x; m, σ²) = −½ Σ_i ((x_i − m_i)² / σ_i² + log σ_i² + log 2π)
 
@@ -52,7 +52,9 @@ def gaussian_log_density(
 def sampled_kl(
     sample: Float[Tensor, "N Z"], mean: Float[Tensor, "N Z"], log_variance: Float[Tensor, "N Z"]
 ) -> Float[Tensor, "N"]:
-    """One-sample estimate of `gaussian_kl`: log q(z) − log p(z) at a z drawn from q, which may be negative.
+    """One-sample estimate of `gaussian_kl`.
+
+        log q(z) − log p(z),   z ~ q = N(m, σ²),   p = N(0, 1)
 
     Args:
         sample: z = m + σ ε.
@@ -60,7 +62,7 @@ def sampled_kl(
         log_variance: log σ².
 
     Returns:
-        The estimate; its expectation is the divergence, its variance is not zero.
+        The estimate: unbiased, but noisy, and possibly negative.
 
     Reference:
         TensorFlow's tutorial "Convolutional Variational Autoencoder", `compute_loss`
@@ -70,16 +72,16 @@ def sampled_kl(
 
 
 def image_nll(logits: Float[Tensor, "N C H W"], images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N"]:
-    """Negative log-likelihood of black and white images under independent pixels.
+    """Negative log-likelihood of black and white images under independent Bernoulli pixels.
 
         −Σ_pixels (x log p + (1 − x) log(1 − p)),   p = 1 / (1 + e^−logit)
 
-    The sum over pixels matters: beside a mean the divergence would rule, and the code would hold nothing. An undecided
-    decoder (p = ½) pays log 2 a pixel, 2839.1 nats for 64×64, where figure 5 of the paper begins.
+    The sum over pixels matters: with a mean, the KL term would dominate and the latent would carry no information. An
+    undecided decoder (p = ½) costs log 2 per pixel, 2839.1 nats for 64×64, where figure 5 of the paper begins.
 
     Args:
-        logits: of each pixel being white.
-        images: x, 0 or 1, or between: then the cross-entropy.
+        logits: logit of each pixel being white.
+        images: x, 0 or 1; for values in between this is the cross-entropy.
 
     Returns:
         Nats per image.
@@ -92,18 +94,18 @@ def image_nll(logits: Float[Tensor, "N C H W"], images: Float[Tensor, "N C H W"]
 
 
 def gaussian_image_nll(
-    means: Float[Tensor, "N C H W"], images: Float[Tensor, "N C H W"], deviation: float
+    means: Float[Tensor, "N C H W"], images: Float[Tensor, "N C H W"], std: float
 ) -> Float[Tensor, "N"]:
-    """Negative log-likelihood of images under independent normal pixels of one fixed deviation.
+    """Negative log-likelihood of images under independent Gaussian pixels of one fixed standard deviation.
 
         Σ_pixels ((x − m)² / 2s² + log s + ½ log 2π)
 
-    A density, not a probability: it may be negative, and is not to be compared with `image_nll`.
+    This is a density, not a probability: it may be negative and cannot be compared with `image_nll`.
 
     Args:
-        means: m, each pixel's expectation.
+        means: m, the mean of each pixel.
         images: x, 0 to 1.
-        deviation: s; the smaller, the more the reconstruction weighs beside the divergence.
+        std: s; a smaller one gives the reconstruction more weight against the KL divergence.
 
     Returns:
         Nats per image.
@@ -111,5 +113,5 @@ def gaussian_image_nll(
     Reference:
         Kingma, Welling 2014, appendix C.2, https://arxiv.org/abs/1312.6114
     """
-    constant = math.log(deviation) + 0.5 * _LOG_2PI
-    return ((images - means).square() / (2 * deviation**2) + constant).sum((1, 2, 3))
+    constant = math.log(std) + 0.5 * _LOG_2PI
+    return ((images - means).square() / (2 * std**2) + constant).sum((1, 2, 3))

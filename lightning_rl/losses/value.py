@@ -1,4 +1,4 @@
-"""Regression of a value head on its targets, ½ · error² everywhere."""
+"""Value losses: ½ · error², with and without clipping."""
 
 import torch
 from jaxtyping import Float
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def squared_value_loss(values: Float[Tensor, "*batch"], targets: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """Half the squared error, so that the gradient is the error itself.
+    """Half the squared error of the values; its gradient is the error.
 
         ½ (V − G)²
 
@@ -31,16 +31,15 @@ def clipped_value_loss(
     targets: Float[Tensor, "*batch"],
     epsilon: float,
 ) -> Float[Tensor, "*batch"]:
-    """Half the squared error of the value, or of the value kept near what it was, whichever is larger.
+    """Half the squared error of the value or of the clipped value, whichever is larger.
 
         ½ max((V − G)², (V_old + clip(V − V_old, −ε, ε) − G)²)
 
-    A value that has moved more than ε towards its target gets no further gradient. With ε = ∞ this is
-    `squared_value_loss`.
+    A value that has moved more than ε toward its target gets no gradient. With ε = ∞ this is `squared_value_loss`.
 
     Args:
         values: V.
-        behavior_values: V_old, the values while the policy acted.
+        behavior_values: V_old, the values when the policy acted.
         targets: G, the returns.
         epsilon: ε, how far a value may move per rollout, in the units of the rewards.
 

@@ -1,1 +1,1 @@
-"""Pictures and videos for people."""
+"""Figures and videos of runs."""

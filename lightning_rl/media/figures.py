@@ -1,4 +1,4 @@
-"""Pictures and videos for people: mp4s of episodes, the learning curve and rows of images as pngs."""
+"""Figures as png files: learning curves and rows of images."""
 
 import math
 from collections.abc import Sequence
@@ -14,19 +14,20 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from lightning_rl.media.videos import GAP
+from lightning_rl.runs.atomic_files import atomic_write
 from lightning_rl.runs.metrics_csv import read_metrics
 
 
 def draw_learning_curve(metrics_csv: Path, png: Path, *, title: str) -> bool:
-    """Draws the returns of a run against its env steps.
+    """Plots a run's returns against its env steps.
 
     Args:
-        metrics_csv: The run's `metrics.csv`.
-        png: Where the picture goes; its folder is made.
-        title: What stands above it.
+        metrics_csv: the run's `metrics.csv`.
+        png: output file; its folder is created.
+        title: title of the figure.
 
     Returns:
-        Whether there was a curve to draw: at least two points of one of the returns.
+        Whether the figure was drawn; it needs at least two points of one of the returns.
     """
     curves = {
         "training episodes, mean of the last 100": _points(metrics_csv, "episode/return"),
@@ -55,16 +56,16 @@ def draw_image_rows(
     scale: int = 2,
     title: str,
 ) -> None:
-    """Draws rows of images, all of one size and as many in each row, enlarged without smoothing.
+    """Draws rows of equally many images of one size, enlarged by nearest-neighbor interpolation.
 
-    The file appears whole or not at all.
+    The file is written atomically.
 
     Args:
-        png: Where the picture goes; its folder is made.
-        rows: What stands left of each row, and its images: RGB, or one channel from black to white.
-        columns: What stands below each column; nothing by default.
-        scale: Pixels of the picture per pixel of an image, each way.
-        title: What stands above the picture.
+        png: output file; its folder is created.
+        rows: label and images of each row; images are RGB or grayscale.
+        columns: labels below the columns; none by default.
+        scale: factor by which images are enlarged.
+        title: title of the figure.
     """
     images = np.stack([np.broadcast_to(row, (*row.shape[:3], 3)) for _, row in rows])
     padded = np.pad(images, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
@@ -73,7 +74,7 @@ def draw_image_rows(
     left, above, below = 7 * max(len(label) for label, _ in rows) + 12, 30, 24
     width, height = left + mosaic.shape[1] + 12, above + mosaic.shape[0] + below
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
-    figure.figimage(mosaic, left, below)  # pixel for pixel, and faster than axes
+    figure.figimage(mosaic, left, below)  # no resampling, and faster than axes
     figure.text(left / width, 1 - above / 2 / height, title, va="center", fontsize=10)
     row_height, column_width = (scale * (size + GAP) for size in images.shape[2:4])
     for number, (label, _) in enumerate(rows):
@@ -86,24 +87,19 @@ def draw_image_rows(
 
 
 def _save(figure: Figure, png: Path, **options: Any) -> None:
-    """Puts the picture in place in one step."""
-    png.parent.mkdir(parents=True, exist_ok=True)
-    partial = png.with_name(f".{png.name}.partial")
-    try:
-        figure.savefig(partial, format="png", **options)
-        partial.replace(png)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Writes the figure atomically."""
+    with atomic_write(png) as file:
+        figure.savefig(file, format="png", **options)
 
 
 def _points(metrics_csv: Path, key: str) -> list[tuple[int, float]]:
-    """Env steps and value wherever the key has a finite one."""
+    """Env steps and value of every row with a finite value of the metric."""
     rows = [(int(row["env_steps"]), float(row[key])) for row in read_metrics(metrics_csv) if key in row]
     return [(env_steps, value) for env_steps, value in rows if math.isfinite(value)]
 
 
 def _label(axes: Axes, title: str) -> None:
-    """Says what is on the axes, and in which unit."""
+    """Labels the axes with quantity and unit."""
     axes.set_title(title)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return per episode [env units]")

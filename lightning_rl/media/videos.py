@@ -1,4 +1,4 @@
-"""Videos for people: mp4s of episodes, frames in a grid or under a caption."""
+"""Videos of episodes as mp4 files, with frames in a grid or under a caption."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -13,56 +13,51 @@ from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from lightning_rl.runs.atomic_files import atomic_write
+
 GAP = 2  # pixels between two tiles
-
-
-_CAPTION_HEIGHT = 14  # of the font that Pillow has by itself
+_CAPTION_HEIGHT = 14  # pixels, for Pillow's built-in font
 
 
 def write_video(path: Path, frames: Iterable[UInt8[NDArray[Any], "H W 3"]], *, frames_per_second: int = 15) -> Path:
-    """Encodes frames as an mp4 that every player and browser shows: H.264, yuv420p, index in front.
+    """Encodes frames as an mp4 that every player and browser supports: H.264, yuv420p, index in front.
 
-    One frame at a time is held in memory. The file appears whole or not at all. H.264 wants even sizes; an odd one
-    gets its last row or column of pixels twice.
+    Only one frame at a time is held in memory, and the file is written atomically. H.264 needs even sizes, so the last
+    row or column of an odd size is repeated.
 
     Args:
-        path: The mp4; its folder is made.
-        frames: RGB, 0..255, all of one size; an array `[T H W 3]` is such a sequence.
-        frames_per_second: 15 is the rate at which Procgen's own videos play.
+        path: output file; its folder is created.
+        frames: RGB, 0..255, all of one size; an array `[T H W 3]` also works.
+        frames_per_second: the default is the rate of Procgen's own videos.
 
     Returns:
         `path`.
 
     Raises:
-        ValueError: There are no frames, or they differ in size.
+        ValueError: there are no frames, or they differ in size.
     """
     remaining = iter(frames)
     first = next(remaining, None)
     if first is None:
-        raise ValueError(f"{path}: expected at least one frame to make a video of, got none")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        _encode(partial, itertools.chain([first], remaining), _even(first).shape[:2], frames_per_second)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        raise ValueError(f"{path}: a video must have at least one frame, found none")
+    with atomic_write(path) as file:  # by its name: PyAV reads the file again to put the index in front
+        _encode(Path(file.name), itertools.chain([first], remaining), _even(first).shape[:2], frames_per_second)
     return path
 
 
 def tiled(
     frames: UInt8[NDArray[Any], "B H W C"], *, columns: int, scale: int, dimmed: Bool[NDArray[Any], "B"]
 ) -> UInt8[NDArray[Any], "H2 W2 C"]:
-    """One picture of many environments: a grid, row by row, enlarged without smoothing, on black.
+    """One image of many environments' frames: a grid on black, enlarged by nearest-neighbor interpolation.
 
     Args:
-        frames: What each environment shows.
-        columns: Environments side by side.
-        scale: Pixels of the picture per pixel of a frame, each way.
-        dimmed: Environments to darken to a third, those whose episode is over.
+        frames: the current frame of each environment.
+        columns: number of frames side by side.
+        scale: factor by which frames are enlarged.
+        dimmed: environments to darken to a third, such as those whose episode is over.
 
     Returns:
-        The picture, with gaps between its tiles and none around them.
+        The image, with gaps between frames but none around them.
     """
     shown = np.where(dimmed[:, None, None, None], frames // 3, frames)
     enlarged = shown.repeat(scale, axis=1).repeat(scale, axis=2)
@@ -75,12 +70,12 @@ def tiled(
 def captioned(
     frames: UInt8[NDArray[Any], "N H W 3"], captions: Sequence[str], *, scale: int
 ) -> UInt8[NDArray[Any], "N H2 W2 3"]:
-    """Frames, enlarged without smoothing, each with a line of white text above it.
+    """Frames enlarged by nearest-neighbor interpolation, each with a line of white text above it.
 
     Args:
         frames: RGB, 0..255.
-        captions: What to write above each.
-        scale: Pixels of the picture per pixel of a frame, each way.
+        captions: text above each frame.
+        scale: factor by which frames are enlarged.
     """
     enlarged = frames.repeat(scale, axis=1).repeat(scale, axis=2)
     pictures = np.pad(enlarged, ((0, 0), (_CAPTION_HEIGHT, 0), (0, 0), (0, 0)))
@@ -92,7 +87,7 @@ def captioned(
 
 
 def _encode(path: Path, frames: Iterable[UInt8[NDArray[Any], "H W 3"]], size: tuple[int, ...], rate: int) -> None:
-    """Writes the frames, each made even, to `path`."""
+    """Encodes the frames, padded to even sizes, to `path`."""
     height, width = size
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=Fraction(rate), options={"crf": "18", "preset": "veryfast"})
@@ -100,12 +95,12 @@ def _encode(path: Path, frames: Iterable[UInt8[NDArray[Any], "H W 3"]], size: tu
         for number, frame in enumerate(frames):
             image = _even(frame)
             if image.shape[:2] != size:
-                raise ValueError(f"frame {number} is {image.shape[:2]}, the first one was {size}; a video has one size")
+                raise ValueError(f"frame {number} must have the first frame's size {size}, found {image.shape[:2]}")
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
 
 
 def _even(frame: UInt8[NDArray[Any], "H W 3"]) -> UInt8[NDArray[Any], "H2 W2 3"]:
-    """The frame, with its last row or column repeated where there is an odd number of them."""
+    """The frame, with the last row or column repeated if their number is odd."""
     height, width, _ = frame.shape
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")

@@ -1,4 +1,4 @@
-"""What every method shares: acting under the trainer's precision, one loss from parts, logging, evaluation."""
+"""Base class of the methods: acting, the training step, gradient clipping and evaluation."""
 
 import math
 from abc import ABC, abstractmethod
@@ -6,20 +6,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_rl.cpu.bfloat16 import cpu_has_bf16
 from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gradients, threads
+from lightning_rl.modules.hyper_parameters import as_plain, constructor_options, from_plain
 from lightning_rl.modules.optimizers import fused_on
 from lightning_rl.protocols import Source
+from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.checkpoint_files import METADATA
+from lightning_rl.runs.lightning_private import attached_trainer, find_unused_parameters
 from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 
 _STATE_BEFORE = "the newest checkpoint holds the state before it"
@@ -28,7 +32,7 @@ VALIDATION_KEYS = {"train_levels": "validation/train_levels_return", "full_distr
 
 @runtime_checkable
 class Batch(Protocol):
-    """Samples that a loss is the mean of."""
+    """Samples of one optimizer step; a loss is their mean."""
 
     def __len__(self) -> int: ...
 
@@ -37,34 +41,37 @@ class Batch(Protocol):
 
 
 class Objective(NamedTuple):
-    """Means over a batch: the losses by name, unweighted, and what else is worth logging by its full key."""
+    """Means over a batch: unweighted losses by name, and further metrics by their full key."""
 
     losses: dict[str, Tensor]
     metrics: dict[str, Tensor]
 
 
 def sample_actions(logits: Float32[Tensor, "B A"], generator: torch.Generator, *, greedy: bool) -> Int64[Tensor, "B"]:
-    """The most likely actions, or samples of them that `generator` draws."""
+    """Actions sampled with `generator`, or the most likely ones."""
     if greedy:
         return logits.argmax(-1)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
 
 
-class RLModule(LightningModule, ABC):
-    """Base of the methods. Holds networks and optimisers; no environment, no rollout, no random stream of its own.
+Module = TypeVar("Module", bound="RLModule")  # not `Self`, which the shape checks of tests cannot resolve
 
-    A subclass sets `network` and `loss_weights`, `on_policy` to False where it learns from late rollouts too, and
-    `uses_replay` to True where it learns from everything that was played; it defines `method`, `batches_per_iteration`,
-    `batches` and `objective`.
+
+class RLModule(LightningModule, ABC):
+    """Base class of the methods. Holds networks and optimizers, but no environment, rollout or random stream.
+
+    A subclass sets `network` and `loss_weights` and defines `method`, `batches_per_iteration`, `batches` and
+    `objective`. It sets `on_policy` to False if it can learn from rollouts of an older policy, and `uses_replay` to
+    True if it learns from a replay buffer.
 
     Args:
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
-        max_grad_norm: bound on the norm of the gradient of each parameter group of the optimiser.
+        max_grad_norm: bound on the norm of the gradient of each parameter group of the optimizer.
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
 
     Attributes:
         validation_returns: mean return per level set, from the last validation.
-        phase: what a person is told of the iteration that runs, for methods that do different things in turns.
+        phase: name of the current phase, shown beside the progress bar; empty for methods without phases.
     """
 
     network: nn.Module
@@ -72,9 +79,18 @@ class RLModule(LightningModule, ABC):
     on_policy = True
     uses_replay = False
     phase = ""
+    _given: dict[str, Any]
+
+    def __new__(cls, *_: Any, **options: Any) -> Any:
+        """Keeps the options that the module is built with, for `hparams` and checkpoints."""
+        module = super().__new__(cls)
+        module.__dict__["_given"] = options
+        return module
 
     def __init__(self, *, micro_batches: MicroBatchConfig | None, max_grad_norm: float, greedy: bool) -> None:
         super().__init__()
+        defaults = {name: option.default for name, option in constructor_options(type(self)).items()}
+        self.save_hyperparameters(defaults | self._given, logger=False)  # W&B gets them from config.yaml
         self.micro_batches = micro_batches
         self.max_grad_norm = max_grad_norm
         self.greedy = greedy
@@ -84,19 +100,19 @@ class RLModule(LightningModule, ABC):
     @classmethod
     @abstractmethod
     def method(cls, init_args: dict[str, Any]) -> str:
-        """The method's name in paths and reports, from the arguments that the module is built with."""
+        """Name of the method in paths and reports, given the arguments of the constructor."""
 
     @abstractmethod
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
-        """How many batches one call of `batches` yields for rollouts of this size."""
+        """Number of batches that one call of `batches` yields for rollouts of this size."""
 
     @abstractmethod
     def batches(self, source: Source) -> Iterator[Batch]:
-        """Collects, and yields every batch of one iteration."""
+        """Collects a rollout and yields the batches of one iteration."""
 
     @abstractmethod
     def objective(self, batch: Any, generator: torch.Generator) -> Objective:
-        """Losses and metrics of a batch; all randomness (dropout) comes from `generator`."""
+        """Losses and metrics of a batch; `generator` is the source of all randomness, such as dropout."""
 
     def act(
         self,
@@ -106,7 +122,7 @@ class RLModule(LightningModule, ABC):
         recurrent_inputs: RecurrentInputs | None = None,  # for recurrent networks
         greedy: bool = False,
     ) -> ActorOutput:
-        """Runs the network under the trainer's precision, as learning will; samples on the CPU with `generator`."""
+        """Runs the network under the precision that training uses, and samples actions on the CPU."""
         with torch.no_grad(), self.precision():  # Lightning enters autocast around `training_step` only
             outputs = self.network(torch.from_numpy(obs).to(self.device))
         logits, values = (output.cpu() for output in outputs)
@@ -115,7 +131,7 @@ class RLModule(LightningModule, ABC):
     def map_in_chunks(
         self, function: Callable[[Tensor], tuple[Tensor, ...]], obs: UInt8[Tensor, "N H W C"], *, size: int
     ) -> tuple[Tensor, ...]:
-        """`function` of frames, `size` at a time, without gradient; with micro-batches in threads."""
+        """Applies `function` to frames, `size` at a time and without gradient; in threads if micro-batches are on."""
 
         def outputs(part: Tensor) -> tuple[Tensor, ...]:
             with torch.no_grad(), self.precision():  # both are thread-local
@@ -126,36 +142,33 @@ class RLModule(LightningModule, ABC):
         return tuple(torch.cat(column) for column in zip(*spread(outputs, parts), strict=True))
 
     def setup(self, stage: str) -> None:
-        """With micro-batches, operators of this thread use as many cores as its micro-batches do at other times.
-
-        With several ranks, a batch may be about a part of the parameters.
-        """
+        """Sets the number of threads of operators outside micro-batches, and allows unused parameters under DDP."""
         if self.micro_batches is not None:
             torch.set_num_threads(self.micro_batches.num_threads)
-        strategy = None if self._trainer is None else self._trainer.strategy
-        if isinstance(strategy, DDPStrategy):
-            # this also keeps DDP from rearranging its buckets after the first step: a resumed run could round sums of
-            # three ranks or more otherwise than one that never stopped
-            strategy._ddp_kwargs["find_unused_parameters"] = True
+        if (trainer := attached_trainer(self)) is not None:
+            # A batch may train a part of the parameters only. The option also keeps DDP from rebuilding its buckets
+            # after the first step, which would change how a resumed run rounds sums over three or more ranks.
+            find_unused_parameters(trainer.strategy)
 
     def check_trainer(self, trainer: Trainer) -> None:
-        """Refuses, with a ValueError, a Trainer that the method cannot learn with; by default none."""
+        """Raises a ValueError if the method cannot learn with this Trainer; accepts every Trainer by default."""
 
     def precision(self) -> AbstractContextManager[Any]:
-        """The trainer's autocast; Lightning enters it around `training_step` only, and not in other threads."""
-        if self._trainer is not None:
-            return self._trainer.precision_plugin.forward_context()
+        """The trainer's autocast context; Lightning enters it around `training_step` only, and in one thread."""
+        if (trainer := attached_trainer(self)) is not None:
+            return trainer.precision_plugin.forward_context()
         return nullcontext() if self._autocast is None else torch.autocast("cpu", self._autocast)
 
     def actor(self) -> "RLModule":
-        """A copy that acts on the CPU of another process: without the trainer, but with its precision."""
+        """A copy for acting in another process: on the CPU, without the trainer but with its precision."""
         copy = deepcopy(self).cpu()
-        mixed = self._trainer is not None and self._trainer.precision == "bf16-mixed"
+        trainer = attached_trainer(self)
+        mixed = trainer is not None and trainer.precision == "bf16-mixed"
         copy._autocast = torch.bfloat16 if mixed and cpu_has_bf16() else None
         return copy
 
     def training_step(self, batch: Batch, _batch_idx: int) -> Tensor:
-        """The weighted sum of the method's losses on one minibatch."""
+        """Weighted sum of the method's losses on one batch."""
         parts = [batch] if self.micro_batches is None else batch.split(self.micro_batches)
         shares = [len(part) / len(batch) for part in parts]
         seeds = torch.randint(2**62, (len(parts),)).tolist()
@@ -171,7 +184,7 @@ class RLModule(LightningModule, ABC):
         return loss
 
     def weights(self, batch: Any) -> dict[str, float]:
-        """The factor on each loss of a minibatch."""
+        """Weight of each loss for this batch."""
         return self.loss_weights
 
     def _part(self, batch: Batch, share: float, seed: int, weights: dict[str, float]) -> Part:
@@ -188,16 +201,62 @@ class RLModule(LightningModule, ABC):
             if key.startswith("loss/") and not math.isfinite(value):
                 raise FloatingPointError(f"{key} is {float(value)}; {_STATE_BEFORE}")
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The optimiser's options are this run's: torch would take the saved ones back, whatever the command says.
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Says in the file which method it is of, and with which options it was built, as plain containers."""
+        options = as_plain(dict(self.hparams))
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = options
+        game = getattr(getattr(self.trainer, "datamodule", None), "game", "")
+        checkpoint.setdefault(METADATA, {"method": self.method(options), "game": game, "run_id": ""})
 
-        Where a scheduler moves them they are the saved ones. What depends on the device is of the one that trains,
-        where the weights are not yet.
+    @classmethod
+    def load_from_checkpoint(
+        cls: type[Module],
+        checkpoint_path: str | Path | IO[Any],
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Module:
+        """The module with the weights and the options that it was trained with.
+
+        Args:
+            checkpoint_path: file of this machine.
+            map_location: device of the module; the CPU by default.
+            hparams_file: refused: the checkpoint has the options.
+            strict: whether all weights must be there; true by default.
+            weights_only: refused if false: checkpoints never carry code.
+            **kwargs: options that replace the saved ones.
+
+        Raises:
+            ValueError: the file cannot be read, is of another method, or holds no options because it is older.
+        """
+        if hparams_file is not None or weights_only is False:
+            raise ValueError(
+                "load_from_checkpoint takes the options from the checkpoint, and never executes code in it"
+            )
+        saved = checkpoint_files.read(Path(str(checkpoint_path)))
+        if cls.CHECKPOINT_HYPER_PARAMS_KEY not in saved:
+            raise ValueError(f"{checkpoint_path} holds no options of its module: it is older than they are saved")
+        options = saved[cls.CHECKPOINT_HYPER_PARAMS_KEY] | kwargs
+        method = saved[METADATA]["method"]
+        if method != cls.method(options):
+            raise ValueError(f"{checkpoint_path} is of method {method}, {cls.__name__} of {cls.method(options)}")
+        module = cls(**from_plain(cls, options))
+        module.load_state_dict(saved["state_dict"], strict=strict is not False)
+        return module.to(map_location or "cpu")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the optimizer's state but keeps this run's hyper-parameters; torch would overwrite them.
+
+        With a learning-rate scheduler the saved ones are kept, because the scheduler changes them. `fused` follows the
+        device that this run trains on, to which Lightning moves the weights only later.
         """
         if checkpoint.get("optimizer_states") and not checkpoint.get("lr_schedulers"):
             (saved,) = checkpoint["optimizer_states"]
             optimizer: Any = self.configure_optimizers()
-            device = self.device if self._trainer is None else self._trainer.strategy.root_device
+            trainer = attached_trainer(self)
+            device = self.device if trainer is None else trainer.strategy.root_device
             for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True):
                 old |= {key: value for key, value in new.items() if key != "params"}
                 if "fused" in old:
@@ -209,9 +268,9 @@ class RLModule(LightningModule, ABC):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,  # Lightning's signature
     ) -> None:
-        """Clips each parameter group by itself, so that one network's gradients never shrink another's step.
+        """Clips the gradient norm of each parameter group separately, so that networks do not affect each other.
 
-        A group's own `max_grad_norm` goes before the module's.
+        A group's own `max_grad_norm` takes precedence over the module's.
         """
         if gradient_clip_val is not None:
             raise ValueError("trainer.gradient_clip_val must be null: model.max_grad_norm clips each parameter group")
@@ -222,21 +281,21 @@ class RLModule(LightningModule, ABC):
 
     @property
     def _skips_infinite_gradients(self) -> bool:
-        """Whether steps with such gradients are left out, as float16's scaler does while it looks for its factor."""
+        """Whether the gradient scaler of float16 skips steps with infinite gradients while it adapts its factor."""
         return getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
     def validation_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Keeps the mean return of one level set."""
+        """Stores the mean return on one level set."""
         self.validation_returns[VALIDATION_KEYS[episodes.level_set]] = float(episodes.returns.mean())
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the returns; during `fit` they wait for the iteration's one row (`IterationMetrics`)."""
+        """Logs the returns; during `fit`, `IterationMetrics` logs them with the rest of the row."""
         if self.trainer.state.fn == TrainerFn.VALIDATING:
             self.log_dict(self.validation_returns, sync_dist=True)
 
     def test_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Episodes are reported by the `EvaluationReport` callback."""
+        """Does nothing: the `EvaluationReport` callback reports the episodes."""
 
     def predict_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> Episodes:
-        """The played episodes themselves."""
+        """The episodes, unchanged."""
         return episodes

@@ -1,4 +1,4 @@
-"""The optimisers of all methods: Adam, and several optimisers behind the one that Lightning takes."""
+"""Optimizers of all methods: Adam, and a joint optimizer that steps several at once."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -9,13 +9,13 @@ from torch.optim import Optimizer
 
 
 def adam(groups: Iterable[dict[str, Any]], **options: Any) -> torch.optim.Adam:
-    """Adam, which on a CPU reads and writes each number once: a third of the time of one operator after another.
+    """Adam, fused on CPUs, where that takes a third of the time.
 
-    Elsewhere torch chooses: what its gradient scaler does with a fused one keeps Lightning from half precision.
+    On other devices torch chooses, because Lightning does not support a fused optimizer with a gradient scaler.
 
     Args:
         groups: parameter groups.
-        options: of the optimiser, for groups that have none of their own.
+        **options: options of `torch.optim.Adam` for groups that do not set them.
     """
     groups = [{**group, "params": list(group["params"])} for group in groups]
     devices = {parameter.device.type for group in groups for parameter in group["params"]}
@@ -23,18 +23,18 @@ def adam(groups: Iterable[dict[str, Any]], **options: Any) -> torch.optim.Adam:
 
 
 def fused_on(*devices: str) -> bool | None:
-    """The `fused` of an Adam whose parameters are on devices of these types; None leaves the choice to torch."""
+    """Value of Adam's `fused` option for parameters on devices of these types; None leaves the choice to torch."""
     return True if devices == ("cpu",) else None
 
 
 class JointOptimizer(Optimizer):
-    """Optimisers of different kinds, each with parameter groups of its own, that step together.
+    """Several optimizers, each with its own parameter groups, that step together.
 
-    Each steps only the parameters that have a gradient: a batch that is about one network leaves the others, and what
-    their optimisers remember, as they are.
+    Lightning's automatic optimization takes one optimizer only. Parameters without a gradient are skipped, so a batch
+    that trains one network leaves the other networks and their optimizer state unchanged.
 
     Args:
-        optimizers: their groups and their state become this one's.
+        optimizers: the optimizers; this one shares their groups and their state.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
@@ -43,14 +43,14 @@ class JointOptimizer(Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """Gives every optimiser its part of this one's groups, and the state."""
+        """Gives each optimizer its part of the groups, and the shared state."""
         groups = iter(self.param_groups)
         for optimizer in self._optimizers:
             optimizer.param_groups = [next(groups) for _ in optimizer.param_groups]
             optimizer.state = self.state
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]  # torch's overloads
-        """One step of each."""
+        """Steps each optimizer once."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -60,6 +60,6 @@ class JointOptimizer(Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes a saved state; see `torch.optim.Optimizer`."""
+        """Loads a saved state; see `torch.optim.Optimizer`."""
         super().load_state_dict(state_dict)
         self._share()

@@ -1,157 +1,300 @@
-"""What proximal policy optimisation learns from, and its losses: for every method whose policy learns by it."""
+"""Proximal policy optimization: the method, what it learns from, and its losses."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
+from lightning_rl.data.minibatches import num_minibatches, shuffled
 from lightning_rl.distributed import collectives
+from lightning_rl.errors import check_option
 from lightning_rl.losses.policy import approx_kl, clip_fraction, clipped_surrogate_loss, entropy, log_probs_of
-from lightning_rl.losses.returns import generalized_advantages, normalized
+from lightning_rl.losses.returns import discounts_from, generalized_advantages, normalized
 from lightning_rl.losses.value import clipped_value_loss, squared_value_loss
-from lightning_rl.modules.base import Objective
+from lightning_rl.modules.base import Objective, RLModule
+from lightning_rl.modules.optimizers import adam
+from lightning_rl.networks.actor_critic import NETWORKS
+from lightning_rl.networks.impala_cnn import CNNShape, Pooling
+from lightning_rl.protocols import Source
 from lightning_rl.types import Rollout, TensorFields
 
 
 @dataclass(frozen=True, kw_only=True)
 class PPOBatch(TensorFields):
-    """Samples of a rollout in no order. `K` critics, the extrinsic first; the last three only with distillation."""
+    """`N` samples of a rollout, in random order."""
 
     obs: UInt8[Tensor, "N H W C"]
     actions: Int64[Tensor, "N"]
     behavior_log_probs: Float32[Tensor, "N"]
-    behavior_values: Float32[Tensor, "N K"]
+    behavior_values: Float32[Tensor, "N"]
     advantages: Float32[Tensor, "N"]
-    returns: Float32[Tensor, "N K"]
-    next_obs: UInt8[Tensor, "N H W C"] | None = None
-    student_outputs: Float32[Tensor, "N D"] | None = None
-    intrinsic_rewards: Float32[Tensor, "N"] | None = None
+    returns: Float32[Tensor, "N"]
 
     def __len__(self) -> int:
         return len(self.actions)
 
     def split(self, micro_batches: MicroBatchConfig) -> Sequence["PPOBatch"]:
         """The same samples in consecutive parts, without copying."""
-        size = micro_batches.size
-        starts = range(0, len(self), size)
-        return [self.map_tensors(lambda tensor, start=start: tensor[start : start + size]) for start in starts]  # type: ignore[misc]
+        bounds = range(0, len(self), micro_batches.size)
+        return [self._rows(slice(start, start + micro_batches.size)) for start in bounds]
+
+    def _rows(self, rows: slice) -> "PPOBatch":
+        return self.map_tensors(lambda tensor: tensor[rows])
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistilledTrajectories(TensorFields):
-    """The paper's memory: a rollout with advantages and, for each critic, the reference values that it regresses to.
-
-    The last dimension `K` of rewards, values and returns is the reward stream: extrinsic, then, with distillation,
-    intrinsic. `reward_sums` is their sum over streams. The paper's code summed over environments too and let both
-    critics regress to the sum of both streams; here each stream has its own returns.
-
-    Reference:
-        Rullo 2024, section 3.3
-    """
+class Trajectories(TensorFields):
+    """A rollout of `T` steps in `B` environments with advantages and returns."""
 
     actions: Int64[Tensor, "T B"]
-    rewards: Float32[Tensor, "T B K"]
-    reward_sums: Float32[Tensor, "T B"]
     behavior_log_probs: Float32[Tensor, "T B"]
-    behavior_values: Float32[Tensor, "T B K"]
+    behavior_values: Float32[Tensor, "T B"]
     advantages: Float32[Tensor, "T B"]
-    returns: Float32[Tensor, "T B K"]
+    returns: Float32[Tensor, "T B"]  # what the critic regresses to
     obs: UInt8[Tensor, "T+1 B H W C"]
-    student_outputs: Float32[Tensor, "T B D"] | None = None
 
     @classmethod
     def from_rollout(
-        cls,
-        rollout: Rollout,
-        *,
-        rewards: Float32[Tensor, "T B K"],
-        discounts: Float32[Tensor, "T B K"],
-        last_values: Float32[Tensor, "B K"],
-        weights: Sequence[float],
-        lambda_: float,
-        student_outputs: Float32[Tensor, "T B D"] | None = None,
-    ) -> "DistilledTrajectories":
-        """Advantages Σ_k w_k A_k and returns A_k + V_k from generalised advantages A_k of every stream.
+        cls, rollout: Rollout, *, gamma: float, lambda_: float, last_values: Float32[Tensor, "B"]
+    ) -> "Trajectories":
+        """Generalized advantage estimates A, and returns A + V, of the first critic.
 
-        With weights of one and equal discounts this is the paper's equations 5 to 8 on the sums of rewards and values
-        (equation 7 with V_ext + V_int where it prints V_ext + V_ext), because those equations are linear in both.
+        Args:
+            rollout: as collected.
+            gamma: γ.
+            lambda_: λ.
+            last_values: the critic's values of `rollout.obs[T]`.
         """
-        values = rollout.behavior_values
-        next_values = torch.cat([values[1:], last_values.unsqueeze(0)])
-        per_stream = torch.stack(
-            [
-                generalized_advantages(rewards=r, discounts=d, values=v, next_values=n, lambda_=lambda_)
-                for r, d, v, n in zip(
-                    rewards.unbind(-1), discounts.unbind(-1), values.unbind(-1), next_values.unbind(-1), strict=True
-                )
-            ],
-            dim=-1,
+        values = rollout.behavior_values[..., 0]
+        advantages = generalized_advantages(
+            rewards=rollout.rewards,
+            discounts=discounts_from(rollout.terminated, gamma),
+            values=values,
+            next_values=torch.cat([values[1:], last_values[None]]),
+            lambda_=lambda_,
         )
         return cls(
             obs=rollout.obs,
             actions=rollout.actions,
-            rewards=rewards,
-            reward_sums=rewards.sum(-1),
             behavior_log_probs=log_probs_of(rollout.actions, rollout.behavior_logits),
             behavior_values=values,
-            advantages=(per_stream * per_stream.new_tensor(weights)).sum(-1),
-            returns=per_stream + values,
-            student_outputs=student_outputs,
+            advantages=advantages,
+            returns=advantages + values,
         )
 
     def minibatch(self, indices: Int64[Tensor, "N"]) -> PPOBatch:
         """Samples by their index in time-major order."""
-        frames = self.obs.flatten(0, 1)
-        flat = {
-            field.name: getattr(self, field.name).flatten(0, 1)[indices]
-            for field in fields(PPOBatch)
-            if field.name not in ("obs", "next_obs", "intrinsic_rewards") and getattr(self, field.name) is not None
-        }
-        if self.student_outputs is None:
-            return PPOBatch(obs=frames[indices], **flat)
-        intrinsic_rewards = self.rewards[..., 1].flatten()[indices]
-        next_obs = frames[indices + self.obs.shape[1]]  # one time step later, same environment
-        return PPOBatch(obs=frames[indices], next_obs=next_obs, intrinsic_rewards=intrinsic_rewards, **flat)
+        return PPOBatch(**self.samples(indices, PPOBatch))
+
+    def samples(self, indices: Int64[Tensor, "N"], batch: type[PPOBatch]) -> dict[str, Tensor]:
+        """Samples of the fields that the trajectories share with a type of batch."""
+        names = {field.name for field in fields(self)} & {field.name for field in fields(batch)}
+        return {name: getattr(self, name).flatten(0, 1)[indices] for name in names}
+
+
+class PPOModule(RLModule):
+    """Proximal policy optimization with the settings that OpenAI published for Procgen.
+
+    Args:
+        num_actions: actions of the environment.
+        obs_shape: height, width and channels of its frames.
+        network: `three_stack`, OpenAI's IMPALA CNN (16, 32, 32) with linear heads; `two_stack`, Rullo's; `two_conv`,
+            SimPLe's.
+        pooling: what follows the CNN: `flatten` keeps every position (published), `average` takes the mean over
+            positions, with a sixth of the weights (Impoola).
+        pooling_size: with `average`, rows and columns of parts that are averaged separately.
+        width: factor on the channels of the CNN.
+        dropout: probability of dropping a feature that the critics see while learning; none is dropped for the policy.
+        gamma: γ, discount per env step.
+        lambda_: λ of generalized advantage estimation.
+        epsilon: ε, clip of the probability ratio.
+        value_epsilon: clip of the values' change, in units of the scaled rewards; null for none.
+        epochs: passes over a rollout.
+        minibatch_size: samples of one optimizer step on each rank; must divide num_steps × num_envs.
+        normalize_advantages: over each `minibatch` (OpenAI) or over the whole `rollout` (Rullo, eq. 10), of all ranks.
+        value_weight: factor on each critic's loss.
+        entropy_weight: factor on the entropy bonus.
+        learning_rate: Adam's, for policy and critics.
+        adam_epsilon: Adam's ε.
+        max_grad_norm: bound on the norm of the gradient of each parameter group.
+        micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
+        greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+
+    Raises:
+        ValueError: a value outside its range.
+
+    Reference:
+        Schulman et al. 2017, https://arxiv.org/abs/1707.06347; Cobbe et al. 2020, https://arxiv.org/abs/1912.01588 and
+        openai/train-procgen, train_procgen/train.py
+    """
+
+    num_critics = 1
+
+    def __init__(
+        self,
+        *,
+        num_actions: int = 15,
+        obs_shape: tuple[int, int, int] = (64, 64, 3),
+        network: Literal["three_stack", "two_stack", "two_conv"] = "three_stack",
+        pooling: Pooling = "flatten",
+        pooling_size: int = 1,
+        width: int = 1,
+        dropout: float = 0.0,
+        gamma: float = 0.999,
+        lambda_: float = 0.95,
+        epsilon: float = 0.2,
+        value_epsilon: float | None = 0.2,
+        epochs: int = 3,
+        minibatch_size: int = 2048,
+        normalize_advantages: Literal["minibatch", "rollout"] = "minibatch",
+        value_weight: float = 0.5,
+        entropy_weight: float = 0.01,
+        learning_rate: float = 5e-4,
+        adam_epsilon: float = 1e-5,
+        max_grad_norm: float = 0.5,
+        micro_batches: MicroBatchConfig | None = None,
+        greedy: bool = False,
+    ) -> None:
+        super().__init__(micro_batches=micro_batches, max_grad_norm=max_grad_norm, greedy=greedy)
+        check_option("model.gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
+        check_option("model.lambda_", lambda_, 0 <= lambda_ <= 1, "in [0, 1]")
+        check_option("model.epsilon", epsilon, epsilon > 0, "positive")
+        clips = value_epsilon is None or value_epsilon > 0
+        check_option("model.value_epsilon", value_epsilon, clips, "positive or null")
+        check_option("model.dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
+        check_option("model.epochs", epochs, epochs >= 1, "at least 1")
+        check_option("model.learning_rate", learning_rate, learning_rate > 0, "positive")
+        check_option("model.max_grad_norm", max_grad_norm, max_grad_norm > 0, "positive")
+        check_option("model.adam_epsilon", adam_epsilon, adam_epsilon >= 0, "at least 0")
+        self.num_actions = num_actions
+        self.obs_shape = obs_shape
+        self.pooling = pooling
+        self.pooling_size = pooling_size
+        self.width = width
+        self.gamma = gamma
+        self.lambda_ = lambda_
+        self.epsilon = epsilon
+        self.value_epsilon = value_epsilon
+        self.epochs = epochs
+        self.minibatch_size = minibatch_size
+        self.normalize_advantages = normalize_advantages
+        self.value_weight = value_weight
+        self.entropy_weight = entropy_weight
+        self.learning_rate = learning_rate
+        self.adam_epsilon = adam_epsilon
+        shape = CNNShape(pooling=pooling, pooling_size=pooling_size, width=width)
+        self.network = NETWORKS[network](obs_shape, num_actions, self.num_critics, dropout=dropout, shape=shape)
+        self.loss_weights = {"policy": 1.0, "value": value_weight, "entropy": entropy_weight}
+
+    @classmethod
+    def method(cls, init_args: dict[str, Any]) -> str:  # noqa: ARG003  # the same for all
+        """`ppo`."""
+        return "ppo"
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam."""
+        return adam([{"params": self.network.parameters(), "lr": self.learning_rate}], eps=self.adam_epsilon)
+
+    def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
+        """Epochs times minibatches of a rollout."""
+        return self.epochs * num_minibatches(num_steps * num_envs, self.minibatch_size)
+
+    def batches(self, source: Source) -> Iterator[PPOBatch]:
+        """One rollout, its advantages and returns, then shuffled minibatches of it."""
+        trajectories = self.trajectories(source.collect(self).to(self.device), source.memory)
+        passes: dict[str, Any] = {"epochs": self.epochs, "minibatch_size": self.minibatch_size}
+        order = list(shuffled(trajectories.actions.numel(), generator=source.generator, **passes))
+        for number, indices in enumerate(order, start=1):
+            batch = trajectories.minibatch(indices.to(self.device))
+            if self.normalize_advantages == "minibatch":
+                batch = replace(batch, advantages=normalized_over_ranks(batch.advantages))
+            if number == len(order):
+                del trajectories  # or this generator would keep the rollout in memory while the next one is collected
+            yield batch
+
+    @torch.no_grad()
+    def trajectories(self, rollout: Rollout, memory: dict[str, Tensor]) -> Trajectories:
+        """The rollout with advantages and returns; the advantages are normalized if that is done over rollouts.
+
+        Args:
+            rollout: on the module's device.
+            memory: state that a method carries from rollout to rollout.
+        """
+        trajectories = self.estimates(rollout, memory)
+        if self.normalize_advantages == "rollout":
+            return replace(trajectories, advantages=normalized_over_ranks(trajectories.advantages))
+        return trajectories
+
+    def estimates(self, rollout: Rollout, memory: dict[str, Tensor]) -> Trajectories:
+        """The rollout with unnormalized advantages and returns."""
+        last_values = self.last_values(rollout)[:, 0]
+        return Trajectories.from_rollout(rollout, gamma=self.gamma, lambda_=self.lambda_, last_values=last_values)
+
+    def last_values(self, rollout: Rollout) -> Float32[Tensor, "B K"]:
+        """Values of the frames that follow the rollout, one for each of K critics."""
+        with self.precision():
+            values: Tensor = self.network(rollout.obs[-1]).values
+        return values
+
+    def objective(self, batch: PPOBatch, generator: torch.Generator) -> Objective:
+        """Clipped surrogate, value loss and entropy bonus; means over the samples."""
+        logits, values = self.network(batch.obs, generator)
+        return ppo_objective(batch, logits, values[:, 0], epsilon=self.epsilon, value_epsilon=self.value_epsilon)
 
 
 def normalized_over_ranks(advantages: Float32[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
-    """Advantages as `normalized` gives them, over those of all ranks together; a collective call."""
+    """Advantages normalized over all ranks; a collective call."""
     if collectives.world_size() == 1:
         return normalized(advantages)
     return normalized(advantages, collectives.all_reduce_moments(collectives.moments_of(advantages)))
 
 
-def policy_objective(batch: PPOBatch, logits: Float32[Tensor, "N A"], *, epsilon: float) -> Objective:
-    """The clipped surrogate and the entropy bonus, and what tells how far the policy has moved.
+def ppo_objective(
+    batch: PPOBatch,
+    logits: Float32[Tensor, "N A"],
+    values: Float32[Tensor, "N"],
+    *,
+    epsilon: float,
+    value_epsilon: float | None,
+) -> Objective:
+    """PPO's losses, and metrics of how far the policy has moved from the one that acted.
 
     Args:
         batch: samples of a rollout.
-        logits: of the policy as it is now.
-        epsilon: clip of the probability ratio.
+        logits: of the current policy.
+        values: of the current critic.
+        epsilon: ε, clip of the probability ratio.
+        value_epsilon: clip of the values' change; None for none.
     """
     log_probs = log_probs_of(batch.actions, logits)
     entropies = entropy(logits)
     ratios = {"log_probs": log_probs, "behavior_log_probs": batch.behavior_log_probs}
     surrogate = clipped_surrogate_loss(**ratios, advantages=batch.advantages, epsilon=epsilon)
+    losses = {
+        "policy": surrogate.mean(),
+        "entropy": -entropies.mean(),
+        "value": value_loss(values, batch.behavior_values, batch.returns, epsilon=value_epsilon),
+    }
     metrics = {
         "policy/entropy": entropies.detach().mean(),
         "policy/approx_kl": approx_kl(**ratios).mean(),
         "policy/clip_fraction": clip_fraction(**ratios, epsilon=epsilon).mean(),
     }
-    return Objective({"policy": surrogate.mean(), "entropy": -entropies.mean()}, metrics)
+    return Objective(losses, metrics)
 
 
 def value_loss(
-    batch: PPOBatch, values: Float32[Tensor, "N K"], *, critic: int = 0, epsilon: float | None = None
+    values: Float32[Tensor, "N"],
+    behavior_values: Float32[Tensor, "N"],
+    targets: Float32[Tensor, "N"],
+    *,
+    epsilon: float | None,
 ) -> Tensor:
-    """The mean error of one critic, with its change clipped where `epsilon` is given."""
-    targets = batch.returns[:, critic]
+    """Mean value loss of a critic; the change of its values is clipped if `epsilon` is given."""
     if epsilon is None:
-        return squared_value_loss(values[:, critic], targets).mean()
-    behavior_values = batch.behavior_values[:, critic]
-    return clipped_value_loss(
-        values=values[:, critic], behavior_values=behavior_values, targets=targets, epsilon=epsilon
-    ).mean()
+        return squared_value_loss(values, targets).mean()
+    return clipped_value_loss(values=values, behavior_values=behavior_values, targets=targets, epsilon=epsilon).mean()

@@ -1,49 +1,39 @@
-"""PPO with teacher/student network distillation as exploration, and PPO alone."""
+"""PPO with teacher/student network distillation as exploration."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor
 
-from lightning_rl.cpu.micro_batches import MicroBatchConfig
-from lightning_rl.data.minibatches import num_minibatches, shuffled
 from lightning_rl.distributed import collectives
 from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.errors import check_option
 from lightning_rl.losses.distillation import absolute_prediction_error, prediction_error
-from lightning_rl.losses.returns import discounts_from, forward_discounted_sums
-from lightning_rl.modules.base import Objective, RLModule
+from lightning_rl.losses.returns import discounts_from, forward_discounted_sums, generalized_advantages
+from lightning_rl.modules.base import Objective
 from lightning_rl.modules.optimizers import adam
-from lightning_rl.modules.ppo import (
-    DistilledTrajectories,
-    PPOBatch,
-    normalized_over_ranks,
-    policy_objective,
-    value_loss,
-)
-from lightning_rl.networks.actor_critic import NETWORKS, DistillationNetwork
+from lightning_rl.modules.ppo import PPOBatch, PPOModule, Trajectories, ppo_objective, value_loss
+from lightning_rl.networks.actor_critic import DistillationNetwork
 from lightning_rl.networks.pixel_normalizer import PixelNormalizer
-from lightning_rl.protocols import Source
 from lightning_rl.types import Rollout
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationConfig:
-    """The teacher, the student, and the intrinsic reward that their disagreement gives.
+    """Options of teacher, student and the intrinsic reward computed from their difference.
 
     Args:
-        learning_rate: Adam's, for the teacher.
-        num_outputs: numbers that teacher and student put out; 1 in the paper, 512 in random network distillation.
-        dropout: of the teacher while it learns; rewards are computed without.
+        learning_rate: Adam's learning rate for the teacher.
+        num_outputs: size of the output of teacher and student; 1 in the paper, 512 in random network distillation.
+        dropout: dropout of the teacher while it learns; rewards are computed without.
         normalization: `scale` multiplies |teacher − student| by `scale` and clips it (the paper); `running_std` divides
             the mean squared error by the running standard deviation of its discounted sum (random network
             distillation).
-        scale: factor on the error, for `scale`.
-        max_reward: bound on the intrinsic reward, for `scale`.
+        scale: factor on the error if `normalization` is `scale`.
+        max_reward: bound on the intrinsic reward if `normalization` is `scale`.
         gamma: discount of intrinsic rewards.
         episodic: intrinsic returns end with the episode (the paper); otherwise they run on, as in random network
             distillation.
@@ -77,190 +67,125 @@ class DistillationConfig:
         check_option("model.distillation.max_reward", self.max_reward, self.max_reward > 0, "positive")
 
 
-class PPODistillModule(RLModule):
-    """Proximal policy optimisation, explored by network distillation; `distillation: null` is PPO alone.
+@dataclass(frozen=True, kw_only=True)
+class DistilledBatch(PPOBatch):
+    """`N` samples of a rollout with intrinsic rewards; their advantages are of both reward streams."""
 
-    The defaults are OpenAI's for Procgen. `configs/ppo_distill.yaml` has Rullo's Table 1, `configs/ppo.yaml` the
-    baseline.
+    next_obs: UInt8[Tensor, "N H W C"]
+    student_outputs: Float32[Tensor, "N D"]
+    intrinsic_rewards: Float32[Tensor, "N"]
+    intrinsic_behavior_values: Float32[Tensor, "N"]
+    intrinsic_returns: Float32[Tensor, "N"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilledTrajectories(Trajectories):
+    """A rollout with two reward streams, the game's and the intrinsic one: the paper's memory.
+
+    The advantages are the weighted sum of both streams' estimates, and each critic regresses to the returns of its own
+    stream. (The paper's code sums rewards over environments and lets both critics regress to the sum of both streams.)
+
+    Reference:
+        Rullo 2024, section 3.3
+    """
+
+    intrinsic_rewards: Float32[Tensor, "T B"]
+    intrinsic_behavior_values: Float32[Tensor, "T B"]
+    intrinsic_returns: Float32[Tensor, "T B"]
+    student_outputs: Float32[Tensor, "T B D"]
+
+    def minibatch(self, indices: Int64[Tensor, "N"]) -> DistilledBatch:
+        """Samples by their index in time-major order."""
+        next_obs = self.obs.flatten(0, 1)[indices + self.obs.shape[1]]  # one time step later, same environment
+        return DistilledBatch(**self.samples(indices, DistilledBatch), next_obs=next_obs)
+
+
+class PPODistillModule(PPOModule):
+    """PPO, explored by network distillation.
+
+    A teacher network learns to predict the outputs of a frozen random student network; its error on the frame that an
+    action led to is the intrinsic reward. The settings beside `distillation` are those of `PPOModule`;
+    `configs/ppo_distill.yaml` has Rullo's Table 1.
 
     Args:
-        num_actions: actions of the environment.
-        obs_shape: height, width and channels of its frames.
-        network: `three_stack`, OpenAI's IMPALA CNN (16, 32, 32) with linear heads; `two_stack`, Rullo's; `two_conv`,
-            SimPLe's.
-        dropout: on what the critics see while learning; the policy is never dropped out of.
-        distillation: teacher, student and intrinsic reward; null for PPO alone.
-        gamma: γ, discount per env step.
-        lambda_: λ of generalised advantage estimation.
-        epsilon: ε, clip of the probability ratio.
-        value_epsilon: clip of the values' change, in units of the scaled rewards; null for none.
-        epochs: passes over a rollout.
-        minibatch_size: samples of one optimiser step on each rank; must divide num_steps × num_envs.
-        normalize_advantages: over each `minibatch` (OpenAI) or over the whole `rollout` (Rullo, eq. 10), of all ranks.
-        value_weight: factor on each critic's loss.
-        entropy_weight: factor on the entropy bonus.
-        learning_rate: Adam's, for policy and critics.
-        adam_epsilon: Adam's ε.
-        max_grad_norm: bound on the gradient's norm, of agent and teacher each by itself.
-        micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
-        greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+        distillation: teacher, student and intrinsic reward.
+        **ppo: options of `PPOModule`.
 
     Raises:
         ValueError: a value outside its range.
 
     Reference:
-        Schulman et al. 2017, https://arxiv.org/abs/1707.06347; Cobbe et al. 2020, https://arxiv.org/abs/1912.01588 and
-        openai/train-procgen, train_procgen/train.py; Rullo 2024, Procgen-Solving agent using PPO and Distillation
-        network strategy
+        Rullo 2024, Procgen-Solving agent using PPO and Distillation network strategy
     """
 
-    student: DistillationNetwork
-    teacher: DistillationNetwork
+    num_critics = 2
     normalizer: PixelNormalizer
     intrinsic_moments: Tensor
 
-    def __init__(
-        self,
-        *,
-        num_actions: int = 15,
-        obs_shape: tuple[int, int, int] = (64, 64, 3),
-        network: Literal["three_stack", "two_stack", "two_conv"] = "three_stack",
-        dropout: float = 0.0,
-        distillation: DistillationConfig | None = None,
-        gamma: float = 0.999,
-        lambda_: float = 0.95,
-        epsilon: float = 0.2,
-        value_epsilon: float | None = 0.2,
-        epochs: int = 3,
-        minibatch_size: int = 2048,
-        normalize_advantages: Literal["minibatch", "rollout"] = "minibatch",
-        value_weight: float = 0.5,
-        entropy_weight: float = 0.01,
-        learning_rate: float = 5e-4,
-        adam_epsilon: float = 1e-5,
-        max_grad_norm: float = 0.5,
-        micro_batches: MicroBatchConfig | None = None,
-        greedy: bool = False,
-    ) -> None:
-        super().__init__(micro_batches=micro_batches, max_grad_norm=max_grad_norm, greedy=greedy)
-        check_option("model.gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
-        check_option("model.lambda_", lambda_, 0 <= lambda_ <= 1, "in [0, 1]")
-        check_option("model.epsilon", epsilon, epsilon > 0, "positive")
-        check_option(
-            "model.value_epsilon", value_epsilon, value_epsilon is None or value_epsilon > 0, "positive or null"
-        )
-        check_option("model.dropout", dropout, 0 <= dropout < 1, "in [0, 1)")
-        check_option("model.epochs", epochs, epochs >= 1, "at least 1")
-        check_option("model.learning_rate", learning_rate, learning_rate > 0, "positive")
-        check_option("model.max_grad_norm", max_grad_norm, max_grad_norm > 0, "positive")
-        check_option("model.adam_epsilon", adam_epsilon, adam_epsilon >= 0, "at least 0")
+    def __init__(self, *, distillation: DistillationConfig = DistillationConfig(), **ppo: Any) -> None:
+        super().__init__(**ppo)
         self.distillation = distillation
-        self.gamma = gamma
-        self.lambda_ = lambda_
-        self.epsilon = epsilon
-        self.value_epsilon = value_epsilon
-        self.epochs = epochs
-        self.minibatch_size = minibatch_size
-        self.normalize_advantages = normalize_advantages
-        self.learning_rate = learning_rate
-        self.adam_epsilon = adam_epsilon
-        self.network = NETWORKS[network](obs_shape, num_actions, 1 if distillation is None else 2, dropout=dropout)
-        self.loss_weights = {"policy": 1.0, "value": value_weight, "entropy": entropy_weight}
-        if distillation is not None:
-            self._add_distillation(distillation, obs_shape)
-            self.loss_weights |= {"intrinsic_value": value_weight, "distill": 1.0}
-
-    def _add_distillation(self, distillation: DistillationConfig, obs_shape: tuple[int, int, int]) -> None:
         self.teacher = DistillationNetwork(
-            obs_shape, num_outputs=distillation.num_outputs, dropout=distillation.dropout
+            self.obs_shape, num_outputs=distillation.num_outputs, dropout=distillation.dropout
         )
-        self.student = DistillationNetwork(obs_shape, num_outputs=distillation.num_outputs).requires_grad_(False)
-        self.normalizer = PixelNormalizer(obs_shape)
+        self.student = DistillationNetwork(self.obs_shape, num_outputs=distillation.num_outputs).requires_grad_(False)
+        self.normalizer = PixelNormalizer(self.obs_shape)
         self.register_buffer("intrinsic_moments", torch.tensor(RunningMoments(), dtype=torch.float64))
+        self.loss_weights |= {"intrinsic_value": self.value_weight, "distill": 1.0}
 
     @classmethod
-    def method(cls, init_args: dict[str, Any]) -> str:
-        """`ppo_distill`, or `ppo` without distillation."""
-        return "ppo" if init_args.get("distillation") is None else "ppo_distill"
+    def method(cls, init_args: dict[str, Any]) -> str:  # noqa: ARG003  # the same for all
+        """`ppo_distill`."""
+        return "ppo_distill"
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with one parameter group for the agent and, with distillation, one for the teacher."""
-        groups: list[dict[str, Any]] = [{"params": self.network.parameters(), "lr": self.learning_rate}]
-        if self.distillation is not None:
-            groups.append({"params": self.teacher.parameters(), "lr": self.distillation.learning_rate})
-        return adam(groups, eps=self.adam_epsilon)
+        """Adam with one parameter group for the agent and one for the teacher."""
+        agent = {"params": self.network.parameters(), "lr": self.learning_rate}
+        teacher = {"params": self.teacher.parameters(), "lr": self.distillation.learning_rate}
+        return adam([agent, teacher], eps=self.adam_epsilon)
 
-    def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
-        """Epochs times minibatches of a rollout."""
-        return self.epochs * num_minibatches(num_steps * num_envs, self.minibatch_size)
-
-    def batches(self, source: Source) -> Iterator[PPOBatch]:
-        """One rollout, its advantages and returns, then shuffled minibatches of it."""
-        trajectories = self.trajectories(source.collect(self).to(self.device), source.memory)
-        order = list(
-            shuffled(
-                trajectories.actions.numel(),
-                epochs=self.epochs,
-                minibatch_size=self.minibatch_size,
-                generator=source.generator,
-            )
-        )
-        for number, indices in enumerate(order, start=1):
-            batch = trajectories.minibatch(indices.to(self.device))
-            if self.normalize_advantages == "minibatch":
-                batch = replace(batch, advantages=normalized_over_ranks(batch.advantages))
-            if number == len(order):
-                del trajectories  # Lightning asks for no more, and would hold the rollout while the next is collected
-            yield batch
-
-    @torch.no_grad()
-    def trajectories(self, rollout: Rollout, memory: dict[str, Tensor]) -> DistilledTrajectories:
-        """The rollout with its reward streams, advantages and returns; `memory` carries the intrinsic filter."""
-        extrinsic = rollout.rewards
-        rewards, discounts = [extrinsic], [discounts_from(rollout.terminated, self.gamma)]
-        weights, student_outputs = [1.0], None
-        if self.distillation is not None:
-            self.normalizer.update(rollout.obs[1:].flatten(0, 1), collectives.all_reduce_sum)
-            intrinsic, student_outputs = self.intrinsic_rewards(rollout.obs[1:], memory)
-            rewards.append(intrinsic)
-            discounts.append(self._intrinsic_discounts(rollout.terminated))
-            weights = [self.distillation.extrinsic_weight, self.distillation.intrinsic_weight]
-        with self.precision():
-            last_values = self.network(rollout.obs[-1]).values
-        trajectories = DistilledTrajectories.from_rollout(
-            rollout,
-            rewards=torch.stack(rewards, dim=-1),
-            discounts=torch.stack(discounts, dim=-1),
-            last_values=last_values,
-            weights=weights,
+    def estimates(self, rollout: Rollout, memory: dict[str, Tensor]) -> DistilledTrajectories:
+        """The rollout with both reward streams; `memory` carries the filter of the intrinsic rewards."""
+        config = self.distillation
+        self.normalizer.update(rollout.obs[1:].flatten(0, 1), collectives.all_reduce_sum)
+        rewards, student_outputs = self.intrinsic_rewards(rollout.obs[1:], memory)
+        last_values = self.last_values(rollout)
+        game = Trajectories.from_rollout(rollout, gamma=self.gamma, lambda_=self.lambda_, last_values=last_values[:, 0])
+        values = rollout.behavior_values[..., 1]
+        advantages = generalized_advantages(
+            rewards=rewards,
+            discounts=discounts_from(rollout.terminated & config.episodic, config.gamma),
+            values=values,
+            next_values=torch.cat([values[1:], last_values[None, :, 1]]),
             lambda_=self.lambda_,
-            student_outputs=student_outputs,
         )
-        if self.normalize_advantages == "rollout":
-            return replace(trajectories, advantages=normalized_over_ranks(trajectories.advantages))
-        return trajectories
-
-    def _intrinsic_discounts(self, terminated: Bool[Tensor, "T B"]) -> Float[Tensor, "T B"]:
-        assert self.distillation is not None
-        return discounts_from(terminated & self.distillation.episodic, self.distillation.gamma)
+        own = {
+            "advantages": config.extrinsic_weight * game.advantages + config.intrinsic_weight * advantages,
+            "intrinsic_rewards": rewards,
+            "intrinsic_behavior_values": values,
+            "intrinsic_returns": advantages + values,
+            "student_outputs": student_outputs,
+        }
+        return DistilledTrajectories(**(vars(game) | own))
 
     def intrinsic_rewards(
         self, next_obs: UInt8[Tensor, "T B H W C"], memory: dict[str, Tensor]
     ) -> tuple[Float32[Tensor, "T B"], Float32[Tensor, "T B D"]]:
-        """The teacher's error on the frames that the actions led to, as a reward; and the student's outputs there.
+        """Intrinsic rewards, computed from the teacher's error on each next frame, and the student's outputs.
 
-        Where an episode ended the frame is the first of the next one: Procgen never shows the last.
+        Where an episode ended, the next frame is the first of the next episode, because Procgen never shows the last.
         """
-        assert self.distillation is not None
         shape = next_obs.shape[:2]
-        teacher, student = self._compared(next_obs.flatten(0, 1))
+        teacher, student = self._outputs(next_obs.flatten(0, 1))
         teacher, student = teacher.unflatten(0, shape), student.unflatten(0, shape)
         if self.distillation.normalization == "scale":
             error = absolute_prediction_error(teacher, student) * self.distillation.scale
             return error.clamp(max=self.distillation.max_reward), student
         return self._divided_by_running_std(prediction_error(teacher, student), memory), student
 
-    def _compared(self, obs: UInt8[Tensor, "N H W C"]) -> tuple[Tensor, ...]:
+    def _outputs(self, obs: UInt8[Tensor, "N H W C"]) -> tuple[Tensor, ...]:
+        """Outputs of teacher and student, without dropout and without gradient."""
+
         def outputs(part: Tensor) -> tuple[Tensor, ...]:
             images = self.normalizer(part)
             return self.teacher(images), self.student(images)
@@ -270,29 +195,28 @@ class PPODistillModule(RLModule):
     def _divided_by_running_std(
         self, errors: Float32[Tensor, "T B"], memory: dict[str, Tensor]
     ) -> Float32[Tensor, "T B"]:
-        """Random network distillation's scaling: the filter runs over time, per environment, through episode ends."""
-        assert self.distillation is not None
+        """Errors divided by the running standard deviation of their discounted sum.
+
+        The sum runs over time in each environment and is not reset at episode ends.
+        """
         start = memory.get("intrinsic_sums", torch.zeros(errors.shape[1])).to(errors.device)
         sums = forward_discounted_sums(errors, start, self.distillation.gamma)
         memory["intrinsic_sums"] = sums[-1].cpu()
-        moments = RunningMoments(*self.intrinsic_moments.tolist()).merged(
-            collectives.all_reduce_moments(collectives.moments_of(sums))
-        )
+        new = collectives.all_reduce_moments(collectives.moments_of(sums))
+        moments = RunningMoments(*self.intrinsic_moments.tolist()).merged(new)
         self.intrinsic_moments.copy_(torch.tensor(moments, dtype=torch.float64))
         return errors / math.sqrt(moments.variance)
 
-    def objective(self, batch: PPOBatch, generator: torch.Generator) -> Objective:
-        """Means over the samples: surrogate, value and entropy losses; with distillation also the teacher's error."""
+    def objective(self, batch: DistilledBatch, generator: torch.Generator) -> Objective:  # type: ignore[override]  # its own
+        """PPO's losses, the intrinsic critic's value loss and the teacher's error; means over the samples."""
         logits, values = self.network(batch.obs, generator)
-        losses, metrics = policy_objective(batch, logits, epsilon=self.epsilon)
-        losses["value"] = self._value_loss(batch, values, critic=0)
-        if batch.next_obs is not None and batch.student_outputs is not None and batch.intrinsic_rewards is not None:
-            # on the frames that the rewards were computed on, normalised as they were then
-            teacher = self.teacher(self.normalizer(batch.next_obs), generator)
-            losses["intrinsic_value"] = self._value_loss(batch, values, critic=1)
-            losses["distill"] = prediction_error(teacher, batch.student_outputs).mean()
-            metrics["intrinsic/reward"] = batch.intrinsic_rewards.mean()
+        losses, metrics = ppo_objective(
+            batch, logits, values[:, 0], epsilon=self.epsilon, value_epsilon=self.value_epsilon
+        )
+        intrinsic = (values[:, 1], batch.intrinsic_behavior_values, batch.intrinsic_returns)
+        # the frames that the rewards were computed on, with the same normalization
+        teacher = self.teacher(self.normalizer(batch.next_obs), generator)
+        losses["intrinsic_value"] = value_loss(*intrinsic, epsilon=self.value_epsilon)
+        losses["distill"] = prediction_error(teacher, batch.student_outputs).mean()
+        metrics["intrinsic/reward"] = batch.intrinsic_rewards.mean()
         return Objective(losses, metrics)
-
-    def _value_loss(self, batch: PPOBatch, values: Float32[Tensor, "N K"], *, critic: int) -> Tensor:
-        return value_loss(batch, values, critic=critic, epsilon=self.value_epsilon)

@@ -1,4 +1,4 @@
-"""Initialisers, each with the source of its numbers."""
+"""Weight initializers, each with the source of its constants."""
 
 import math
 
@@ -22,7 +22,7 @@ def glorot_(module: nn.Module) -> None:
 
 
 def orthogonal_linear(in_features: int, out_features: int, gain: float) -> OutputLinear:
-    """A last layer with orthogonal weights of norm `gain` and zero bias.
+    """An output layer with orthogonal weights of norm `gain` and zero bias.
 
     Reference:
         openai/baselines, a2c/utils.py, `ortho_init` and `fc`
@@ -34,10 +34,10 @@ def orthogonal_linear(in_features: int, out_features: int, gain: float) -> Outpu
 
 
 def uniform_unit_scaling_(module: nn.Module, gain: float = 1.3) -> None:
-    """Weights uniform within ±gain √(3 / fan-in) and zero biases for every convolution and dense layer, in place.
+    """Uniform weights within ±gain √(3 / fan-in) and zero biases for every convolution and dense layer, in place.
 
-    With gain 1 a linear layer keeps the scale of its inputs; 1.3 makes up for what rectifiers take. The fan-in of a
-    transposed convolution is counted over its output channels, as TensorFlow counts it from the shape of the weights.
+    With gain 1 a linear layer keeps the scale of its inputs; 1.3 compensates for relu. The fan-in of a transposed
+    convolution is counted over its output channels, as in TensorFlow.
 
     Reference:
         Sussillo & Abbott 2014, Random walk initialization for training very deep feedforward networks,
@@ -52,9 +52,9 @@ def uniform_unit_scaling_(module: nn.Module, gain: float = 1.3) -> None:
 
 
 def unit_scaling_lstm_(lstm: nn.LSTM, gain: float = 1.3) -> None:
-    """The weights of an LSTM as `uniform_unit_scaling_` of inputs and outputs together, in place.
+    """Uniform unit scaling of an LSTM's weights, with inputs and hidden state as fan-in, in place.
 
-    Biases are zero but for the forget gate's 1, which TensorFlow's cell adds.
+    Biases are 1 for the forget gate, as in TensorFlow's cell, and 0 otherwise.
     """
     size = lstm.hidden_size
     bound = gain * math.sqrt(3 / (lstm.input_size + size))
@@ -64,4 +64,4 @@ def unit_scaling_lstm_(lstm: nn.LSTM, gain: float = 1.3) -> None:
         else:
             nn.init.zeros_(parameter)
         if name.startswith("bias_ih"):
-            nn.init.ones_(parameter[size : 2 * size])  # the second of input, forget, cell, output
+            nn.init.ones_(parameter[size : 2 * size])  # the gates' order is input, forget, cell, output

@@ -1,4 +1,4 @@
-"""The last layer of every head."""
+"""The output layer of network heads."""
 
 import torch
 from jaxtyping import Float
@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 
 class OutputLinear(nn.Linear):
-    """A dense layer that computes in float32 under mixed precision, too.
+    """A dense layer that computes in float32 even under mixed precision.
 
-    A bfloat16 number has 8 significant bits: values near 100 would come in steps of a half, and an intrinsic reward,
-    the scaled difference of two outputs, would be rounding noise before long. Layers before it average their noise out.
+    bfloat16 has 8 significant bits: values near 100 would be rounded to steps of one half, and an intrinsic reward,
+    which is the scaled difference of two outputs, would soon be rounding noise. In earlier layers the noise averages
+    out.
     """
 
     def forward(self, features: Float[Tensor, "... D"]) -> Float[Tensor, "... O"]:

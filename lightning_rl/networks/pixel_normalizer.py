@@ -1,4 +1,4 @@
-"""Running mean and standard deviation of every pixel, exact whatever the order of the frames."""
+"""Observation normalization by the running mean and standard deviation of every pixel."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,14 +9,13 @@ from torch import Tensor, nn
 
 
 class PixelNormalizer(nn.Module):
-    """Frames to (frame − mean) / std per pixel and channel, clipped.
+    """Normalizes frames to (frame − mean) / std per pixel and channel, clipped.
 
-    Sums are kept as integers, so they are exact, independent of the order and the grouping of frames, and can be added
-    over ranks.
+    Sums are integers, so they are exact, do not depend on the order or grouping of frames, and can be added over ranks.
 
     Args:
         obs_shape: height, width and channels of a frame.
-        max_abs: bound on the normalised pixels.
+        max_abs: bound on the absolute normalized pixels.
 
     Reference:
         Burda et al. 2018, section 2.4 (clip 5), https://arxiv.org/abs/1810.12894
@@ -35,14 +34,14 @@ class PixelNormalizer(nn.Module):
 
     @torch.no_grad()
     def update(self, obs: UInt8[Tensor, "N H W C"], total: Callable[[Tensor], Tensor] = lambda own: own) -> None:
-        """Takes the frames into the statistics.
+        """Adds frames to the running statistics.
 
         Args:
             obs: frames.
-            total: adds up what ranks have summed each from frames of its own.
+            total: sums a tensor over ranks; by default there is one rank.
         """
         sums, squares = torch.zeros_like(self.totals), torch.zeros_like(self.squared_totals)
-        for chunk in obs.split(256):  # the squares need four bytes a pixel; 256 frames of them stay small
+        for chunk in obs.split(256):  # the squares need four bytes per pixel, so they are computed in chunks
             sums += chunk.sum(0, dtype=torch.int64)
             squares += chunk.int().square_().sum(0, dtype=torch.int64)
         self.totals += total(sums)
@@ -50,12 +49,12 @@ class PixelNormalizer(nn.Module):
         self.count += total(torch.full_like(self.count, len(obs)))
 
     def forward(self, obs: UInt8[Tensor, "N H W C"]) -> Float[Tensor, "N C H W"]:
-        """Normalised images; before the first `update`, frames only scaled to 0..1."""
+        """Normalized images; before the first `update`, frames are only scaled to 0..1."""
         if not self.count:
             return rearrange(obs, "n h w c -> n c h w").float().div_(255)
         mean = self.totals.double() / self.count
         variance = (self.squared_totals.double() / self.count - mean.square()).clamp_(min=0)
-        # a pixel that never changed has no scale of its own; one grey level keeps its first change finite
+        # at least one gray level, so that the first change of a constant pixel stays finite
         std = variance.sqrt_().clamp_(min=1.0)
-        normalised = (obs - mean.float()).div_(std.float()).clamp_(-self.max_abs, self.max_abs)
-        return rearrange(normalised, "n h w c -> n c h w")
+        normalized = (obs - mean.float()).div_(std.float()).clamp_(-self.max_abs, self.max_abs)
+        return rearrange(normalized, "n h w c -> n c h w")

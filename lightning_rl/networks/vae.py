@@ -1,4 +1,4 @@
-"""The variational autoencoder beside the policy."""
+"""The variational autoencoder of Xu & Kaneko."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -11,39 +11,39 @@ from torch import Tensor, nn
 from lightning_rl.cpu.sub_pixel import SubPixelConv, SubPixelShuffle, UpConv
 from lightning_rl.networks.output_linear import OutputLinear
 
-_LUMINANCE = (299.0, 587.0, 114.0)  # ITU-R BT.601, in thousandths: sums of bytes by these are exact in float32
+_LUMINANCE = (299.0, 587.0, 114.0)  # ITU-R BT.601, in thousandths, so that weighted sums of bytes are exact
 Images = Literal["binary", "rgb"]
 
 
 class LatentDistribution(NamedTuple):
-    """The normal distribution that an image is encoded as."""
+    """Diagonal Gaussian distribution of the latent of each image."""
 
     mean: Float32[Tensor, "N Z"]
     log_variance: Float32[Tensor, "N Z"]
 
     def sample(self, noise: Float[Tensor, "N Z"]) -> Float32[Tensor, "N Z"]:
-        """The sample that standard normal noise ε gives: m + σ ε."""
+        """The sample m + σ ε for standard normal noise ε."""
         return self.mean + (self.log_variance / 2).exp() * noise
 
 
 class VAE(nn.Module):
     """Encoder and decoder of Xu & Kaneko, figure 2.
 
-    The encoder has 3×3 convolutions of stride 2 with 16 and 32 channels, unpadded, and one dense layer to means and log
+    The encoder has unpadded 3×3 convolutions of stride 2 with 16 and 32 channels, and one dense layer to means and log
     variances. The decoder has a dense layer to 16 channels at a quarter of the size, transposed 3×3 convolutions with
-    32 and 16 channels that double it, and one that keeps it. What the scan of the paper does not show, the padding and
-    the decoder's channels, is as in the tutorial that it follows.
+    32 and 16 channels that double the size, and one that keeps it. The scan of the paper shows neither the padding nor
+    the decoder's channels; they are those of the tutorial that it follows.
 
-    `binary` images are the paper's: greyscale, white above one half. They delete much of what Procgen shows; `rgb`
+    `binary` images are the paper's: grayscale, white above one half. This removes much of what Procgen shows; `rgb`
     keeps it.
 
     Args:
-        obs_shape: height and width, multiples of 4, and the channels of a frame, 3.
-        latent_size: Z, length of the code.
-        images: what is encoded and reconstructed.
+        obs_shape: height, width and channels of a frame; height and width are multiples of 4, channels are 3.
+        latent_size: Z, length of the latent.
+        images: kind of the images that are encoded and reconstructed.
 
     Raises:
-        ValueError: the frames have another size.
+        ValueError: `obs_shape` has another height, width or number of channels.
 
     Reference:
         Xu & Kaneko, Combining reinforcement learning and VAE to improve generalization in Procgen Benchmark, figure 2;
@@ -60,14 +60,14 @@ class VAE(nn.Module):
         self.latent_size = latent_size
         self._kind = images
         image_channels = 1 if images == "binary" else channels
-        encoded = 32 * _halved(_halved(height)) * _halved(_halved(width))
+        num_features = 32 * _halved(_halved(height)) * _halved(_halved(width))
         self.encoder = nn.Sequential(
             nn.Conv2d(image_channels, 16, 3, stride=2),
             nn.ReLU(),
             nn.Conv2d(16, 32, 3, stride=2),
             nn.ReLU(),
             nn.Flatten(),
-            OutputLinear(encoded, 2 * latent_size),
+            OutputLinear(num_features, 2 * latent_size),
         )
         self.decoder = nn.Sequential(
             nn.Linear(latent_size, 16 * (height // 4) * (width // 4)),
@@ -84,7 +84,7 @@ class VAE(nn.Module):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
 
     def images(self, obs: UInt8[Tensor, "N H W C"]) -> Float32[Tensor, "N K H W"]:
-        """What of the frames is encoded, 0 to 1."""
+        """The frames as images to encode, 0 to 1."""
         if self._kind == "rgb":
             return rearrange(obs, "n h w c -> n c h w").float().div_(255)
         with torch.autocast(obs.device.type, enabled=False):
@@ -92,19 +92,19 @@ class VAE(nn.Module):
         return (luminance > 0.5 * 255 * sum(_LUMINANCE)).float().unsqueeze(1)
 
     def encode(self, images: Float32[Tensor, "N K H W"]) -> LatentDistribution:
-        """The code's distribution."""
+        """The distribution of the latent."""
         return LatentDistribution(*self.encoder(images).chunk(2, dim=1))
 
     def decode(self, latents: Float[Tensor, "N Z"]) -> Float32[Tensor, "N K H W"]:
-        """The logits of binary images; the means of others."""
+        """Pixel logits of binary images, pixel means of RGB images."""
         decoded: Tensor = self.decoder(latents)
         return decoded.float()
 
     def expected(self, decoded: Float32[Tensor, "N K H W"]) -> Float32[Tensor, "N K H W"]:
-        """The images that `decode` speaks of: each pixel's expectation, 0 to 1."""
+        """The expected image for the output of `decode`, 0 to 1."""
         return decoded.sigmoid() if self._kind == "binary" else decoded.clamp(0, 1)
 
 
 def _halved(size: int) -> int:
-    """After an unpadded 3×3 convolution of stride 2."""
+    """Size after an unpadded 3×3 convolution of stride 2."""
     return (size - 1) // 2

@@ -1,4 +1,4 @@
-"""Files that are the old ones or the new ones after a kill, never half of each."""
+"""Atomic file writes: after a kill a file is the old one or the new one, never a part of either."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ def atomic_write(target: Path) -> Iterator[IO[bytes]]:
 
 
 def remove_partial(folder: Path) -> None:
-    """Removes what a kill has left half-written in a folder; nobody else may be writing there."""
+    """Removes the partial files that a killed process has left in a folder; nobody else may be writing there."""
     for partial in folder.glob(".*.partial"):
         partial.unlink(missing_ok=True)
 

@@ -15,7 +15,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning_fabric.utilities.types import _PATH
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -23,11 +22,13 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_rl.runs.atomic_files import atomic_write, flush
-from lightning_rl.state import Schema, like, mismatch, validate_state
+from lightning_rl.runs.lightning_private import callbacks_of, saved_loops
+from lightning_rl.state import Declared, from_plain, like, validate_state
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 METADATA = "lightning_rl"
-_CONTENTS: Schema = {METADATA: {"method": str, "game": str, "run_id": str}, "state_dict": {str: Tensor}}
+_Dict = dict[Any, Any]
+_CONTENTS: Declared = {METADATA: {"method": str, "game": str, "run_id": str}, "state_dict": dict[str, Tensor]}
 _PLAIN = (dict, OrderedDict, list, tuple, str, int, float, bool, NoneType)
 _MAX_DEPTH = 50
 _DAMAGED = "is damaged or cut short"
@@ -38,11 +39,11 @@ class _UnusableError(Exception):
 
 
 @runtime_checkable
-class ChecksState(Protocol):
-    """A callback that can tell whether it could continue from a saved state."""
+class DeclaresState(Protocol):
+    """A callback that declares what it saves."""
 
-    def check_state(self, state_dict: dict[str, Any]) -> None:
-        """Refuses, with a ValueError, what `load_state_dict` could make nothing of."""
+    saved_as: type
+    """A dataclass, as `lightning_rl.state` takes them."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -60,7 +61,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self.unsaved: set[str] = set()
 
     @override
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Replaces `path` in one step."""
         target = Path(path)
         try:
@@ -79,7 +80,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     @override
     def load_checkpoint(
-        self, path: _PATH, map_location: Any | None = lambda storage, _: storage, weights_only: bool | None = None
+        self, path: str | Path, map_location: Any | None = lambda storage, _: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Loads tensors and plain containers; what a checkpoint carries beyond that is refused, never executed."""
         checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
@@ -87,7 +88,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def _require_space_beside(target: Path) -> None:
-    """Raises where the disk cannot take another file of the target's size, before it is filled to the brim."""
+    """Raises an OSError where the disk lacks room for another file of the target's size, before it fills up."""
     needed = target.stat().st_size if target.exists() else 0
     free = shutil.disk_usage(target.parent).free if target.parent.exists() else needed
     if free < needed:
@@ -95,7 +96,7 @@ def _require_space_beside(target: Path) -> None:
 
 
 def _keep_as_previous(target: Path) -> None:
-    """Both names hold the file until the other takes its place, so that a readable `last.ckpt` is always there."""
+    """Links the file under both names, so that a readable `last.ckpt` exists at every moment."""
     previous = target.with_name(PREVIOUS)
     link = target.with_name(f".{PREVIOUS}.partial")
     link.unlink(missing_ok=True)
@@ -136,13 +137,15 @@ def _load(path: Path) -> dict[str, Any]:
         raise _UnusableError("was not written by lightning_rl")
     if not _is_plain(checkpoint):
         raise _UnusableError("carries code or foreign objects, which are never executed")
-    if (wrong := mismatch(checkpoint, _CONTENTS)) is not None:
-        raise _UnusableError(f"was not written by lightning_rl: {wrong}")
+    try:
+        validate_state(checkpoint, _CONTENTS)
+    except ValueError as error:
+        raise _UnusableError(f"was not written by lightning_rl: {error}") from error
     return checkpoint
 
 
 def _check_archive(path: Path) -> None:
-    """Compares checksums, which torch writes and does not look at, once nothing claims to be more than the file holds.
+    """Verifies the checksums, which torch writes but does not read, once no member claims more than the file holds.
 
     Raises:
         BadZipFile: what torch would read is not what it has written.
@@ -158,7 +161,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _is_plain(checkpoint: dict[str, Any]) -> bool:
-    """Whether these are tensors that are no larger than what was saved of them, in containers that end."""
+    """Whether it holds only plain values and tensors no larger than their storage, nested `_MAX_DEPTH` deep at most."""
     inner: list[Any] = [checkpoint]
     for _ in range(_MAX_DEPTH):
         containers: dict[int, Any] = {}  # each once, however often it is held
@@ -176,7 +179,7 @@ def _is_plain(checkpoint: dict[str, Any]) -> bool:
 def _is_own_tensor(value: Any) -> bool:
     if type(value) is not Tensor or value.layout is not torch.strided or value.device.type != "cpu":
         return False
-    return value.nbytes <= value.untyped_storage().nbytes()  # else one number stands for many
+    return value.nbytes <= value.untyped_storage().nbytes()  # else it claims more memory than was saved
 
 
 def _newest_beside(path: Path) -> str:
@@ -240,7 +243,7 @@ def check_fits(checkpoint: dict[str, Any], path: Path, *, module: LightningModul
 
 
 def check_progress(checkpoint: dict[str, Any], path: Path, *, module: LightningModule, trainer: Trainer) -> None:
-    """Refuses a checkpoint of which Lightning, torch or a callback would find only halfway that it cannot be restored.
+    """Refuses a checkpoint whose training state does not fit, before Lightning restores a part of it.
 
     Raises:
         ValueError: names the key.
@@ -249,10 +252,10 @@ def check_progress(checkpoint: dict[str, Any], path: Path, *, module: LightningM
         "epoch": int,
         "global_step": int,
         "pytorch-lightning_version": str,
-        "loops": like(trainer._checkpoint_connector._get_loops_state_dict()),
-        "callbacks": {str: dict},
-        "optimizer_states": ({"state": {int: dict}},),
-        "lr_schedulers": [None],
+        "loops": like(saved_loops(trainer)),
+        "callbacks": dict[str, _Dict],
+        "optimizer_states": ({"state": dict[int, _Dict]},),
+        "lr_schedulers": list[Any],
     }
     try:
         validate_state(checkpoint, schema)
@@ -260,24 +263,24 @@ def check_progress(checkpoint: dict[str, Any], path: Path, *, module: LightningM
             raise ValueError(f"pytorch-lightning_version must be a version, found {version}")  # noqa: TRY301  # told as the rest
         known = checkpoint["optimizer_states"][0]["state"].keys()
         validate_state(checkpoint, _optimizer_schema(module, known))
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in callbacks_of(trainer):
             state = checkpoint["callbacks"].get(callback.state_key)
-            if state and isinstance(callback, ChecksState):
-                callback.check_state(state)
+            if state and isinstance(callback, DeclaresState):
+                from_plain(callback.saved_as, state, f"callbacks.{callback.state_key}")
     except ValueError as error:
         raise ValueError(f"ckpt_path: {path}: {error}") from error
 
 
-def _optimizer_schema(module: LightningModule, known: Iterable[int]) -> Schema:
-    """What `module`'s optimiser saves after a step, of these parameters: others may not have had a gradient yet."""
+def _optimizer_schema(module: LightningModule, known: Iterable[int]) -> Declared:
+    """What the optimizer saves after a step of the parameters that it knows; others may not have had a gradient yet."""
     copy = deepcopy(module)
     optimizer = copy.configure_optimizers()
     if not isinstance(optimizer, Optimizer):
-        return None
+        return Any
     for parameter in copy.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     saved = like(optimizer.state_dict())
     groups = tuple({"params": group["params"]} for group in saved["param_groups"])  # other options are this run's
-    state = {index: saved["state"].get(index) for index in known}
+    state = {index: saved["state"].get(index, Any) for index in known}
     return {"optimizer_states": ({"state": state, "param_groups": groups},), "lr_schedulers": ()}

@@ -10,10 +10,10 @@ from typing import IO
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[bool]:
-    """Whether this process alone holds `folder`, as long as it is in here; the kernel lets go of it for the killed.
+    """Locks `folder` for this process inside of the block; gives whether it got the lock.
 
-    Held without asking where the system or the file system knows no locks. The folder is made, and is gone afterwards
-    if nothing was put into it.
+    The kernel releases the lock of a process that is killed. Where the system or the file system has no locks, every
+    process gets it. The folder is made, and is removed afterwards if nothing was put into it.
     """
     made = [missing for missing in (folder, *folder.parents) if not missing.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def folder_lock(folder: Path) -> Iterator[bool]:
             yield alone
         finally:
             if alone:
-                path.unlink(missing_ok=True)  # by its holder only, or two others could each lock a file of this name
+                path.unlink(missing_ok=True)  # by the holder only: else two others could each lock a file of this name
                 with contextlib.suppress(OSError):  # not empty
                     for empty in made:
                         empty.rmdir()

@@ -12,6 +12,8 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from typing_extensions import override
 
+from lightning_rl.runs.atomic_files import atomic_write, flush
+
 Row = dict[str, str]
 
 
@@ -21,13 +23,13 @@ def read_metrics(path: Path) -> list[Row]:
     A last line without its line end was torn by a kill in mid-write: it is left out.
 
     Args:
-        path: The file.
+        path: the file.
 
     Returns:
         The rows, in order, as text; empty cells left out.
 
     Raises:
-        ValueError: The file has rows and its first column is not `env_steps`.
+        ValueError: the file has rows and its first column is not `env_steps`.
     """
     return _read(path)[1]
 
@@ -41,7 +43,7 @@ class MetricsCSV(Logger):
     written twice. Only rank zero writes. A file that is already there is continued.
 
     Args:
-        path: The file; its folder is made with the first row.
+        path: the file; its folder is made with the first row.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,7 +81,7 @@ class MetricsCSV(Logger):
         """Appends one row; a full disk is warned about, and the row is written together with the next one.
 
         Args:
-            metrics: The values of one iteration, `env_steps` among them.
+            metrics: the values of one iteration, `env_steps` among them.
             step: Lightning's own count of batches; not used.
         """
         if "env_steps" not in metrics:
@@ -102,15 +104,15 @@ class MetricsCSV(Logger):
         """Drops the rows beyond the checkpoint that a run continues from, and a torn last line.
 
         Args:
-            env_steps: The checkpoint's.
-            epochs: Its number of epochs, for methods that do not play in each; a row of Lightning's says its own.
+            env_steps: the checkpoint's.
+            epochs: its number of epochs, for methods that do not play in each; a row of Lightning's says its own.
         """
         if self.path.exists():
             columns, rows = _read(self.path)
             kept = [row for row in rows if int(row["env_steps"]) <= env_steps and int(row.get("epoch", -1)) < epochs]
             before, after = self.path.read_bytes(), _lines(columns, kept).encode()
             if not before.startswith(after):
-                _replace(self.path, after.decode())
+                _replace(self.path, after)
             elif before != after:
                 os.truncate(self.path, len(after))  # which a full disk allows
             self._columns = columns
@@ -123,8 +125,7 @@ class MetricsCSV(Logger):
             return
         known, rows = _read(self.path)
         columns = list(dict.fromkeys(["env_steps", *known, *keys]))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(self.path, _lines(columns, [*rows, *self._unwritten]))
+        _replace(self.path, _lines(columns, [*rows, *self._unwritten]).encode())
         self._columns = columns
 
 
@@ -161,23 +162,14 @@ def _append(path: Path, text: str) -> None:
     """
     size = path.stat().st_size
     try:
-        with path.open("a", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        with path.open("ab") as file:
+            file.write(text.encode())
+            flush(file)
     except OSError:
         os.truncate(path, size)
         raise
 
 
-def _replace(path: Path, text: str) -> None:
-    """Puts `text` in the place of the file in one step: a reader, or a kill, meets the old file or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+def _replace(path: Path, content: bytes) -> None:
+    with atomic_write(path) as file:
+        file.write(content)

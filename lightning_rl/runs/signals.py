@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 STOPPED = 143
 """Exit status of a process that was asked to end."""
 
-_PATIENCE_SECONDS = 5.0  # for a main thread that can answer to do so, and to tidy up
+_PATIENCE_SECONDS = 5.0  # for the main thread to handle the signal itself and to clean up
 _LAUNCHERS = ("SLURM_PROCID", "TORCHELASTIC_RUN_ID")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 

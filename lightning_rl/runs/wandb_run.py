@@ -5,15 +5,17 @@ import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
+from lightning_rl.runs.lightning_private import drop_wandb_option
+
 
 def drop_obsolete_settings(logger: WandbLogger) -> None:
     """Spares the user W&B's warning of a setting that Lightning always passes; call it before the run is started."""
-    logger._wandb_init.pop("anonymous", None)
+    drop_wandb_option(logger, "anonymous")
 
 
 def silent_server(*, seconds: float = 10.0) -> str | None:
@@ -51,7 +53,7 @@ def outlive(logger: WandbLogger) -> None:
         with _if_there():
             log_metrics(metrics, step)
 
-    logger.log_metrics = log_metrics_if_there  # type: ignore[method-assign]  # of whatever class the config names
+    cast(Any, logger).log_metrics = log_metrics_if_there  # rather than a subclass: the config names the logger's class
 
 
 @rank_zero_only
@@ -98,8 +100,8 @@ def log_media(logger: WandbLogger, *, env_steps: int, videos: Iterable[Path], pi
 
     Args:
         logger: Lightning's own.
-        env_steps: When they were made.
-        videos: Encoded files, mp4.
+        env_steps: when they were made.
+        videos: encoded files, mp4.
         pictures: png files.
     """
     import wandb  # slow, and needed by nobody who switched W&B off

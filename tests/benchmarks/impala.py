@@ -13,7 +13,6 @@ import argparse
 import json
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,12 +22,13 @@ import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_rl.cpu import allocator
-from lightning_rl.cpu.bfloat16 import cpu_has_bf16, suitable
+from lightning_rl.cpu.bfloat16 import cpu_has_bf16, supported_precision
 from lightning_rl.cpu.micro_batches import MicroBatchConfig, threads
 from lightning_rl.data.collector import Collector
 from lightning_rl.envs.procgen import ProcgenVectorEnv
 from lightning_rl.envs.statistics import EpisodeStatistics
-from lightning_rl.modules.impala_vae import ImpalaVAEModule, Unrolls, VAEConfig
+from lightning_rl.modules.impala import ImpalaModule
+from lightning_rl.modules.impala_vae import EncodedUnrolls, ImpalaVAEModule
 from tests.benchmarks import measure
 from tests.benchmarks.impala_peer import PlainLearner
 from tests.support.worlds import Batches, fit
@@ -51,18 +51,15 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def build(side: str, obs_shape: tuple[int, int, int] = (64, 64, 3)) -> ImpalaVAEModule:
+def build(side: str, obs_shape: tuple[int, int, int] = (64, 64, 3)) -> ImpalaModule:
     """A module that has learned nothing yet, with the numbers of the configs."""
     torch.manual_seed(_SEED)
-    vae = _config("impala_vae.yaml")["model"]["init_args"]["vae"]
-    return ImpalaVAEModule(
-        obs_shape=obs_shape,
-        vae=None if side == "without_vae" else VAEConfig(**vae),
-        micro_batches=MicroBatchConfig(**_config("hardware/cpu.yaml")["model"]["init_args"]["micro_batches"]),
-    )
+    micro_batches = MicroBatchConfig(**_config("hardware/cpu.yaml")["model"]["init_args"]["micro_batches"])
+    kind = ImpalaModule if side == "without_vae" else ImpalaVAEModule
+    return kind(obs_shape=obs_shape, micro_batches=micro_batches)
 
 
-def collected(game: str, *, num_envs: int, num_steps: int) -> Unrolls:
+def collected(game: str, *, num_envs: int, num_steps: int) -> EncodedUnrolls:
     """The second rollout of a policy that has learned nothing: some episodes go on from the first.
 
     Args:
@@ -78,11 +75,11 @@ def collected(game: str, *, num_envs: int, num_steps: int) -> Unrolls:
     list(module.batches(collector))
     (batch,) = module.batches(collector)
     env.close()
-    assert isinstance(batch, Unrolls)
+    assert isinstance(batch, EncodedUnrolls)
     return batch
 
 
-def measured(side: str, batch: Unrolls, *, updates: int) -> dict[str, float]:
+def measured(side: str, batch: EncodedUnrolls, *, updates: int) -> dict[str, float]:
     """One side, in this process: the median of the seconds of an update, and of the LSTM in it where that is ours.
 
     Args:
@@ -95,9 +92,7 @@ def measured(side: str, batch: Unrolls, *, updates: int) -> dict[str, float]:
     """
     _, _, height, width, channels = batch.obs.shape
     module = build(side, (height, width, channels))
-    if module.autoencoding is None:
-        batch = replace(batch, noise=None)
-    if side == "peer":
+    if side == "peer" and isinstance(module, ImpalaVAEModule):
         learner, seconds = PlainLearner(module, (height, width, channels)), []
         for _ in range(1 + updates):
             start = time.perf_counter()
@@ -105,7 +100,7 @@ def measured(side: str, batch: Unrolls, *, updates: int) -> dict[str, float]:
             seconds.append(time.perf_counter() - start)
         return {"update": median(seconds[1:])}
     clock = _Clock()
-    precision = suitable(_config("hardware/cpu.yaml")["trainer"]["precision"], "cpu")
+    precision = supported_precision(_config("hardware/cpu.yaml")["trainer"]["precision"], "cpu")
     fit(module, Batches(*[batch] * (1 + updates)), callbacks=[clock], precision=precision)
     lstm = [_lstm_seconds(module, batch) for _ in range(1 + updates)]
     return {"update": median(clock.seconds[1:]), "lstm": median(lstm[1:])}
@@ -187,15 +182,15 @@ class _Clock(Callback):
         self.seconds.append(time.perf_counter() - self._start)
 
 
-def _lstm_seconds(module: ImpalaVAEModule, batch: Unrolls) -> float:
+def _lstm_seconds(module: ImpalaModule, batch: EncodedUnrolls) -> float:
     """The LSTM by itself, forwards and backwards over the parts of an update, in as many threads."""
     network, micro_batches = module.network, module.micro_batches
     assert micro_batches is not None
 
-    def stepped(part: Unrolls) -> None:
+    def stepped(part: EncodedUnrolls) -> None:
         inputs = torch.ones(*part.obs.shape[:2], network.lstm.input_size, requires_grad=True)
         starts = torch.cat([part.recurrent_inputs.starts[None], part.terminated])
-        outputs, _ = network._remembered(inputs, starts, part.recurrent_inputs.state)
+        outputs, _ = network._unroll_lstm(inputs, starts, part.recurrent_inputs.state)
         torch.autograd.grad(outputs.sum(), [inputs, *network.lstm.parameters()])
 
     start = time.perf_counter()

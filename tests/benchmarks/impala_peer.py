@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_rl.modules.impala_vae import ImpalaVAEModule, Unrolls
+from lightning_rl.modules.impala_vae import EncodedUnrolls, ImpalaVAEModule
 
 
 class PlainBlock(nn.Module):
@@ -83,7 +83,7 @@ class PlainImpalaVAE(nn.Module):
         """The autoencoder's."""
         return [*self.encoder.parameters(), *self.decoder.parameters()]
 
-    def losses(self, batch: Unrolls) -> dict[str, Tensor]:
+    def losses(self, batch: EncodedUnrolls) -> dict[str, Tensor]:
         """Weighted: sums over the batch of policy, value and entropy; the mean over frames of the autoencoder's."""
         assert batch.noise is not None
         num_steps, num_envs = batch.actions.shape
@@ -130,7 +130,7 @@ class PlainImpalaVAE(nn.Module):
         log_prior = (-0.5 * sample**2).sum(1)  # log 2π is in both
         return sample.detach(), reconstruction + (log_posterior - log_prior).mean()
 
-    def _v_trace(self, batch: Unrolls, log_rhos: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def _v_trace(self, batch: EncodedUnrolls, log_rhos: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """With γ = 0.99 and all bounds 1."""
         discounts = 0.99 * (~batch.terminated).float()
         rhos = torch.clamp(torch.exp(log_rhos), max=1)
@@ -160,7 +160,7 @@ class PlainLearner:
         self._agent_optimizer = torch.optim.Adam(self.model.agent_parameters(), lr=1e-5)
         self._vae_optimizer = torch.optim.Adam(self.model.vae_parameters(), lr=1e-4)
 
-    def update(self, batch: Unrolls) -> dict[str, float]:
+    def update(self, batch: EncodedUnrolls) -> dict[str, float]:
         """One update of everything; the losses before it."""
         losses = self.model.losses(batch)
         self._agent_optimizer.zero_grad()

@@ -89,7 +89,7 @@ class ImpalaFeatures(nn.Module):
 
     def forward(self, images: Float32[Tensor, "N C H W"]) -> Float32[Tensor, "N D"]:
         """Features."""
-        features: Tensor = self.dense(self.cnn.encoded(images))
+        features: Tensor = self.dense(self.cnn.encode(images))
         return features
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_rl.cli.command import RunCLI
-from lightning_rl.modules.impala_vae import Unrolls
+from lightning_rl.modules.impala_vae import EncodedUnrolls, ImpalaVAEModule
 from lightning_rl.types import RecurrentInputs
 from tests.benchmarks import collecting, curves, impala, measure, memory, scaling, throughput
 from tests.benchmarks.impala_peer import PlainLearner
@@ -85,7 +85,7 @@ def test_published_points_are_shown_as_far_as_the_runs_go(last: int, published: 
     assert (0 if found is None else np.size(found.get_xdata())) == published
 
 
-def unrolls() -> Unrolls:
+def unrolls() -> EncodedUnrolls:
     """In mid-episode, of another policy than the learner's."""
     rollout = draw_rollout(1)
     rollout.actions[0] = 14  # of Procgen's fifteen
@@ -97,7 +97,7 @@ def unrolls() -> Unrolls:
         starts=torch.tensor([False, True, False]),
         state=torch.randn(NUM_ENVS, 512, generator=generator(2)),
     )
-    return Unrolls(
+    return EncodedUnrolls(
         obs=rollout.obs,
         actions=rollout.actions,
         rewards=rollout.rewards.clamp(-1, 1),
@@ -113,6 +113,7 @@ def unrolls() -> Unrolls:
 
 def test_impala_s_peer_computes_what_the_module_does() -> None:
     module, batch = impala.build("with_vae", OBS_SHAPE), unrolls()
+    assert isinstance(module, ImpalaVAEModule)
     peer = PlainLearner(module, OBS_SHAPE)
     weights, losses = module.weights(batch), module.objective(batch, generator()).losses
 

@@ -26,7 +26,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from lightning_rl.cpu import allocator
-from lightning_rl.cpu.bfloat16 import suitable
+from lightning_rl.cpu.bfloat16 import supported_precision
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.replay import ReplayBuffer
 from lightning_rl.modules.simple.module import SimPLeModule
@@ -117,7 +117,11 @@ def measured(side: str, *, updates: int, rollouts: int) -> dict[str, float]:
     """One side, in this process: predicted frames and imagined steps per second."""
     if side == "ours":
         allocator.keep_freed_memory()
-    precision = suitable(_config("hardware/cpu.yaml")["trainer"]["precision"], "cpu") if side == "ours" else "32-true"
+    precision = (
+        supported_precision(_config("hardware/cpu.yaml")["trainer"]["precision"], "cpu")
+        if side == "ours"
+        else "32-true"
+    )
     module = build(side)
     layout = mock.patch.object(next_frame, "standardized", _usual_layout if side == "peer" else standardized)
     with tempfile.TemporaryDirectory() as folder, layout:

@@ -12,6 +12,7 @@ from pytorch_lightning import Trainer
 from lightning_rl.callbacks.graceful_stop import StopAtBoundary
 from lightning_rl.callbacks.reconstructions import AutoencoderPictures
 from lightning_rl.data.procgen import ProcgenDataModule
+from lightning_rl.modules.impala import ImpalaModule
 from lightning_rl.modules.impala_vae import ImpalaVAEModule, VAEConfig
 from lightning_rl.modules.ppo_distill import PPODistillModule
 from tests.support.full_disk import RememberingWandb, leave_no_room_for
@@ -35,7 +36,7 @@ class Training:
         self.callback = AutoencoderPictures(run_dir, title="VAE on starpilot")
 
     def at(self, env_steps: int) -> "Training":
-        self.data.load_state_dict({"env_steps": env_steps})
+        self.data.load_state_dict({"env_steps": env_steps, "collectors": []})
         return self
 
     def start(self) -> "Training":
@@ -169,13 +170,9 @@ def test_drawing_changes_no_random_stream_and_no_module(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in training.module.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [(ImpalaVAEModule, {"vae": None}), (PPODistillModule, {})],
-    ids=["vae null", "another method"],
-)
-def test_nothing_is_drawn_without_an_autoencoder(kind: Any, options: dict[str, Any], tmp_path: Path) -> None:
-    training = Training(tmp_path, module=kind(num_actions=15, obs_shape=(64, 64, 3), **options))
+@pytest.mark.parametrize("kind", [ImpalaModule, PPODistillModule])
+def test_nothing_is_drawn_without_an_autoencoder(kind: Any, tmp_path: Path) -> None:
+    training = Training(tmp_path, module=kind(num_actions=15, obs_shape=(64, 64, 3)))
 
     training.start().at(100)
     training.callback.on_train_epoch_end(training.trainer, training.module)

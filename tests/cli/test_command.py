@@ -10,6 +10,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -326,7 +327,7 @@ class TestFinishedRun:
         ("subcommand", "options", "told"),
         [
             ("test", ["--data.game", "maze"], ["game dodgeball", "game maze"]),
-            ("fit", ["--model.distillation", "{}"], ["method ppo,", "method ppo_distill"]),
+            ("fit", ["--model", "PPODistillModule"], ["method ppo,", "method ppo_distill"]),
             ("predict", ["--model.network", "two_stack"], ["shape", "network"]),
             ("fit", ["--data.num_levels", "7"], ["num_levels 200", "7"]),
         ],
@@ -557,7 +558,11 @@ class TestSimPLe:
             assert video.streams.video[0].height == 3 * 64  # the newest frame of the stack alone
 
     def test_ppo_goes_on_with_its_policy(self, simple_run: Path, tmp_path: Path) -> None:
-        options = {"model__network": "two_conv", "data__frame_stack": 4, "policy_from": simple_run / "last.ckpt"}
+        options: dict[str, Any] = {
+            "model__network": "two_conv",
+            "data__frame_stack": 4,
+            "policy_from": simple_run / "last.ckpt",
+        }
         args = fit_args(tmp_path / "ppo", config="ppo", iterations=1, **options)
         cli = RunCLI(args)
         saved = load(simple_run)["state_dict"]

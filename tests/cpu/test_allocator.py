@@ -15,19 +15,19 @@ def page_faults(num_bytes):
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
-page_faults(4 * {NUM_BYTES})  # room that is free afterwards
+page_faults(4 * {NUM_BYTES})  # freed at once
 print(page_faults({NUM_BYTES}))
 """
 
 
-def counting(habit: str) -> subprocess.Popen[str]:
-    # a process of its own: what others left in the heap of this one decides where a block goes
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, habit], stdout=subprocess.PIPE, text=True)
+def start_counting(mode: str) -> subprocess.Popen[str]:
+    # a process of its own, since earlier allocations of this one decide where a block goes
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, mode], stdout=subprocess.PIPE, text=True)
 
 
-def test_a_freed_block_is_used_again_without_the_kernel_only_when_it_is_kept() -> None:
-    started = [counting(habit) for habit in ("keep", "return")]
+def test_kept_memory_is_reused_without_page_faults() -> None:
+    processes = [start_counting(mode) for mode in ("keep", "return")]
 
-    kept, returned = (int(process.communicate()[0]) for process in started)
+    kept, returned = (int(process.communicate()[0]) for process in processes)
 
     assert kept < returned / 100

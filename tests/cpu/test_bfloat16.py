@@ -12,11 +12,11 @@ def cpuinfo(tmp_path: Path, flags: str) -> Path:
 
 
 @pytest.mark.parametrize(("flags", "has"), [("avx512f avx512_bf16", True), ("amx_bf16", True), ("avx2 avx512f", False)])
-def test_a_processor_has_bf16_when_its_flags_say_so(flags: str, has: bool, tmp_path: Path) -> None:
+def test_bf16_support_is_read_from_the_cpu_flags(flags: str, has: bool, tmp_path: Path) -> None:
     assert bfloat16.cpu_has_bf16(cpuinfo(tmp_path, flags)) is has
 
 
-def test_a_machine_without_cpuinfo_is_taken_to_have_no_bf16(tmp_path: Path) -> None:
+def test_without_cpuinfo_bf16_counts_as_unsupported(tmp_path: Path) -> None:
     assert not bfloat16.cpu_has_bf16(tmp_path / "absent")
 
 
@@ -35,16 +35,16 @@ def test_only_emulated_bf16_is_replaced(
 ) -> None:
     monkeypatch.setattr(bfloat16, "cpu_has_bf16", lambda: has)
 
-    assert bfloat16.suitable(asked, accelerator) == given
+    assert bfloat16.supported_precision(asked, accelerator) == given
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "there", "used"),
+    ("accelerator", "available", "used"),
     [("auto", True, True), ("gpu", True, True), ("cuda", True, True), ("cpu", True, False), ("auto", False, False)],
 )
-def test_nvidias_gpus_are_used_where_they_are_there_and_asked_for(
-    accelerator: str, there: bool, used: bool, monkeypatch: pytest.MonkeyPatch
+def test_cuda_is_used_where_it_is_available_and_selected(
+    accelerator: str, available: bool, used: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: available)
 
     assert bfloat16.uses_cuda(accelerator) is used

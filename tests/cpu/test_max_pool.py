@@ -17,7 +17,7 @@ POOL = MaxPool()
 
 
 def distinct_images(count: int, channels: int, height: int, width: int, *, seed: int = 0) -> Tensor:
-    """Finite bfloat16 numbers of both signs, no two alike, in channels_last."""
+    """Distinct finite bfloat16 numbers of both signs, in channels_last."""
     size = count * channels * height * width
     magnitudes = torch.arange(0x7F80, dtype=torch.int16)
     bits = torch.cat([magnitudes, magnitudes[1:] | -0x8000])  # zero once
@@ -38,7 +38,7 @@ def few_values(count: int, channels: int, height: int, width: int) -> Tensor:
     width=st.integers(1, 4),
     seed=st.integers(0, 2**32),
 )
-def test_outputs_and_gradients_are_torchs(count: int, channels: int, height: int, width: int, seed: int) -> None:
+def test_outputs_and_gradients_equal_torchs(count: int, channels: int, height: int, width: int, seed: int) -> None:
     images = distinct_images(count, channels, 2 * height, 2 * width, seed=seed).requires_grad_()
     generator = torch.Generator().manual_seed(seed)
     outputs = POOL(images)
@@ -66,7 +66,7 @@ def test_small_integer_gradients_add_up_exactly() -> None:
     assert torch.equal(gradient, expected)
 
 
-def test_of_equal_maxima_one_takes_the_whole_gradient() -> None:
+def test_one_of_several_equal_maxima_gets_the_whole_gradient() -> None:
     images = few_values(3, 5, 6, 8).requires_grad_()
     outputs = POOL(images)
 
@@ -80,7 +80,7 @@ def test_of_equal_maxima_one_takes_the_whole_gradient() -> None:
     assert torch.equal((winners * images.detach().flatten()).sum(1), outputs[0].detach().flatten())
 
 
-def test_outputs_where_values_are_equal_infinite_or_zeros_of_both_signs() -> None:
+def test_outputs_equal_torchs_for_equal_infinite_and_signed_zero_values() -> None:
     special = torch.tensor([-torch.inf, -1.0, -0.0, 0.0, 1.0, torch.inf]).bfloat16()
     images = special[torch.randint(len(special), (7, 6, 8, 5))].permute(0, 3, 1, 2)
 
@@ -88,7 +88,7 @@ def test_outputs_where_values_are_equal_infinite_or_zeros_of_both_signs() -> Non
 
 
 @pytest.mark.parametrize("bits", [0x7FC0, -0x40], ids=["positive", "negative"])
-def test_a_nan_reaches_every_window_that_holds_it(bits: int) -> None:
+def test_nan_reaches_every_window_that_contains_it(bits: int) -> None:
     images = torch.zeros((1, 3, 6, 8), dtype=torch.bfloat16)
     images.view(torch.int16)[0, 1, 3, 5] = bits
 
@@ -96,7 +96,7 @@ def test_a_nan_reaches_every_window_that_holds_it(bits: int) -> None:
     assert int(POOL(images).isnan().sum()) == 4
 
 
-def test_a_row_or_column_outside_never_wins() -> None:
+def test_padding_gets_no_gradient() -> None:
     images = torch.full((1, 2, 4, 4), -torch.inf, dtype=torch.bfloat16).requires_grad_()
 
     (gradient,) = torch.autograd.grad(POOL(images).sum(), images)
@@ -104,7 +104,7 @@ def test_a_row_or_column_outside_never_wins() -> None:
     assert float(gradient.sum()) == 8  # one for each window
 
 
-def test_of_equal_pixels_the_first_wins() -> None:
+def test_the_first_of_equal_pixels_gets_the_gradient() -> None:
     images = torch.ones(2, 3, 6, 8).bfloat16().requires_grad_()
 
     (gradient,) = torch.autograd.grad(POOL(images).sum(), images)
@@ -114,11 +114,9 @@ def test_of_equal_pixels_the_first_wins() -> None:
 
 
 @pytest.mark.parametrize(("left", "right", "rounded"), [(256.0, 1.0, 256.0), (258.0, 1.0, 260.0), (256.0, 1.5, 258.0)])
-def test_a_pixel_that_wins_twice_gets_the_sum_rounded_to_the_nearest_even(
-    left: float, right: float, rounded: float
-) -> None:
+def test_gradients_of_two_windows_are_summed_before_they_are_rounded(left: float, right: float, rounded: float) -> None:
     images = torch.zeros(1, 1, 2, 4).bfloat16()
-    images[..., 1] = 1.0  # the column that both windows see; of its two pixels the upper wins
+    images[..., 1] = 1.0  # the column in both windows; the upper of its two pixels is the maximum
     images.requires_grad_()
 
     (gradient,) = torch.autograd.grad(POOL(images), images, torch.tensor([[[[left, right]]]]).bfloat16())
@@ -135,7 +133,7 @@ def test_any_memory_format_is_pooled_and_the_result_is_channels_last() -> None:
     assert outputs.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_gradient_in_another_memory_format_is_the_same() -> None:
+def test_the_memory_format_of_the_gradient_changes_nothing() -> None:
     images = distinct_images(2, 3, 4, 6).requires_grad_()
     weights = torch.randint(-9, 10, (2, 3, 2, 3)).bfloat16()
     outputs = POOL(images)
@@ -149,14 +147,14 @@ def test_a_gradient_in_another_memory_format_is_the_same() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_other_precisions_are_torchs_own(dtype: torch.dtype) -> None:
+def test_other_precisions_use_torchs_max_pool(dtype: torch.dtype) -> None:
     images = torch.randn(2, 3, 4, 6, dtype=dtype, requires_grad=True)
 
     assert torch.equal(POOL(images), max_pool2d(images, 3, stride=2, padding=1))
     assert torch.autograd.gradcheck(POOL, images.double())
 
 
-def test_threads_pool_at_the_same_time() -> None:
+def test_pooling_is_thread_safe() -> None:
     images = [distinct_images(7, 16, 16, 16, seed=seed) for seed in range(8)]
     with ThreadPoolExecutor(4) as threads:
         together = list(threads.map(POOL, images))
@@ -166,10 +164,10 @@ def test_threads_pool_at_the_same_time() -> None:
 
 
 @pytest.mark.slow
-def test_pools_where_compiled_code_cannot_be_kept() -> None:
+def test_pooling_works_without_a_writable_cache_folder() -> None:
     script = "import torch; from lightning_rl.cpu.max_pool import MaxPool; MaxPool()(torch.ones(1, 1, 2, 2).bfloat16())"
-    nowhere = {**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "IPythonCacheLocator"}
+    environment = {**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "IPythonCacheLocator"}
 
-    done = subprocess.run([sys.executable, "-c", script], env=nowhere, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")

@@ -111,7 +111,7 @@ def test_parameter_that_one_part_uses_gets_that_parts_gradient() -> None:
     assert torch.equal(torch.cat([first.grad, second.grad]), torch.tensor([1.0, 1.0, 3.0, 3.0, 3.0]))
 
 
-def test_gradients_scale_with_what_backward_starts_from() -> None:
+def test_gradients_scale_with_the_gradient_of_the_loss() -> None:
     parameter = nn.Parameter(torch.ones(2))
 
     loss, _ = accumulate_gradients([lambda: Part(parameter.sum(), {})], [parameter], num_threads=1)
@@ -142,6 +142,6 @@ def test_error_in_a_part_reaches_the_caller() -> None:
 
 
 @pytest.mark.parametrize("name", ["size", "num_threads"])
-def test_no_samples_or_no_threads_are_refused(name: str) -> None:
+def test_size_and_number_of_threads_must_be_positive(name: str) -> None:
     with pytest.raises(ValueError, match=rf"model\.micro_batches\.{name} must be at least 1, found 0"):
         MicroBatchConfig(**{name: 0})

@@ -8,7 +8,7 @@ from lightning_rl.cpu.patch_conv import PatchConv, PatchUpConv
 
 @pytest.mark.parametrize(("kernel_size", "stride", "padding"), [(8, 4, 0), (4, 2, 1), (3, 1, 1)])
 @pytest.mark.parametrize("size", [(12, 20), (13, 22), (11, 19)])
-def test_outputs_and_gradients_are_those_of_torchs_convolution(
+def test_outputs_and_gradients_equal_those_of_conv2d(
     kernel_size: int, stride: int, padding: int, size: tuple[int, int]
 ) -> None:
     ours = PatchConv(3, 5, kernel_size, stride=stride, padding=padding)
@@ -18,7 +18,7 @@ def test_outputs_and_gradients_are_those_of_torchs_convolution(
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4)])
-def test_doubled_outputs_and_gradients_are_those_of_torchs_transposed_convolution(size: tuple[int, int]) -> None:
+def test_outputs_and_gradients_equal_those_of_conv_transpose2d(size: tuple[int, int]) -> None:
     assert_same(PatchUpConv(3, 5), nn.ConvTranspose2d(3, 5, 4, stride=2, padding=1), size=size)
 
 

@@ -11,7 +11,7 @@ N, BEFORE, AFTER, H, W = 3, 5, 7, 4, 6
 shuffled = SubPixelShuffle()
 
 
-def test_sub_pixels_become_pixels() -> None:
+def test_sub_pixels_are_rearranged_to_pixels() -> None:
     sub_pixels = torch.randn(N, 4 * AFTER, H, W)
 
     pixels = shuffled(sub_pixels)
@@ -42,7 +42,7 @@ def same() -> tuple[nn.Module, nn.Module]:
 
 
 @pytest.mark.parametrize("pair", [up, same])
-def test_outputs_and_gradients_are_those_of_torchs_transposed_convolution(
+def test_outputs_and_gradients_equal_those_of_conv_transpose2d(
     pair: Callable[[], tuple[nn.Module, nn.Module]],
 ) -> None:
     ours, torchs = (module.double() for module in pair())

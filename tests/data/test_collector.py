@@ -375,7 +375,7 @@ def test_a_state_saved_right_after_restoring_is_the_state_restored(tmp_path: Pat
 
 
 def test_a_state_of_other_environments_is_refused() -> None:
-    with pytest.raises(ValueError, match="num_envs 3"):
+    with pytest.raises(ValueError, match=r"collector\.recall\.\w+ must be .* of shape \(2\), found .* of shape \(3\)"):
         collector_of(counting()).load_state_dict(collector_of(counting(num_envs=3)).state_dict())
 
 

@@ -123,7 +123,7 @@ def test_held_out_trajectories_are_drawn_only_when_asked_for(filled: ReplayBuffe
 def test_who_is_held_out_is_a_matter_of_each_rollouts_own_environments(filled: ReplayBuffer, tmp_path: Path) -> None:
     filled.append(rollout(2, num_envs=5))  # as a run goes on with others
     restored = buffer(tmp_path)
-    restored.load_state_dict(filled.state_dict())
+    restored.load_state(filled.state)
 
     kinds = []
     for held_out in (True, False):
@@ -164,18 +164,18 @@ def test_equal_generators_draw_equal_windows(filled: ReplayBuffer) -> None:
 def test_a_saved_state_draws_what_the_live_one_does(filled: ReplayBuffer, tmp_path: Path) -> None:
     restored = buffer(tmp_path)
 
-    restored.load_state_dict(filled.state_dict())
+    restored.load_state(filled.state)
 
     for field in ("frames", "actions", "rewards", "ended", "valid"):
         assert torch.equal(getattr(drawn(restored), field), getattr(drawn(filled), field))
 
 
 def test_files_written_after_the_saved_state_are_set_aside(filled: ReplayBuffer, tmp_path: Path) -> None:
-    state = filled.state_dict()
+    state = filled.state
     filled.append(rollout(2))
     restored = buffer(tmp_path)
 
-    restored.load_state_dict(state)
+    restored.load_state(state)
 
     assert restored.num_steps == 2 * T * B
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.pt", "000001.pt", "000002.superseded"]
@@ -184,7 +184,7 @@ def test_files_written_after_the_saved_state_are_set_aside(filled: ReplayBuffer,
 def test_files_beside_another_checkpoint_are_copied(filled: ReplayBuffer, tmp_path: Path) -> None:
     restored = buffer(tmp_path / "other", beside=tmp_path)
 
-    restored.load_state_dict(filled.state_dict())
+    restored.load_state(filled.state)
 
     assert torch.equal(drawn(restored).frames, drawn(filled).frames)
     assert (tmp_path / "000001.pt").exists()
@@ -225,7 +225,7 @@ def test_damaged_files_are_refused_by_name(
     damage(tmp_path / "000001.pt")
 
     with pytest.raises(ValueError, match=message):
-        buffer(tmp_path).load_state_dict(filled.state_dict())
+        buffer(tmp_path).load_state(filled.state)
 
 
 def test_a_full_disk_loses_nothing_that_was_there(

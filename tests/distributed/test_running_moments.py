@@ -24,13 +24,13 @@ def test_merging_is_symmetric() -> None:
     assert one.merged(other) == pytest.approx(other.merged(one), rel=1e-12)
 
 
-def test_a_difference_of_means_is_spread_where_neither_part_has_any() -> None:
+def test_merging_adds_the_variance_between_the_means() -> None:
     merged = RunningMoments(2.0, 0.0, 3.0).merged(RunningMoments(6.0, 0.0, 1.0))
 
-    assert merged == pytest.approx(RunningMoments(3.0, 3.0, 4.0), rel=1e-12)  # of 2, 2, 2, 6
+    assert merged == pytest.approx(RunningMoments(3.0, 3.0, 4.0), rel=1e-12)  # the moments of 2, 2, 2, 6
 
 
-def test_the_start_weighs_a_ten_thousandth_of_a_number() -> None:
+def test_the_initial_pseudo_observation_has_weight_1e_4() -> None:
     merged = RunningMoments().merged(moments_of(SAMPLES))
 
     weights = np.array([1e-4] + [1.0] * len(SAMPLES))

@@ -388,10 +388,10 @@ def test_wrong_actions_are_refused_before_any_game_moves(actions: NDArray[np.int
 @pytest.mark.parametrize(
     ("game", "options", "message"),
     [
-        ("pogn", {}, r"game must be an Atari game, not 'pogn'; did you mean pong or pooyan\?"),
-        ("zzz", {}, "not 'zzz'; allowed: adventure, .*zaxxon"),
-        ("joust", {}, "game must be an Atari game, not 'joust'"),
-        ("pong", {"num_envs": 0}, "num_envs must be an integer from 1 to 2147483647, not 0"),
+        ("pogn", {}, r"game must be an Atari game, found 'pogn'; did you mean pong or pooyan\?"),
+        ("zzz", {}, "found 'zzz'; allowed: adventure, .*zaxxon"),
+        ("joust", {}, "game must be an Atari game, found 'joust'"),
+        ("pong", {"num_envs": 0}, "num_envs must be an integer from 1 to 2147483647, found 0"),
         ("pong", {"max_no_ops": -1}, "max_no_ops must be an integer from 0"),
         ("pong", {"max_episode_steps": 0}, "max_episode_steps must be an integer from 1"),
         ("pong", {"seed": -1}, "seed must be an integer from 0"),

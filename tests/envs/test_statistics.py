@@ -119,9 +119,7 @@ def test_a_saved_state_is_left_alone_by_later_steps() -> None:
 def test_the_state_of_other_wrappers_is_refused() -> None:
     env = EpisodeStatistics(counting(4))
 
-    with pytest.raises(
-        ValueError, match=r"a state of EpisodeStatistics has env, lengths, .*, this one has env, moments"
-    ):
+    with pytest.raises(ValueError, match=r"a state of EpisodeStatistics has env, lengths, .*, found env, moments"):
         env.set_state(ReturnScaling(counting(4)).get_state())
 
 
@@ -129,7 +127,11 @@ def test_a_state_refused_inside_changes_nothing_outside() -> None:
     env = EpisodeStatistics(counting(4, 7))
     played(env, 3)
 
-    with pytest.raises(ValueError, match="num_envs"):
+    with pytest.raises(ValueError, match="num_envs 3"):
+        env.set_state(EpisodeStatistics(counting(4, 7)).get_state() | {"env": counting(4, 7, 9).get_state()})
+    with pytest.raises(
+        ValueError, match=r"EpisodeStatistics\.returns must be a float64 tensor of shape \(2\), found a .* \(3\)"
+    ):
         env.set_state(EpisodeStatistics(counting(4, 7, 9)).get_state())
 
     assert played(env, 1)["episode_length"].tolist() == [[4, 0]]

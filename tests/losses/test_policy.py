@@ -6,7 +6,14 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from lightning_rl.losses.policy import approx_kl, clip_fraction, clipped_surrogate_loss, entropy, log_probs_of
+from lightning_rl.losses.policy import (
+    approx_kl,
+    clip_fraction,
+    clipped_surrogate_loss,
+    entropy,
+    log_probs_of,
+    policy_gradient_loss,
+)
 from tests.support import reference
 from tests.support.compare import Array, assert_matches, rounded, tensor
 
@@ -26,7 +33,7 @@ def draw_actions() -> Tensor:
 
 
 def crossing() -> dict[str, Array]:
-    """Behavior and target log-probabilities whose ratios cross both bounds, each with a gain and with a loss."""
+    """Log-probabilities whose ratios cross both clip bounds, with a positive and a negative advantage for each."""
     behavior_log_probs = np.tile(np.linspace(-3, -2, len(RATIOS)), (2, 1))
     return {
         "log_probs": rounded(behavior_log_probs + np.log(RATIOS)),
@@ -77,7 +84,7 @@ def test_entropy_matches_its_definition() -> None:
     assert_matches(entropy(tensor(logits)), reference.entropy(logits))
 
 
-def test_entropy_of_uniform_logits_is_the_log_of_their_number() -> None:
+def test_entropy_of_uniform_logits_is_the_log_of_the_number_of_actions() -> None:
     assert_matches(entropy(torch.full((NUM_ENVS, NUM_ACTIONS), 4.0)), np.full(NUM_ENVS, math.log(NUM_ACTIONS)))
 
 
@@ -101,7 +108,7 @@ def test_policy_gradients_agree_with_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("epsilon", [0.1, EPSILON, 0.5, math.inf])
-def test_clipped_surrogate_loss_is_minus_its_defined_objective(epsilon: float) -> None:
+def test_clipped_surrogate_loss_matches_its_definition(epsilon: float) -> None:
     world = crossing()
 
     loss = clipped_surrogate_loss(**{k: tensor(v) for k, v in world.items()}, epsilon=epsilon)
@@ -144,7 +151,7 @@ def test_gradient_of_clipped_surrogate_loss_with_equal_policies_is_the_policy_gr
     assert_matches(leaf.grad, errors * advantages[..., None])
 
 
-def test_gradient_of_clipped_surrogate_loss_stops_only_where_the_ratio_has_moved_as_the_advantage_asks() -> None:
+def test_gradient_of_clipped_surrogate_loss_is_zero_only_where_the_ratio_is_clipped_in_the_favored_direction() -> None:
     world = crossing()
     leaf = tensor(world["log_probs"]).requires_grad_()
 
@@ -180,7 +187,7 @@ def test_clipped_surrogate_loss_gives_no_gradient_to_behavior_and_advantages() -
     assert {name for name, leaf in world.items() if leaf.grad is not None} == {"log_probs"}
 
 
-def test_clipped_surrogate_loss_of_advantages_with_a_loose_axis_is_refused() -> None:
+def test_clipped_surrogate_loss_of_advantages_with_an_extra_axis_is_refused() -> None:
     world = {k: tensor(v) for k, v in crossing().items()}
     world["advantages"] = world["advantages"].unsqueeze(-1)
 
@@ -194,7 +201,7 @@ def test_approx_kl_matches_its_definition() -> None:
     assert_matches(approx_kl(**{k: tensor(v) for k, v in world.items()}), reference.approx_kl(**world))
 
 
-def test_approx_kl_averaged_over_the_behaviors_actions_is_the_divergence_of_the_target_from_it() -> None:
+def test_approx_kl_averaged_over_behavior_actions_is_the_kl_divergence() -> None:
     behavior_logits, target_logits = draw_logits(seed=1), draw_logits(seed=2)
 
     estimates = approx_kl(
@@ -210,7 +217,7 @@ def test_approx_kl_of_a_small_step_is_not_lost_to_rounding() -> None:
 
     kl = approx_kl(log_probs=torch.tensor([step]), behavior_log_probs=torch.zeros(1))
 
-    # r − 1 and log r are near 2e-4 and known to 2^-24 of themselves: 1e-3 of their difference; exp would leave 1
+    # r − 1 and log r are near 2e-4 with relative error 2^-24, so their difference has 1e-3; with exp it would have 1
     torch.testing.assert_close(kl, torch.tensor([step**2 / 2]), rtol=2e-3, atol=0.0)
 
 
@@ -236,3 +243,39 @@ def test_clip_fraction_carries_no_gradient() -> None:
     log_probs = torch.tensor([-1.0, -2.0], requires_grad=True)
 
     assert not clip_fraction(log_probs=log_probs, behavior_log_probs=log_probs, epsilon=EPSILON).requires_grad
+
+
+def test_policy_gradient_is_the_advantage_times_one_hot_minus_softmax() -> None:
+    logits, actions = tensor(draw_logits(seed=1)).requires_grad_(), draw_actions()
+    advantages = torch.from_numpy(np.random.default_rng(3).normal(size=actions.shape)).to(logits)
+    advantages.requires_grad_()
+
+    loss = policy_gradient_loss(log_probs_of(actions, logits), advantages)
+    loss.sum().backward()
+
+    softmax = torch.from_numpy(np.exp(draw_logits(seed=1)))
+    softmax /= softmax.sum(-1, keepdim=True)
+    one_hot = torch.nn.functional.one_hot(actions, NUM_ACTIONS)
+    assert loss.shape == actions.shape
+    assert advantages.grad is None
+    assert logits.grad is not None
+    assert_matches(logits.grad, ((softmax - one_hot) * advantages.detach().unsqueeze(-1)).numpy())
+
+
+@pytest.mark.parametrize("log_ratio", [85.0, 89.0, 1e4, -1e4])
+@pytest.mark.parametrize("advantage", [-0.7, 0.0, 1.5])
+def test_a_ratio_beyond_what_exp_can_hold_gives_finite_loss_and_gradient(log_ratio: float, advantage: float) -> None:
+    behavior_log_probs = torch.full((3,), -1e4)
+    log_probs = (behavior_log_probs + log_ratio).requires_grad_()
+    ratios = {"log_probs": log_probs, "behavior_log_probs": behavior_log_probs}
+
+    loss = clipped_surrogate_loss(**ratios, advantages=torch.full((3,), advantage), epsilon=EPSILON)
+    loss.sum().backward()
+
+    assert log_probs.grad is not None
+    assert loss.isfinite().all()
+    assert log_probs.grad.isfinite().all()
+    assert approx_kl(**ratios).isfinite().all()
+    if advantage > 0 and log_ratio > 0:
+        assert_matches(loss.detach(), np.full(3, -1.5 * (1 + EPSILON)))
+        assert not log_probs.grad.any()

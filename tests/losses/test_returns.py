@@ -13,7 +13,7 @@ NUM_ENVS = 3
 
 
 def draw(num_steps: int, seed: int = 0) -> dict[str, Array]:
-    """A rollout whose next values are drawn apart from its values; one environment ends an episode inside it."""
+    """A rollout with independent values and next values; one environment ends an episode inside it."""
     generator = np.random.default_rng(seed)
     shape = (num_steps, NUM_ENVS)
     discounts = np.full(shape, GAMMA)
@@ -94,7 +94,7 @@ def test_generalized_advantages_of_two_joined_episodes_are_those_of_each() -> No
 
 
 @pytest.mark.parametrize(("gamma", "lambda_"), [(0.999, 0.95), (0.9, 0.5), (0.5, 1.0)])
-def test_sum_of_both_streams_advantages_is_the_papers_estimate_on_their_sum(gamma: float, lambda_: float) -> None:
+def test_sum_of_both_streams_advantages_is_the_papers_combined_estimate(gamma: float, lambda_: float) -> None:
     extrinsic, intrinsic = draw(num_steps=11, seed=3), draw(num_steps=11, seed=4)
     done = (extrinsic["discounts"] == 0).astype(np.float64)
     discounts = discounts_from(torch.from_numpy(done).bool(), gamma)
@@ -140,18 +140,18 @@ def test_normalized_advantages_match_their_definition(scale: float) -> None:
     assert_matches(normalized(tensor(advantages)), reference.normalized(advantages))
 
 
-def test_normalized_advantages_of_two_numbers_have_the_populations_deviation() -> None:
+def test_normalized_advantages_use_the_population_std() -> None:
     assert torch.equal(normalized(torch.tensor([1.0, 3.0])), torch.tensor([-1.0, 1.0]))
 
 
-def test_normalized_advantages_as_small_as_the_constant_are_halved_by_it() -> None:
+def test_normalized_advantages_with_std_1e_8_are_halved_by_the_constant() -> None:
     advantages = torch.tensor([-1e-8, 1e-8], dtype=torch.float64)
 
     torch.testing.assert_close(normalized(advantages), torch.tensor([-0.5, 0.5], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("shape", [(1,), (5, 3)])
-def test_normalized_equal_advantages_are_zero(shape: tuple[int, ...]) -> None:
+def test_normalized_advantages_are_zero_if_all_are_equal(shape: tuple[int, ...]) -> None:
     assert torch.equal(normalized(torch.full(shape, 2.0)), torch.zeros(shape))
 
 
@@ -185,11 +185,11 @@ def test_running_variance_of_forward_discounted_sums_of_a_worked_example() -> No
     variance = sums.var(correction=0).item()
     running = RunningMoments().merged(RunningMoments(sums.mean().item(), variance, sums.numel()))
 
-    assert f"{variance:.6f}" == "14.669162"  # the six numbers by themselves
-    assert f"{running.variance:.6f}" == "14.669465"  # RND's: with the pseudo-observation it starts from
+    assert f"{variance:.6f}" == "14.669162"  # of the six numbers alone
+    assert f"{running.variance:.6f}" == "14.669465"  # with RND's initial pseudo-observation
 
 
-def test_forward_discounted_sums_go_on_where_the_last_rollout_stopped() -> None:
+def test_forward_discounted_sums_continue_across_rollouts() -> None:
     rewards = torch.from_numpy(np.random.default_rng(7).normal(size=(11, NUM_ENVS)))
     start = torch.zeros(NUM_ENVS, dtype=torch.float64)
 

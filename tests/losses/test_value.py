@@ -44,7 +44,7 @@ def test_gradient_of_squared_value_loss_is_the_error_and_reaches_values_only() -
     assert targets.grad is None
 
 
-def test_squared_value_loss_of_values_with_a_loose_axis_is_refused() -> None:
+def test_squared_value_loss_of_values_with_an_extra_axis_is_refused() -> None:
     with pytest.raises(TypeCheckError):
         squared_value_loss(torch.zeros(5, 1), torch.zeros(5))
 

@@ -15,7 +15,7 @@ NUM_ENVS = 3
 
 
 def draw(num_steps: int, seed: int = 0) -> dict[str, Any]:
-    """Steps of another policy than the one that learns; one environment ends an episode inside."""
+    """Off-policy steps; one environment ends an episode inside the rollout."""
     generator = np.random.default_rng(seed)
     shape = (num_steps, NUM_ENVS)
     discounts = np.full(shape, GAMMA)
@@ -48,7 +48,7 @@ def test_targets_and_advantages_match_their_definition(num_steps: int, clips: tu
     assert_matches(found.advantages, advantages)
 
 
-def golden(max_rho: float | None = 1.0, max_pg_rho: float | None = 1.0) -> tuple[Tensor, Tensor]:
+def worked_example(max_rho: float | None = 1.0, max_pg_rho: float | None = 1.0) -> tuple[Tensor, Tensor]:
     return vtrace(
         rewards=torch.tensor([[0.0], [1.0], [-1.0], [0.5], [2.0]]),
         discounts=discounts_from(torch.tensor([[False], [False], [True], [False], [False]]), GAMMA),
@@ -60,29 +60,29 @@ def golden(max_rho: float | None = 1.0, max_pg_rho: float | None = 1.0) -> tuple
     )
 
 
-def test_worked_example() -> None:
-    targets, advantages = golden()
+def test_targets_and_advantages_of_a_worked_example() -> None:
+    targets, advantages = worked_example()
 
     assert_matches(targets, np.array([[0.196237], [0.218041], [-1.0], [2.535821], [2.262023]]))
     assert_matches(advantages, np.array([[-0.003763], [-0.181959], [-0.9], [2.235821], [1.662023]]))
 
 
-def test_null_is_no_bound() -> None:
-    unbounded, bounded = golden(max_rho=None, max_pg_rho=None), golden(max_rho=100.0, max_pg_rho=100.0)
+def test_without_bounds_the_ratios_are_not_clipped() -> None:
+    unbounded, bounded = worked_example(max_rho=None, max_pg_rho=None), worked_example(max_rho=100.0, max_pg_rho=100.0)
 
     assert torch.equal(unbounded[0], bounded[0])
     assert torch.equal(unbounded[1], bounded[1])
-    assert not torch.equal(unbounded[0], golden()[0])
+    assert not torch.equal(unbounded[0], worked_example()[0])
 
 
-def test_the_two_bounds_act_apart() -> None:
-    targets, advantages = golden(max_pg_rho=None)
+def test_max_pg_rho_changes_the_advantages_only() -> None:
+    targets, advantages = worked_example(max_pg_rho=None)
 
-    assert torch.equal(targets, golden()[0])
-    assert_matches(advantages[3], golden()[1][3].double().numpy() * np.e)  # of the step with log ρ = 1
+    assert torch.equal(targets, worked_example()[0])
+    assert_matches(advantages[3], worked_example()[1][3].double().numpy() * np.e)  # the step with log ρ = 1
 
 
-def test_of_one_policy_the_advantages_are_generalised_ones_with_lambda_one() -> None:
+def test_with_equal_policies_targets_are_returns_and_advantages_are_gae_with_lambda_one() -> None:
     world = draw(num_steps=7)
     world["probabilities"] = world["behavior_probabilities"]
     world["next_values"][:-1] = world["values"][1:]
@@ -97,7 +97,7 @@ def test_of_one_policy_the_advantages_are_generalised_ones_with_lambda_one() -> 
     )
 
 
-def test_nothing_flows_back_through_an_end() -> None:
+def test_steps_after_an_episode_end_do_not_change_those_before_it() -> None:
     world = draw(num_steps=7)
     world["discounts"][2] = 0
     changed = {key: value.copy() for key, value in world.items()}
@@ -111,7 +111,7 @@ def test_nothing_flows_back_through_an_end() -> None:
     assert not torch.equal(before.targets[3:], after.targets[3:])
 
 
-def test_no_gradient_flows_from_what_is_returned() -> None:
+def test_targets_and_advantages_carry_no_gradient() -> None:
     given = {key: value.requires_grad_() for key, value in inputs(draw(num_steps=5)).items()}
 
     targets, advantages = vtrace(**given)

@@ -20,7 +20,7 @@ CUTOFFS = pytest.mark.parametrize("cutoff", [0.0, 0.03, 5.0])
 
 
 def draw_frames() -> tuple[Array, Integers]:
-    """Logits that are sure of their frame in two thirds of the sub-pixels, and the frame."""
+    """Logits that are confident in two thirds of the sub-pixels, and the true frame."""
     generator = np.random.default_rng(0)
     targets = generator.integers(V, size=(N, H, W, C))
     logits = generator.normal(size=(N, H, W, C, V))
@@ -67,7 +67,7 @@ def test_the_cross_entropy_of_rewards_matches_its_definition(cutoff: float) -> N
     assert_matches(losses, reference.clipped_cross_entropy(logits, classes, cutoff))
 
 
-def test_the_published_cutoffs_are_the_defaults() -> None:
+def test_default_cutoffs_are_the_published_ones() -> None:
     logits, targets = (torch.from_numpy(numbers) for numbers in draw_frames())
     predictions = targets + 5.0
 
@@ -81,7 +81,7 @@ def test_the_published_cutoffs_are_the_defaults() -> None:
     )
 
 
-def test_each_sub_pixel_is_clipped_and_not_their_mean() -> None:
+def test_each_sub_pixel_is_clipped_before_the_mean() -> None:
     targets = torch.zeros(1, 1, 2, 1, dtype=torch.uint8)
 
     loss = clipped_frame_squared_error(torch.tensor([0.0, 4.0]).view(1, 1, 2, 1), targets, cutoff=10.0)
@@ -89,7 +89,7 @@ def test_each_sub_pixel_is_clipped_and_not_their_mean() -> None:
     assert loss.tolist() == [3.0]  # the mean of 0 and 16 is 8, below the cutoff
 
 
-def test_the_gradient_is_zero_below_the_cutoff_and_whole_above() -> None:
+def test_gradient_of_cross_entropy_is_zero_below_the_cutoff_and_unchanged_above() -> None:
     numbers, classes = draw_frames()
     logits, targets = torch.from_numpy(numbers).requires_grad_(), frame(classes)
 
@@ -102,7 +102,7 @@ def test_the_gradient_is_zero_below_the_cutoff_and_whole_above() -> None:
     assert_close(logits.grad, expected)
 
 
-def test_the_gradient_of_values_is_zero_below_the_cutoff_and_whole_above() -> None:
+def test_gradient_of_squared_error_is_zero_below_the_cutoff_and_unchanged_above() -> None:
     errors = torch.tensor([-4.0, -3.0, 0.0, 3.0, 4.0], requires_grad=True)
     targets = torch.full((1, 1, 5, 1), 100, dtype=torch.uint8)
 
@@ -111,7 +111,7 @@ def test_the_gradient_of_values_is_zero_below_the_cutoff_and_whole_above() -> No
     assert_close(errors.grad, torch.tensor([-8.0, 0.0, 0.0, 0.0, 8.0]) / 5)
 
 
-def test_a_darker_prediction_than_a_byte_can_hold_pays_its_distance() -> None:
+def test_a_prediction_below_zero_counts_with_its_full_error() -> None:
     loss = clipped_frame_squared_error(torch.full((1, 1, 1, 1), -5.0), torch.zeros(1, 1, 1, 1, dtype=torch.uint8))
 
     assert loss.tolist() == [15.0]

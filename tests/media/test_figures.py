@@ -41,12 +41,12 @@ def test_a_video_decodes_to_the_frames_it_was_made_of(tmp_path: Path) -> None:
     assert len(video) == 15
     for frame, original in zip(video, frames, strict=True):
         assert frame.shape == (48, 64, 3)
-        # 8-bit YCbCr with halved colour resolution: a few levels off on flat colours
+        # 8-bit YCbCr with halved color resolution: a few levels off on flat colors
         np.testing.assert_allclose(frame.astype(int), original.astype(int), atol=8)
     assert os.listdir(path.parent) == ["episodes.mp4"]
 
 
-def test_a_video_plays_everywhere_and_starts_before_it_is_loaded(tmp_path: Path) -> None:
+def test_a_video_is_h264_yuv420p_with_its_index_in_front(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", np.zeros((9, 16, 16, 3), np.uint8), frames_per_second=12)
     with av.open(str(path)) as container:
         (stream,) = container.streams.video
@@ -61,28 +61,31 @@ def test_odd_sizes_are_padded_with_their_edge(tmp_path: Path) -> None:
     frame = colored((200, 200, 200), height=33, width=21)
     (seen,) = decoded(write_video(tmp_path / "a.mp4", [frame]))
     assert seen.shape == (34, 22, 3)
-    assert seen[33].min() > 190  # white as its neighbour, up to coding error; black would be below 30
+    assert seen[33].min() > 190  # white like its neighbor, up to coding error; black would be below 30
     assert seen[:, 21].min() > 190
 
 
-def test_frames_are_taken_one_at_a_time(tmp_path: Path) -> None:
+def test_frames_may_come_from_a_generator(tmp_path: Path) -> None:
     def episode() -> Iterator[UInt8[NDArray[Any], "H W 3"]]:
         for level in range(0, 250, 10):
             yield colored((level, level, level), height=32, width=32)
 
     video = decoded(write_video(tmp_path / "a.mp4", episode()))
-    # greys survive up to coding error
+    # grays survive up to coding error
     np.testing.assert_allclose([frame.mean() for frame in video], range(0, 250, 10), atol=4)
 
 
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        ([], "expected at least one frame"),
-        ([colored((0, 0, 0), height=8, width=8), colored((0, 0, 0), height=8, width=10)], r"frame 1 is \(8, 10\)"),
+        ([], "must have at least one frame, found none"),
+        (
+            [colored((0, 0, 0), height=8, width=8), colored((0, 0, 0), height=8, width=10)],
+            r"frame 1 .* found \(8, 10\)",
+        ),
     ],
 )
-def test_a_video_that_fails_leaves_the_earlier_one(
+def test_a_failed_video_leaves_the_earlier_file(
     tmp_path: Path, frames: list[UInt8[NDArray[Any], "H W 3"]], message: str
 ) -> None:
     path = tmp_path / "a.mp4"
@@ -93,7 +96,7 @@ def test_a_video_that_fails_leaves_the_earlier_one(
     assert os.listdir(tmp_path) == ["a.mp4"]
 
 
-def test_tiles_stand_row_by_row_with_gaps_between_and_the_finished_dimmed() -> None:
+def test_frames_are_tiled_row_by_row_with_gaps_and_dimmed_where_asked() -> None:
     frames = np.arange(1, 6, dtype=np.uint8)[:, None, None, None] * np.full((5, 2, 3, 1), 30, np.uint8)
     picture = tiled(frames, columns=3, scale=2, dimmed=np.array([False, True, False, False, True]))
     assert picture.shape == (2 * 4 + 2, 3 * 6 + 2 * 2, 1)
@@ -104,13 +107,13 @@ def test_tiles_stand_row_by_row_with_gaps_between_and_the_finished_dimmed() -> N
     np.testing.assert_array_equal(picture, expected)
 
 
-def test_enlarging_repeats_pixels_and_blends_none() -> None:
+def test_enlarging_repeats_pixels() -> None:
     frame = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
     picture = tiled(frame, columns=1, scale=3, dimmed=np.array([False]))
     np.testing.assert_array_equal(picture, np.kron(frame[0], np.ones((3, 3, 1), np.uint8)))
 
 
-def test_the_learning_curve_shows_more_with_validation(tmp_path: Path) -> None:
+def test_the_learning_curve_includes_validation_returns(tmp_path: Path) -> None:
     metrics_csv, png = tmp_path / "metrics.csv", tmp_path / "media" / "curve.png"
     logger = MetricsCSV(metrics_csv)
     for step in range(5):
@@ -125,19 +128,19 @@ def test_the_learning_curve_shows_more_with_validation(tmp_path: Path) -> None:
     assert os.listdir(png.parent) == ["curve.png"]
 
 
-def test_rows_of_images_keep_their_places_colors_and_pixels(tmp_path: Path) -> None:
+def test_rows_of_images_are_drawn_in_order_with_exact_pixels(tmp_path: Path) -> None:
     png = tmp_path / "media" / "rows.png"
     colored_row = np.random.default_rng(0).integers(200, size=(2, 6, 9, 3), dtype=np.uint8)
-    grey_row = np.random.default_rng(1).integers(200, size=(2, 6, 9, 1), dtype=np.uint8)
+    gray_row = np.random.default_rng(1).integers(200, size=(2, 6, 9, 1), dtype=np.uint8)
 
-    draw_image_rows(png, [("", colored_row), ("", grey_row)], scale=4, title="")
+    draw_image_rows(png, [("", colored_row), ("", gray_row)], scale=4, title="")
 
     with Image.open(png) as image:
         picture = np.asarray(image.convert("RGB"))
     rows, columns = np.nonzero((picture < 255).all(-1))
     shown = picture[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     expected = np.full((2 * 6 + 2, 2 * 9 + 2, 3), 255, np.uint8)
-    for row, images in enumerate((colored_row, grey_row)):
+    for row, images in enumerate((colored_row, gray_row)):
         for column, image_pixels in enumerate(images):
             expected[row * 8 : row * 8 + 6, column * 11 : column * 11 + 9] = image_pixels
     np.testing.assert_array_equal(shown, np.kron(expected, np.ones((4, 4, 1), np.uint8)))
@@ -153,7 +156,7 @@ def test_rows_of_images_keep_their_places_colors_and_pixels(tmp_path: Path) -> N
         ("", [], "", "nowhere"),
     ],
 )
-def test_labels_stand_whole_beside_the_images(
+def test_labels_are_drawn_beside_the_images_and_not_cut_off(
     label: str, columns: list[str], title: str, place: str, tmp_path: Path
 ) -> None:
     white = np.full((2, 40, 40, 1), 255, np.uint8)
@@ -162,7 +165,7 @@ def test_labels_stand_whole_beside_the_images(
 
     with Image.open(tmp_path / "a.png") as picture:
         dark = np.asarray(picture.convert("L")) < 255
-    assert not np.concatenate([dark[0], dark[-1], dark[:, 0], dark[:, -1]]).any()  # nothing is cut off
+    assert not np.concatenate([dark[0], dark[-1], dark[:, 0], dark[:, -1]]).any()  # no text is cut off
     height, width = dark.shape
     images = {"above": 30, "left": width - 12 - 2 * 82, "below": 24}
     written = {
@@ -187,7 +190,7 @@ def number_of_colors(picture: UInt8[NDArray[Any], "H W C"]) -> int:
     ],
     ids=["no file", "one row", "no return", "one finite return"],
 )
-def test_nothing_is_drawn_of_fewer_than_two_points(tmp_path: Path, rows: list[dict[str, float]]) -> None:
+def test_no_learning_curve_is_drawn_from_fewer_than_two_points(tmp_path: Path, rows: list[dict[str, float]]) -> None:
     logger = MetricsCSV(tmp_path / "metrics.csv")
     for row in rows:
         logger.log_metrics(row)

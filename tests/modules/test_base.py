@@ -14,7 +14,7 @@ from lightning_rl.callbacks.iteration_metrics import IterationMetrics
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.data.rollout_dataset import RolloutDataset
-from lightning_rl.modules.ppo_distill import PPODistillModule
+from lightning_rl.modules.ppo import PPOModule
 from lightning_rl.types import Episodes
 from tests.support.toys import CountingVectorEnv
 from tests.support.worlds import (
@@ -36,7 +36,7 @@ from tests.support.worlds import (
 )
 
 
-def decided(**options: Any) -> PPODistillModule:
+def decided(**options: Any) -> PPOModule:
     """A module whose policy is far from uniform, so that what changes its logits shows."""
     module = make_module(**options)
     module.get_parameter("network.actor.weight").data.mul_(1000)
@@ -127,7 +127,7 @@ class ActsBeforeLearning(Callback):
     logits: Tensor
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        assert isinstance(pl_module, PPODistillModule)
+        assert isinstance(pl_module, PPOModule)
         self.logits = pl_module.act(batch.obs.numpy(), generator()).logits
 
 
@@ -170,7 +170,7 @@ def test_acting_follows_the_trainers_precision() -> None:
         logits: Tensor
 
         def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            assert isinstance(pl_module, PPODistillModule)
+            assert isinstance(pl_module, PPOModule)
             self.logits = pl_module.act(draw_frames(NUM_ENVS), generator()).logits
 
     module, acts = decided(), ActsAtStart()

@@ -8,117 +8,29 @@ import torch
 from torch import Tensor, nn
 
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
-from lightning_rl.data.collector import Collector
-from lightning_rl.data.evaluation_dataset import EvaluationDataset
-from lightning_rl.envs.statistics import EpisodeStatistics
-from lightning_rl.losses.policy import log_probs_of
-from lightning_rl.modules.base import Objective
-from lightning_rl.modules.impala_vae import Frames, ImpalaVAEModule, SurpriseConfig, Unrolls, VAEConfig
-from lightning_rl.types import RecurrentInputs
+from lightning_rl.modules.impala import Unrolls
+from lightning_rl.modules.impala_vae import EncodedUnrolls, Frames, ImpalaVAEModule, SurpriseConfig, VAEConfig
 from tests.support import reference
-from tests.support.toys import CountingVectorEnv
+from tests.support.impala_worlds import (
+    LATENT,
+    collected,
+    drawn,
+    make_impala_vae,
+    total,
+    world,
+)
 from tests.support.worlds import (
-    NUM_ACTIONS,
     NUM_ENVS,
     NUM_STEPS,
     OBS_SHAPE,
     Batches,
     OnGradients,
     draw_frames,
-    draw_rollout,
     fit,
     generator,
     make_collector,
     make_trainer,
 )
-
-LATENT = 11
-
-
-def make_impala(**options: Any) -> ImpalaVAEModule:
-    """Whose policy is far from uniform, so that what changes its logits shows."""
-    torch.manual_seed(0)
-    module = ImpalaVAEModule(num_actions=NUM_ACTIONS, obs_shape=OBS_SHAPE, **options)
-    module.network.actor.weight.data.mul_(3)
-    return module
-
-
-def make_impala_vae(*, vae: dict[str, Any] | None = None, **options: Any) -> ImpalaVAEModule:
-    return make_impala(vae=VAEConfig(latent_size=LATENT, **(vae or {})), **options)
-
-
-KINDS = {
-    "impala": make_impala,
-    "sample": make_impala_vae,
-    "mean": lambda **options: make_impala_vae(vae={"feed": "mean"}, **options),
-}
-
-
-def world() -> CountingVectorEnv:
-    """Episodes end inside a rollout of five steps, and some go on into the next one."""
-    return CountingVectorEnv(NUM_ENVS, [2, 3, 7], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
-
-
-def collected(module: ImpalaVAEModule, collector: Collector) -> Unrolls:
-    (batch,) = module.batches(collector)
-    assert isinstance(batch, Unrolls)
-    return batch
-
-
-def drawn(module: ImpalaVAEModule, *, seed: int = 0, num_steps: int = NUM_STEPS) -> Unrolls:
-    """Of another policy, with rewards of both signs."""
-    rollout = draw_rollout(1, seed=seed, num_steps=num_steps)
-    recurrent_inputs = RecurrentInputs(
-        previous_actions=torch.arange(NUM_ENVS),
-        previous_rewards=torch.tensor([0.5, -3.0, 0.0]),
-        starts=torch.tensor([False, True, False]),
-        state=torch.randn(NUM_ENVS, 512, generator=generator(seed)),
-    )
-    noise = torch.randn(num_steps + 1, NUM_ENVS, LATENT, generator=generator(seed + 1))
-    return Unrolls(
-        obs=rollout.obs,
-        actions=rollout.actions,
-        rewards=rollout.rewards.clamp(-1, 1),
-        env_rewards=rollout.rewards,
-        terminated=rollout.terminated,
-        behavior_logits=rollout.behavior_logits,
-        recurrent_inputs=recurrent_inputs,
-        noise=None if module.autoencoding is None or module.autoencoding.feed == "mean" else noise,
-        surprise_rewards=None,
-    )
-
-
-def outputs(module: ImpalaVAEModule, batch: Unrolls) -> tuple[Tensor, Tensor]:
-    """Logits and values of the batch's frames, stepped one by one as the definition has it."""
-    recurrent_inputs, logits, values = batch.recurrent_inputs, [], []
-    known = [recurrent_inputs.previous_actions, recurrent_inputs.previous_rewards, recurrent_inputs.starts]
-    state = recurrent_inputs.state
-    for t, frames in enumerate(batch.obs):
-        latents = module._latents(frames, None if batch.noise is None else batch.noise[t])
-        out = module.network(frames[None], latents[None], *(column[None] for column in known), state)
-        logits.append(out.logits[0])
-        values.append(out.values[0])
-        state = out.state
-        if t < len(batch.actions):
-            known = [batch.actions[t], batch.env_rewards[t], batch.terminated[t]]
-    return torch.stack(logits), torch.stack(values)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_learning_sees_what_acting_saw_at_equal_weights(kind: str) -> None:
-    module, collector = KINDS[kind](), make_collector(world())
-
-    for _ in range(3):  # later rollouts begin in mid-episode, with a state, an action and a reward to recurrent_inputs
-        batch = collected(module, collector)
-        with torch.no_grad():
-            logits, _ = outputs(module, batch)
-            metrics = module.objective(batch, generator()).metrics
-
-        assert batch.terminated.any()
-        torch.testing.assert_close(logits[:-1], batch.behavior_logits, rtol=1e-4, atol=1e-4)
-        assert float(metrics["vtrace/rho_mean"]) == pytest.approx(1, abs=1e-4)
-        assert float(metrics["vtrace/clipped_fraction"]) < 1
-    assert not batch.recurrent_inputs.starts.all()
 
 
 def test_other_noise_would_not_give_a_ratio_of_one() -> None:
@@ -132,99 +44,6 @@ def test_other_noise_would_not_give_a_ratio_of_one() -> None:
     assert abs(float(metrics["vtrace/rho_mean"]) - 1) > 1e-3
 
 
-@pytest.mark.parametrize("part", ["previous_actions", "previous_rewards", "state"])
-def test_what_is_recalled_changes_the_next_step(part: str) -> None:
-    module = make_impala()
-    recurrent_inputs = replace(drawn(module).recurrent_inputs, starts=torch.zeros(NUM_ENVS, dtype=torch.bool))
-    frames = draw_frames(NUM_ENVS)
-    before = module.act(frames, generator(), recurrent_inputs=recurrent_inputs).logits
-    other = {
-        "previous_actions": recurrent_inputs.previous_actions + 1,
-        "previous_rewards": recurrent_inputs.previous_rewards + 0.3,
-    }
-
-    after = module.act(
-        frames,
-        generator(),
-        recurrent_inputs=replace(recurrent_inputs, **{part: other.get(part, recurrent_inputs.state + 1)}),
-    ).logits
-
-    assert not torch.allclose(before, after)
-
-
-def test_an_episode_begins_without_the_state_of_the_last_one_but_with_its_action_and_reward() -> None:
-    module, frames = make_impala(), draw_frames(NUM_ENVS)
-    recurrent_inputs = replace(drawn(module).recurrent_inputs, starts=torch.ones(NUM_ENVS, dtype=torch.bool))
-
-    first = module.act(frames, generator(), recurrent_inputs=recurrent_inputs).logits
-    without_state = module.act(
-        frames, generator(), recurrent_inputs=replace(recurrent_inputs, state=recurrent_inputs.state + 1)
-    ).logits
-    without_action = module.act(
-        frames,
-        generator(),
-        recurrent_inputs=replace(recurrent_inputs, previous_actions=recurrent_inputs.previous_actions + 1),
-    )
-
-    assert torch.equal(first, without_state)
-    assert not torch.allclose(first, without_action.logits)
-
-
-def test_rewards_are_heard_within_one_and_learned_from_within_the_bound() -> None:
-    module, frames = make_impala(max_abs_reward=2.0), draw_frames(NUM_ENVS)
-    recurrent_inputs = drawn(module).recurrent_inputs
-    loud, louder = (
-        replace(recurrent_inputs, previous_rewards=torch.full((NUM_ENVS,), reward)) for reward in (1.0, 5.0)
-    )
-    assert torch.equal(*(module.act(frames, generator(), recurrent_inputs=r).logits for r in (loud, louder)))
-
-    batch = collected(module, make_collector(world()))
-
-    assert batch.env_rewards.max() > 2
-    assert torch.equal(batch.rewards, batch.env_rewards.clamp(-2, 2))
-    assert torch.equal(
-        *(
-            collected(make_impala(max_abs_reward=None), make_collector(world())).__dict__[k]
-            for k in ("rewards", "env_rewards")
-        )
-    )
-
-
-def total(module: ImpalaVAEModule, batch: Unrolls) -> tuple[Tensor, Objective]:
-    objective = module.objective(batch, generator())
-    weights = module.weights(batch)
-    return torch.stack([weights[name] * loss for name, loss in objective.losses.items()]).sum(), objective
-
-
-@pytest.mark.parametrize("clips", [(1.0, 1.0, 1.0), (0.8, 0.9, 1.2)])
-def test_the_loss_is_the_sources_sum_over_the_batch(clips: tuple[float, float, float]) -> None:
-    bounds: dict[str, Any] = dict(zip(("max_rho", "max_c", "max_pg_rho"), clips, strict=True))
-    module = make_impala(gamma=0.9, value_weight=0.7, entropy_weight=0.03, **bounds)
-    batch = drawn(module)
-
-    loss, _ = total(module, batch)
-
-    with torch.no_grad():
-        logits, values = (output.double().numpy() for output in outputs(module, batch))
-    actions = batch.actions.numpy()
-    probabilities = np.exp(reference.log_probs_of(actions, logits[:-1]))
-    targets, advantages = reference.vtrace(
-        rewards=batch.rewards.double().numpy(),
-        discounts=0.9 * (1.0 - batch.terminated.double().numpy()),
-        behavior_probabilities=np.exp(reference.log_probs_of(actions, batch.behavior_logits.double().numpy())),
-        probabilities=probabilities,
-        values=values[:-1],
-        next_values=values[1:],
-        **bounds,
-    )
-    expected = 0.0
-    for t, b in np.ndindex(actions.shape):
-        expected -= np.log(probabilities[t, b]) * advantages[t, b]
-        expected += 0.7 * 0.5 * (targets[t, b] - values[t, b]) ** 2
-        expected -= 0.03 * float(reference.entropy(logits[t, b]))
-    assert float(loss.detach()) == pytest.approx(expected, rel=1e-4)
-
-
 def test_the_policys_losses_are_weighed_as_sums_and_the_autoencoders_as_a_mean() -> None:
     module = make_impala_vae(value_weight=0.7, entropy_weight=0.03)
     batch = drawn(module)
@@ -236,7 +55,7 @@ def test_the_policys_losses_are_weighed_as_sums_and_the_autoencoders_as_a_mean()
     assert make_impala_vae(vae={"minibatch_size": 4}, value_weight=0.7, entropy_weight=0.03).weights(batch) == sums
 
 
-def gradients(module: ImpalaVAEModule, batch: Unrolls | Frames, name: str) -> dict[str, bool]:
+def gradients(module: ImpalaVAEModule, batch: EncodedUnrolls | Frames, name: str) -> dict[str, bool]:
     """Which parts of the module a loss moves."""
     module.zero_grad()
     loss = module.objective(batch, generator()).losses[name]
@@ -250,6 +69,8 @@ def gradients(module: ImpalaVAEModule, batch: Unrolls | Frames, name: str) -> di
 
 
 NETWORK = {"network": True, "encoder": False, "decoder": False}
+
+
 AUTOENCODER = {"network": False, "encoder": True, "decoder": True}
 
 
@@ -386,37 +207,6 @@ def test_an_update_moves_the_autoencoder_or_the_policy(micro_batches: MicroBatch
     assert moved == [(True, False), (False, True)] * 2
 
 
-@pytest.mark.parametrize(("kind", "size"), [("impala", 1), ("sample", 6), ("sample", 12), ("mean", 1000)])
-def test_micro_batches_give_the_gradients_of_the_whole(kind: str, size: int) -> None:
-    found = []
-    for micro_batches in (None, MicroBatchConfig(size=size)):
-        module = KINDS[kind](micro_batches=micro_batches)
-        if module.autoencoding is not None and module.autoencoding.feed == "mean":
-            module.vae.requires_grad_(False)  # its own noise is drawn by part
-        norms: list[dict[str, Tensor]] = []
-
-        def keep(module: Any, kept: list[dict[str, Tensor]] = norms) -> None:
-            kept.append({n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None})
-
-        fit(module, Batches(drawn(module)), callbacks=[OnGradients(keep)])
-        found.append(norms[0])
-
-    assert found[0].keys() == found[1].keys()
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(found[1][name], gradient, rtol=1e-3, atol=1e-3, msg=name)
-
-
-def test_parts_hold_whole_unrolls() -> None:
-    batch = drawn(make_impala_vae())
-
-    parts = batch.split(MicroBatchConfig(size=2 * (NUM_STEPS + 1), num_threads=1))
-
-    assert [len(part) for part in parts] == [1, 2]
-    assert torch.equal(parts[1].obs, batch.obs[:, 1:])
-    assert torch.equal(parts[1].recurrent_inputs.state, batch.recurrent_inputs.state[1:])
-    assert [len(part) for part in batch.split(MicroBatchConfig(size=1, num_threads=1))] == [1, 1, 1]
-
-
 def test_no_thread_waits_for_a_part_that_another_has() -> None:
     batch = drawn(make_impala_vae())
 
@@ -488,33 +278,6 @@ def test_without_it_nothing_is_remembered() -> None:
     assert collector.memory == {}
 
 
-def test_evaluation_lets_every_environment_recall_its_own_past() -> None:
-    module = make_impala_vae()
-    seen: list[RecurrentInputs] = []
-    act = module.act
-
-    def watched(
-        obs: Any, generator: torch.Generator, *, recurrent_inputs: RecurrentInputs, greedy: bool = False
-    ) -> Any:
-        seen.append(recurrent_inputs)
-        return act(obs, generator, recurrent_inputs=recurrent_inputs, greedy=greedy)
-
-    module.act = watched  # type: ignore[method-assign, assignment]
-    list(EvaluationDataset("train_levels", lambda: EpisodeStatistics(world()), module, episodes_per_env=1, seed=0))
-
-    sizes = [len(recurrent_inputs.starts) for recurrent_inputs in seen]
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] == NUM_ENVS
-    assert sizes[-1] < NUM_ENVS
-    assert seen[0].starts.all()
-    assert not any(
-        recurrent_inputs.starts.any() for recurrent_inputs in seen[1:]
-    )  # who has played its episode plays no more
-    assert all(
-        recurrent_inputs.state.shape == (size, 512) for recurrent_inputs, size in zip(seen[1:], sizes[1:], strict=True)
-    )
-
-
 def test_greedy_acting_sees_the_mean_and_draws_nothing() -> None:
     stream = generator()
     module = make_impala_vae()
@@ -524,14 +287,6 @@ def test_greedy_acting_sees_the_mean_and_draws_nothing() -> None:
     assert output.noise is None
     assert torch.equal(stream.get_state(), generator().get_state())
     assert torch.equal(output.actions, output.logits.argmax(-1))
-
-
-def test_behavior_logits_are_those_of_the_actions_taken() -> None:
-    module = make_impala()
-    batch = collected(module, make_collector(world()))
-
-    assert batch.actions.unique().numel() > 1
-    assert torch.isfinite(log_probs_of(batch.actions, batch.behavior_logits)).all()
 
 
 class Shown(nn.Module):
@@ -646,16 +401,6 @@ def test_pictures_are_made_under_the_trainers_precision() -> None:
     assert module.traversed(frames, torch.zeros(2), num_dimensions=2).images.dtype == torch.float32
 
 
-BAD_VALUES: dict[str, list[Any]] = {
-    "gamma": [-0.1, 1.1, float("nan")],
-    "max_rho": [0.0],
-    "max_c": [-1.0],
-    "max_pg_rho": [0.0],
-    "max_abs_reward": [0.0],
-    "learning_rate": [0.0],
-    "adam_epsilon": [-1e-9],
-    "max_grad_norm": [0.0],
-}
 BAD_AUTOENCODERS: dict[str, list[Any]] = {
     "latent_size": [0],
     "update_interval": [0],
@@ -665,12 +410,6 @@ BAD_AUTOENCODERS: dict[str, list[Any]] = {
     "max_grad_norm": [0.0],
     "beta": [-0.1],
 }
-
-
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name in BAD_VALUES for value in BAD_VALUES[name]])
-def test_value_out_of_range_is_refused_by_its_key(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^model\.{name} must be .*, found {value}$"):
-        make_impala(**{name: value})
 
 
 @pytest.mark.parametrize(
@@ -687,21 +426,11 @@ def test_an_interval_of_updates_and_updates_of_its_own_are_refused_together() ->
         VAEConfig(update_interval=2, minibatch_size=64)
 
 
-def test_surprise_without_an_autoencoder_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^model\.surprise must be null where vae is null"):
-        make_impala(surprise=SurpriseConfig())
+def test_a_surprise_reward_whose_distribution_has_no_width_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^model\.surprise\.min_deviation must be positive, found 0"):
         SurpriseConfig(min_deviation=0.0)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "name"),
-    [
-        ({}, "impala"),
-        ({"vae": None}, "impala"),
-        ({"vae": {}}, "impala_vae"),
-        ({"vae": {}, "surprise": {}}, "impala_vae_sm"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "name"), [({}, "impala_vae"), ({"surprise": {}}, "impala_vae_sm")])
 def test_the_method_is_named_after_its_parts(arguments: dict[str, Any], name: str) -> None:
     assert ImpalaVAEModule.method(arguments) == name

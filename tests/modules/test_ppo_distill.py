@@ -1,4 +1,4 @@
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -7,14 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_rl.data.evaluation_dataset import EvaluationDataset
 from lightning_rl.data.rollout_dataset import RolloutDataset
 from lightning_rl.distributed.running_moments import RunningMoments
-from lightning_rl.envs.normalize import ReturnScaling
-from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.losses.policy import log_probs_of
-from lightning_rl.modules.ppo import DistilledTrajectories, PPOBatch
-from lightning_rl.modules.ppo_distill import PPODistillModule
+from lightning_rl.modules.ppo_distill import DistilledBatch, DistilledTrajectories, PPODistillModule
 from lightning_rl.types import Rollout
 from tests.support import reference
 from tests.support.compare import Array, assert_matches
@@ -32,11 +28,11 @@ from tests.support.worlds import (
     learn_once,
     make_collector,
     make_distilled,
-    make_module,
-    whole_batch,
+)
+from tests.support.worlds import (
+    whole_distilled_batch as whole_batch,
 )
 
-EXTRINSIC, INTRINSIC = 0, 1
 ENDS = draw_rollout(2).terminated.numpy()
 BEFORE_AN_END = np.logical_or.accumulate(ENDS[::-1])[::-1]
 """Steps from which the rollout still sees its environment's episode end."""
@@ -44,6 +40,12 @@ BEFORE_AN_END = np.logical_or.accumulate(ENDS[::-1])[::-1]
 
 def array(numbers: Tensor) -> Array:
     return numbers.detach().double().numpy()
+
+
+def make_trajectories(module: PPODistillModule, rollout: Rollout) -> DistilledTrajectories:
+    trajectories = module.trajectories(rollout, {})
+    assert isinstance(trajectories, DistilledTrajectories)
+    return trajectories
 
 
 def streams_of(
@@ -55,11 +57,11 @@ def streams_of(
     next_values = torch.cat([rollout.behavior_values[1:], last_values[None]])
     extrinsic, intrinsic = (
         {
-            "rewards": array(trajectories.rewards[..., k]),
+            "rewards": array(rewards),
             "values": array(rollout.behavior_values[..., k]),
             "next_values": array(next_values[..., k]),
         }
-        for k in (EXTRINSIC, INTRINSIC)
+        for k, rewards in enumerate((rollout.rewards, trajectories.intrinsic_rewards))
     )
     return extrinsic, intrinsic
 
@@ -68,13 +70,41 @@ def advantages_of(stream: dict[str, Array], *, ends: Any, gamma: float, lambda_:
     return reference.generalized_advantages(**stream, discounts=gamma * (1.0 - ends), lambda_=lambda_)
 
 
+def objective_world(**options: Any) -> tuple[PPODistillModule, DistilledBatch, Array, Array]:
+    """A module, samples of another policy, and the module's logits and values on them."""
+    module = make_distilled(**options)
+    batch = whole_batch(module, draw_rollout(2))
+    with torch.no_grad():
+        logits, values = module.network(batch.obs)
+    return module, batch, array(logits), array(values)
+
+
+def critic_of(name: str, batch: DistilledBatch, values: Array) -> dict[str, Array]:
+    """Values, values while acting and targets of the critic that a loss is for."""
+    if name == "value":
+        return {
+            "values": values[:, 0],
+            "behavior_values": array(batch.behavior_values),
+            "targets": array(batch.returns),
+        }
+    return {
+        "values": values[:, 1],
+        "behavior_values": array(batch.intrinsic_behavior_values),
+        "targets": array(batch.intrinsic_returns),
+    }
+
+
+def assert_is(loss: Tensor, expected: Array) -> None:
+    assert_matches(loss.detach(), np.asarray(expected.mean()))
+
+
 @pytest.mark.parametrize("episodic", [True, False])
 def test_advantages_are_the_weighted_sum_of_each_streams_estimate(episodic: bool) -> None:
     options = {"gamma": 0.7, "episodic": episodic, "extrinsic_weight": 2.0, "intrinsic_weight": 0.5}
     module = make_distilled(gamma=0.9, lambda_=0.8, distillation=options)
     rollout = draw_rollout(2)
 
-    trajectories = module.trajectories(rollout, {})
+    trajectories = make_trajectories(module, rollout)
 
     extrinsic, intrinsic = streams_of(module, rollout, trajectories)
     expected = 2.0 * advantages_of(extrinsic, ends=ENDS, gamma=0.9, lambda_=0.8)
@@ -86,19 +116,20 @@ def test_each_critic_regresses_to_the_returns_of_its_own_stream() -> None:
     module = make_distilled(gamma=0.9, lambda_=0.8, distillation={"gamma": 0.7})
     rollout = draw_rollout(2)
 
-    trajectories = module.trajectories(rollout, {})
+    trajectories = make_trajectories(module, rollout)
 
     extrinsic, intrinsic = streams_of(module, rollout, trajectories)
     returns = advantages_of(extrinsic, ends=ENDS, gamma=0.9, lambda_=0.8) + extrinsic["values"]
     intrinsic_returns = advantages_of(intrinsic, ends=ENDS, gamma=0.7, lambda_=0.8) + intrinsic["values"]
-    assert_matches(trajectories.returns, np.stack([returns, intrinsic_returns], axis=-1))
+    assert_matches(trajectories.returns, returns)
+    assert_matches(trajectories.intrinsic_returns, intrinsic_returns)
 
 
 def test_equal_weights_and_discounts_give_the_papers_equations_five_to_eight() -> None:
     module = make_distilled(gamma=0.9, lambda_=0.8, distillation={"gamma": 0.9})
     rollout = draw_rollout(2)
 
-    trajectories = module.trajectories(rollout, {})
+    trajectories = make_trajectories(module, rollout)
 
     extrinsic, intrinsic = streams_of(module, rollout, trajectories)
     expected = reference.combined_advantages(
@@ -112,38 +143,16 @@ def test_equal_weights_and_discounts_give_the_papers_equations_five_to_eight() -
     assert_matches(trajectories.advantages, expected)
 
 
-def test_last_step_has_the_advantage_of_the_value_that_it_led_to() -> None:
-    module = make_module(gamma=0.9)
-    rollout = draw_rollout(1)
-
-    advantages = module.trajectories(rollout, {}).advantages[-1]
-
-    with torch.no_grad():
-        last_values = module.network(rollout.obs[-1]).values[:, 0]
-    expected = rollout.rewards[-1] + 0.9 * last_values - rollout.behavior_values[-1, :, 0]
-    torch.testing.assert_close(advantages, expected, rtol=1e-5, atol=1e-6)
-
-
 def test_intrinsic_returns_that_run_on_differ_exactly_before_the_ends_of_episodes() -> None:
     rollout = draw_rollout(2)
 
-    ended = make_distilled().trajectories(rollout, {}).returns
-    ran_on = make_distilled(distillation={"episodic": False}).trajectories(rollout, {}).returns
+    ended = make_trajectories(make_distilled(), rollout)
+    ran_on = make_trajectories(make_distilled(distillation={"episodic": False}), rollout)
 
     assert BEFORE_AN_END.any()
     assert not BEFORE_AN_END.all()
-    assert np.array_equal((ended != ran_on)[..., INTRINSIC].numpy(), BEFORE_AN_END)
-    assert torch.equal(ended[..., EXTRINSIC], ran_on[..., EXTRINSIC])
-
-
-def test_reward_sums_are_of_streams_and_never_of_environments() -> None:
-    rollout = draw_rollout(2)
-
-    trajectories = make_distilled().trajectories(rollout, {})
-
-    assert trajectories.reward_sums.shape == (NUM_STEPS, NUM_ENVS)
-    assert torch.equal(trajectories.rewards[..., EXTRINSIC], rollout.rewards)
-    assert torch.equal(trajectories.reward_sums, rollout.rewards + trajectories.rewards[..., INTRINSIC])
+    assert np.array_equal((ended.intrinsic_returns != ran_on.intrinsic_returns).numpy(), BEFORE_AN_END)
+    assert torch.equal(ended.returns, ran_on.returns)
 
 
 def test_reward_of_one_environment_changes_advantages_and_returns_of_no_other() -> None:
@@ -151,8 +160,8 @@ def test_reward_of_one_environment_changes_advantages_and_returns_of_no_other() 
     rewards = rollout.rewards.clone()
     rewards[:, 0] += 1
 
-    before = make_distilled().trajectories(rollout, {})
-    after = make_distilled().trajectories(replace(rollout, rewards=rewards), {})
+    before = make_trajectories(make_distilled(), rollout)
+    after = make_trajectories(make_distilled(), replace(rollout, rewards=rewards))
 
     assert (after.advantages[:, 0] > before.advantages[:, 0]).all()
     assert torch.equal(after.advantages[:, 1:], before.advantages[:, 1:])
@@ -162,153 +171,31 @@ def test_reward_of_one_environment_changes_advantages_and_returns_of_no_other() 
 def test_extrinsic_rewards_move_no_target_of_the_intrinsic_critic() -> None:
     rollout = draw_rollout(2)
 
-    before = make_distilled().trajectories(rollout, {})
-    after = make_distilled().trajectories(replace(rollout, rewards=rollout.rewards + 1), {})
+    before = make_trajectories(make_distilled(), rollout)
+    after = make_trajectories(make_distilled(), replace(rollout, rewards=rollout.rewards + 1))
 
-    assert (after.returns[..., EXTRINSIC] > before.returns[..., EXTRINSIC]).all()
-    assert torch.equal(after.returns[..., INTRINSIC], before.returns[..., INTRINSIC])
-
-
-def test_behavior_log_probs_are_of_the_actions_that_were_taken() -> None:
-    rollout = draw_rollout(1)
-
-    trajectories = make_module().trajectories(rollout, {})
-
-    expected = reference.log_probs_of(rollout.actions.numpy(), array(rollout.behavior_logits))
-    assert_matches(trajectories.behavior_log_probs, expected)
-
-
-def test_advantages_are_normalized_over_the_rollout_if_asked() -> None:
-    rollout = draw_rollout(1)
-
-    advantages = make_module(normalize_advantages="rollout").trajectories(rollout, {}).advantages
-
-    expected = reference.normalized(array(make_module().trajectories(rollout, {}).advantages))
-    assert_matches(advantages, expected)
-
-
-@pytest.mark.parametrize("normalize_advantages", ["minibatch", "rollout"])
-def test_advantages_are_normalized_once_over_what_the_setting_says(normalize_advantages: str) -> None:
-    module = make_module(normalize_advantages=normalize_advantages, minibatch_size=5, epochs=1)
-
-    batches = list(module.batches(make_collector(CountingVectorEnv(NUM_ENVS, [2, 3, 7], obs_shape=OBS_SHAPE))))
-
-    parts = batches if normalize_advantages == "minibatch" else [_joined(batches)]
-    for part in parts:
-        torch.testing.assert_close(part.advantages.mean(), torch.tensor(0.0), rtol=0, atol=1e-5)
-        torch.testing.assert_close(part.advantages.std(correction=0), torch.tensor(1.0), rtol=1e-5, atol=0)
-    assert (batches[0].advantages.mean().abs() < 1e-5) == (normalize_advantages == "minibatch")
-
-
-def _joined(batches: list[PPOBatch]) -> PPOBatch:
-    names = [field.name for field in fields(PPOBatch) if getattr(batches[0], field.name) is not None]
-    return PPOBatch(**{name: torch.cat([getattr(batch, name) for batch in batches]) for name in names})
+    assert (after.returns > before.returns).all()
+    assert torch.equal(after.intrinsic_returns, before.intrinsic_returns)
 
 
 def test_every_field_of_a_sample_is_of_the_same_step_and_environment() -> None:
     rollout = draw_rollout(2)
-    trajectories = make_distilled().trajectories(rollout, {})
+    trajectories = make_trajectories(make_distilled(), rollout)
     step, env = 3, 1
 
     sample = trajectories.minibatch(torch.tensor([step * NUM_ENVS + env]))
 
     assert torch.equal(sample.obs[0], rollout.obs[step, env])
-    assert sample.next_obs is not None
     assert torch.equal(sample.next_obs[0], rollout.obs[step + 1, env])
-    assert sample.student_outputs is not None
-    assert trajectories.student_outputs is not None
     assert torch.equal(sample.student_outputs[0], trajectories.student_outputs[step, env])
     assert torch.equal(sample.actions[0], rollout.actions[step, env])
-    assert torch.equal(sample.behavior_values[0], rollout.behavior_values[step, env])
+    assert torch.equal(sample.behavior_values[0], rollout.behavior_values[step, env, 0])
+    assert torch.equal(sample.intrinsic_behavior_values[0], rollout.behavior_values[step, env, 1])
+    assert torch.equal(sample.intrinsic_returns[0], trajectories.intrinsic_returns[step, env])
     assert torch.equal(sample.behavior_log_probs[0], trajectories.behavior_log_probs[step, env])
     assert torch.equal(sample.advantages[0], trajectories.advantages[step, env])
     assert torch.equal(sample.returns[0], trajectories.returns[step, env])
-    assert sample.intrinsic_rewards is not None
-    assert torch.equal(sample.intrinsic_rewards[0], trajectories.rewards[step, env, INTRINSIC])
-
-
-def test_papers_rollout_gives_three_minibatches_that_hold_every_step_of_every_environment() -> None:
-    num_steps, num_envs = 256, 24
-    module = make_module(epochs=2, minibatch_size=2048, obs_shape=(8, 8, 3))
-    env = CountingVectorEnv(num_envs, [1000], obs_shape=(8, 8, 3), num_actions=NUM_ACTIONS)
-
-    batches = list(module.batches(make_collector(env, num_steps=num_steps)))
-
-    assert module.batches_per_iteration(num_steps, num_envs) == 2 * 3
-    assert [len(batch) for batch in batches] == [2048] * 6
-    for epoch in (batches[:3], batches[3:]):
-        steps = torch.cat([batch.obs[:, 0, 0, 0] for batch in epoch]).long()  # every pixel is the step
-        assert torch.equal(steps.bincount(), torch.full((num_steps,), num_envs))
-
-
-def test_trainer_takes_one_step_for_each_minibatch_of_each_epoch_of_each_rollout() -> None:
-    module = make_module(epochs=2, minibatch_size=5)
-    env = CountingVectorEnv(NUM_ENVS, [2, 3, 7], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
-    data = RolloutDataset(module, make_collector(env), iterations=2)
-
-    trainer = fit(module, data, max_epochs=3)
-
-    assert module.batches_per_iteration(NUM_STEPS, NUM_ENVS) == 2 * 3
-    assert trainer.global_step == 3 * 2 * module.batches_per_iteration(NUM_STEPS, NUM_ENVS)
-
-
-def test_rollout_that_minibatches_do_not_divide_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"model\.minibatch_size must divide .* = 15 samples, found 4"):
-        make_module(minibatch_size=4).batches_per_iteration(NUM_STEPS, NUM_ENVS)
-
-
-def test_minibatches_follow_the_sources_generator_only() -> None:
-    module = make_module(minibatch_size=5, epochs=1)
-    orders = []
-
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        env = CountingVectorEnv(NUM_ENVS, [1000], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
-        orders.append(torch.cat([batch.obs[:, 0, 0, 0] for batch in module.batches(make_collector(env))]))
-
-    assert torch.equal(*orders)
-
-
-def test_white_frame_enters_the_network_as_one() -> None:
-    module = make_module()
-    seen = []
-    next(layer for layer in module.network.modules() if isinstance(layer, nn.Conv2d)).register_forward_pre_hook(
-        lambda _, images: seen.append(images[0])
-    )
-
-    module.act(np.full((2, *OBS_SHAPE), 255, dtype=np.uint8), generator())
-
-    assert torch.equal(seen[0], torch.ones(2, 3, 16, 16))
-
-
-def test_frames_enter_the_network_alike_in_training_and_in_evaluation() -> None:
-    module = make_module(minibatch_size=5)
-    seen: list[Tensor] = []
-    module.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-
-    def make_env() -> EpisodeStatistics:
-        env = CountingVectorEnv(NUM_ENVS, [NUM_STEPS], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
-        return EpisodeStatistics(env)
-
-    list(EvaluationDataset("train_levels", make_env, module, episodes_per_env=1, seed=0))
-    evaluated, seen[:] = torch.stack(seen), []
-    make_collector(make_env()).collect(module)
-
-    assert evaluated.dtype == torch.uint8
-    assert len(evaluated) == NUM_STEPS
-    assert torch.equal(torch.stack(seen), evaluated)
-
-
-def test_logged_episode_return_is_the_games_and_not_the_scaled_one() -> None:
-    env = CountingVectorEnv(NUM_ENVS, [NUM_STEPS], obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
-    collector = make_collector(EpisodeStatistics(ReturnScaling(env)))
-
-    rollout = collector.collect(make_module())
-
-    steps = np.arange(NUM_STEPS)[:, None]
-    raw = CountingVectorEnv.rewards_of(steps, rollout.actions.numpy())
-    assert collector.metrics()["episode/return"] == pytest.approx(raw.sum(0).mean())
-    assert rollout.rewards.max() <= 10
+    assert torch.equal(sample.intrinsic_rewards[0], trajectories.intrinsic_rewards[step, env])
 
 
 @pytest.mark.parametrize("network", ["three_stack", "two_stack"])
@@ -332,16 +219,6 @@ def test_ratio_is_one_at_equal_weights_although_the_critics_drop_out(network: st
     assert not torch.equal(first.losses["distill"], second.losses["distill"])
 
 
-def test_acting_drops_nothing_out() -> None:
-    frames = draw_frames(NUM_ENVS)
-
-    with_dropout = make_module(dropout=0.5).train().act(frames, generator())
-
-    without = make_module(dropout=0.0).act(frames, generator())
-    assert torch.equal(with_dropout.values, without.values)
-    assert torch.equal(with_dropout.logits, without.logits)
-
-
 def test_objective_draws_from_its_generator_only() -> None:
     module = make_distilled(dropout=0.5, distillation={"dropout": 0.5})
     batch = whole_batch(module, draw_rollout(2))
@@ -358,7 +235,7 @@ def test_intrinsic_reward_is_the_scaled_error_on_the_frame_that_the_action_led_t
     module = make_distilled(distillation={"num_outputs": 2, "max_reward": 1e6})
     rollout = draw_rollout(2)
 
-    rewards = module.trajectories(rollout, {}).rewards[..., INTRINSIC]
+    rewards = make_trajectories(module, rollout).intrinsic_rewards
 
     with torch.no_grad():
         images = module.normalizer(rollout.obs[1:].flatten(0, 1))
@@ -370,12 +247,12 @@ def test_intrinsic_reward_is_the_scaled_error_on_the_frame_that_the_action_led_t
 def test_intrinsic_reward_is_clipped_at_ten() -> None:
     rollout = draw_rollout(2)
 
-    rewards = make_distilled(distillation={"scale": 500.0}).trajectories(rollout, {}).rewards[..., INTRINSIC]
+    rewards = make_trajectories(make_distilled(distillation={"scale": 500.0}), rollout).intrinsic_rewards
 
-    unbounded = make_distilled(distillation={"scale": 500.0, "max_reward": 1e6}).trajectories(rollout, {})
-    assert (unbounded.rewards[..., INTRINSIC] > 10).any()
-    assert (unbounded.rewards[..., INTRINSIC] < 10).any()
-    assert torch.equal(rewards, unbounded.rewards[..., INTRINSIC].clamp(max=10))
+    unbounded = make_trajectories(make_distilled(distillation={"scale": 500.0, "max_reward": 1e6}), rollout)
+    assert (unbounded.intrinsic_rewards > 10).any()
+    assert (unbounded.intrinsic_rewards < 10).any()
+    assert torch.equal(rewards, unbounded.intrinsic_rewards.clamp(max=10))
 
 
 @pytest.mark.parametrize("changed", [0, 2, NUM_STEPS])
@@ -387,11 +264,11 @@ def test_frame_changes_the_intrinsic_reward_of_the_step_before_it_only(changed: 
 
     before, _ = module.intrinsic_rewards(obs[1:], {})
     after, _ = module.intrinsic_rewards(other[1:], {})
-    rewards = make_distilled().trajectories(replace(draw_rollout(2), obs=obs), {}).rewards
+    rewards = make_trajectories(make_distilled(), replace(draw_rollout(2), obs=obs)).intrinsic_rewards
 
     steps = (before != after).any(1)
     assert torch.equal(steps.nonzero().flatten(), torch.tensor([changed - 1] if changed else [], dtype=torch.int64))
-    assert rewards.shape == (NUM_STEPS, NUM_ENVS, 2)
+    assert rewards.shape == (NUM_STEPS, NUM_ENVS)
 
 
 @pytest.mark.parametrize("normalization", ["scale", "running_std"])
@@ -399,13 +276,13 @@ def test_intrinsic_reward_is_computed_without_dropout(normalization: str) -> Non
     options = {"normalization": normalization, "dropout": 0.5}
     rollout = draw_rollout(2)
 
-    first = make_distilled(distillation=options).trajectories(rollout, {})
+    first = make_trajectories(make_distilled(distillation=options), rollout)
     before = torch.get_rng_state()
-    second = make_distilled(distillation=options).train().trajectories(rollout, {})
+    second = make_trajectories(make_distilled(distillation=options).train(), rollout)
 
-    assert torch.equal(first.rewards, second.rewards)
-    without = make_distilled(distillation=options | {"dropout": 0.0}).trajectories(rollout, {})
-    assert torch.equal(first.rewards, without.rewards)
+    assert torch.equal(first.intrinsic_rewards, second.intrinsic_rewards)
+    without = make_trajectories(make_distilled(distillation=options | {"dropout": 0.0}), rollout)
+    assert torch.equal(first.intrinsic_rewards, without.intrinsic_rewards)
     assert torch.equal(torch.get_rng_state(), before)  # every module starts from the same one
 
 
@@ -429,7 +306,6 @@ def test_teacher_learns_on_the_frames_that_the_rewards_came_from() -> None:
     module = make_distilled(distillation={"max_reward": 1e6})
     rollout = draw_rollout(2)
     batch = whole_batch(module, rollout)
-    assert batch.intrinsic_rewards is not None
 
     loss = module.objective(batch, generator()).losses["distill"]
 
@@ -452,7 +328,7 @@ def test_pixel_statistics_take_each_frame_that_was_led_to_once() -> None:
     module = make_distilled()
     rollout = draw_rollout(2)
 
-    module.trajectories(rollout, {})
+    make_trajectories(module, rollout)
 
     assert module.normalizer.count == NUM_STEPS * NUM_ENVS
     assert torch.equal(module.normalizer.totals, rollout.obs[1:].long().sum((0, 1)))
@@ -493,19 +369,19 @@ def test_running_std_goes_on_through_the_ends_of_episodes() -> None:
     rollout = draw_rollout(2)
     options = {"normalization": "running_std"}
 
-    with_ends = make_distilled(distillation=options).trajectories(rollout, {})
+    with_ends = make_trajectories(make_distilled(distillation=options), rollout)
     endless = replace(rollout, terminated=torch.zeros_like(rollout.terminated))
-    without = make_distilled(distillation=options).trajectories(endless, {})
+    without = make_trajectories(make_distilled(distillation=options), endless)
 
-    assert torch.equal(with_ends.rewards, without.rewards)
+    assert torch.equal(with_ends.intrinsic_rewards, without.intrinsic_rewards)
 
 
 @pytest.mark.parametrize("normalization", ["scale", "running_std"])
 def test_trajectories_carry_no_gradient(normalization: str) -> None:
-    trajectories = make_distilled(distillation={"normalization": normalization}).trajectories(draw_rollout(2), {})
+    trajectories = make_trajectories(make_distilled(distillation={"normalization": normalization}), draw_rollout(2))
 
     tensors = [value for value in vars(trajectories).values() if isinstance(value, Tensor)]
-    assert len(tensors) == 9
+    assert len(tensors) == 10
     assert not any(value.requires_grad for value in tensors)
 
 
@@ -583,7 +459,6 @@ def test_teachers_gradient_is_the_mean_over_all_samples_of_the_minibatch() -> No
     module = make_distilled()
     rollout = draw_rollout(2)
     batch = whole_batch(module, rollout)
-    assert batch.next_obs is not None
     images = module.normalizer(batch.next_obs)
     (module.teacher(images) - module.student(images)).square().mean().backward()
     expected = [parameter.grad for parameter in module.teacher.parameters()]
@@ -636,78 +511,6 @@ def test_huge_gradient_of_one_group_is_clipped_and_leaves_the_others_alone(huge:
     assert all(torch.equal(parameter.grad, torch.full_like(parameter, 1e-5)) for parameter in other)
 
 
-def objective_world(**options: Any) -> tuple[PPODistillModule, PPOBatch, Array, Array]:
-    """A module, samples of another policy, and the module's logits and values on them."""
-    module = make_distilled(**options)
-    batch = whole_batch(module, draw_rollout(2))
-    with torch.no_grad():
-        logits, values = module.network(batch.obs)
-    return module, batch, array(logits), array(values)
-
-
-def assert_is(loss: Tensor, expected: Array) -> None:
-    assert_matches(loss.detach(), np.asarray(expected.mean()))
-
-
-def test_policy_loss_is_the_negated_mean_of_the_clipped_surrogate() -> None:
-    module, batch, logits, _ = objective_world(epsilon=0.3)
-
-    loss = module.objective(batch, generator()).losses["policy"]
-
-    log_probs = reference.log_probs_of(batch.actions.numpy(), logits)
-    ratios = {"log_probs": log_probs, "behavior_log_probs": array(batch.behavior_log_probs)}
-    clipped = np.abs(np.exp(ratios["log_probs"] - ratios["behavior_log_probs"]) - 1) > 0.3
-    assert 0 < clipped.mean() < 1
-    assert_is(loss, -reference.clipped_surrogate(**ratios, advantages=array(batch.advantages), epsilon=0.3))
-
-
-def test_policy_metrics_compare_the_learned_policy_with_the_one_that_acted() -> None:
-    module, batch, logits, _ = objective_world()
-
-    metrics = module.objective(batch, generator()).metrics
-
-    log_probs = reference.log_probs_of(batch.actions.numpy(), logits)
-    ratios = {"log_probs": log_probs, "behavior_log_probs": array(batch.behavior_log_probs)}
-    clipped = np.abs(np.exp(ratios["log_probs"] - ratios["behavior_log_probs"]) - 1) > 0.2
-    assert_is(metrics["policy/approx_kl"], reference.approx_kl(**ratios))
-    assert_is(metrics["policy/clip_fraction"], clipped.astype(np.float64))
-    assert_is(metrics["policy/entropy"], reference.entropy(logits))
-
-
-def test_entropy_loss_is_the_negated_mean_entropy() -> None:
-    module, batch, logits, _ = objective_world()
-
-    loss = module.objective(batch, generator()).losses["entropy"]
-
-    assert_is(loss, -reference.entropy(logits))
-
-
-@pytest.mark.parametrize(("name", "critic"), [("value", EXTRINSIC), ("intrinsic_value", INTRINSIC)])
-def test_value_losses_without_clipping_are_half_squared_errors_of_each_critic(name: str, critic: int) -> None:
-    module, batch, _, values = objective_world(value_epsilon=None)
-
-    loss = module.objective(batch, generator()).losses[name]
-
-    assert_is(loss, reference.squared_value_loss(values[:, critic], array(batch.returns[:, critic])))
-
-
-@pytest.mark.parametrize(("name", "critic"), [("value", EXTRINSIC), ("intrinsic_value", INTRINSIC)])
-def test_value_losses_with_clipping_keep_each_critic_near_its_own_old_value(name: str, critic: int) -> None:
-    module, batch, _, values = objective_world(value_epsilon=0.3)
-
-    loss = module.objective(batch, generator()).losses[name]
-
-    expected = reference.clipped_value_loss(
-        values=values[:, critic],
-        behavior_values=array(batch.behavior_values[:, critic]),
-        targets=array(batch.returns[:, critic]),
-        epsilon=0.3,
-    )
-    unclipped = reference.squared_value_loss(values[:, critic], array(batch.returns[:, critic]))
-    assert not np.allclose(expected, unclipped)
-    assert_is(loss, expected)
-
-
 def test_value_weight_is_applied_once_to_each_critic() -> None:
     weights = make_distilled(value_weight=0.5, entropy_weight=0.01).loss_weights
 
@@ -724,46 +527,39 @@ def test_metrics_carry_no_gradient() -> None:
 
 def test_logged_intrinsic_reward_is_the_mean_of_the_minibatch() -> None:
     module, batch, _, _ = objective_world()
-    assert batch.intrinsic_rewards is not None
 
     metrics = module.objective(batch, generator()).metrics
 
     assert torch.equal(metrics["intrinsic/reward"], batch.intrinsic_rewards.mean())
 
 
-def test_without_distillation_there_is_one_critic_and_no_teacher() -> None:
-    module = make_module()
-    batch = whole_batch(module, draw_rollout(1))
+@pytest.mark.parametrize("name", ["value", "intrinsic_value"])
+def test_value_losses_without_clipping_are_half_squared_errors_of_each_critic(name: str) -> None:
+    module, batch, _, values = objective_world(value_epsilon=None)
 
-    objective = module.objective(batch, generator())
+    loss = module.objective(batch, generator()).losses[name]
 
-    assert len(list(module.get_submodule("network.critics").children())) == 1
-    assert {name.split(".")[0] for name in module.state_dict()} == {"network"}
-    assert len(module.configure_optimizers().param_groups) == 1
-    assert objective.losses.keys() == module.loss_weights.keys() == {"policy", "value", "entropy"}
-    assert not any(key.startswith("intrinsic") for key in objective.metrics)
-    assert batch.next_obs is batch.student_outputs is batch.intrinsic_rewards is None
+    critic = critic_of(name, batch, values)
+    assert_is(loss, reference.squared_value_loss(critic["values"], critic["targets"]))
 
 
-def test_without_distillation_advantages_are_of_the_rewards_alone() -> None:
-    module = make_module(gamma=0.9, lambda_=0.8)
-    rollout = draw_rollout(1)
+@pytest.mark.parametrize("name", ["value", "intrinsic_value"])
+def test_value_losses_with_clipping_keep_each_critic_near_its_own_old_value(name: str) -> None:
+    module, batch, _, values = objective_world(value_epsilon=0.3)
 
-    trajectories = module.trajectories(rollout, {})
+    loss = module.objective(batch, generator()).losses[name]
 
-    with torch.no_grad():
-        last_values = module.network(rollout.obs[-1]).values
-    stream = {
-        "rewards": array(rollout.rewards),
-        "values": array(rollout.behavior_values[..., 0]),
-        "next_values": array(torch.cat([rollout.behavior_values[1:], last_values[None]])[..., 0]),
-    }
-    assert_matches(trajectories.advantages, advantages_of(stream, ends=ENDS, gamma=0.9, lambda_=0.8))
-    assert torch.equal(trajectories.reward_sums, rollout.rewards)
+    critic = critic_of(name, batch, values)
+    expected = reference.clipped_value_loss(**critic, epsilon=0.3)
+    assert not np.allclose(expected, reference.squared_value_loss(critic["values"], critic["targets"]))
+    assert_is(loss, expected)
 
 
-@pytest.mark.parametrize(
-    ("init_args", "name"), [({}, "ppo"), ({"distillation": None}, "ppo"), ({"distillation": {}}, "ppo_distill")]
-)
-def test_method_is_named_after_what_it_does(init_args: dict[str, Any], name: str) -> None:
-    assert PPODistillModule.method(init_args) == name
+def test_policy_loss_takes_the_advantages_of_both_streams() -> None:
+    module, batch, logits, _ = objective_world(epsilon=0.3, distillation={"intrinsic_weight": 0.5})
+
+    loss = module.objective(batch, generator()).losses["policy"]
+
+    log_probs = reference.log_probs_of(batch.actions.numpy(), logits)
+    ratios = {"log_probs": log_probs, "behavior_log_probs": array(batch.behavior_log_probs)}
+    assert_is(loss, -reference.clipped_surrogate(**ratios, advantages=array(batch.advantages), epsilon=0.3))

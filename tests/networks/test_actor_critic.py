@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ from lightning_rl.networks.actor_critic import (
     ActorCritic,
     DistillationNetwork,
     three_stack_actor_critic,
+    two_conv_actor_critic,
     two_stack_actor_critic,
 )
+from lightning_rl.networks.impala_cnn import CNNShape
 
 OBS_SHAPE = (8, 16, 3)
 NUM_ACTIONS = 5
@@ -79,14 +82,14 @@ def test_dropout_changes_values_and_never_logits(build: Build) -> None:
 
 
 @BOTH
-def test_a_generator_drops_nothing_where_the_network_has_no_dropout(build: Build) -> None:
+def test_a_generator_changes_nothing_in_a_network_without_dropout(build: Build) -> None:
     network, obs = build(OBS_SHAPE, NUM_ACTIONS, 2, dropout=0.0), frames()
 
     assert torch.equal(network(obs, seeded()).values, network(obs).values)
 
 
 @BOTH
-def test_all_critics_see_the_same_features_dropped(build: Build) -> None:
+def test_all_critics_share_one_dropout_mask(build: Build) -> None:
     network, obs = build(OBS_SHAPE, NUM_ACTIONS, 2, dropout=0.5), frames()
     network.critics[1] = network.critics[0]
 
@@ -130,13 +133,13 @@ def test_the_three_stack_policy_starts_nearly_uniform() -> None:
     assert_close(probabilities, torch.full((31, NUM_ACTIONS), 0.2), rtol=0, atol=0.005)
 
 
-def test_the_rows_of_the_three_stack_policy_head_are_orthogonal_and_short() -> None:
+def test_the_three_stack_policy_head_is_orthogonal_with_gain_0_01() -> None:
     weight = three_stack_actor_critic(OBS_SHAPE, NUM_ACTIONS, 1).actor.get_parameter("weight")
 
     assert_close(weight @ weight.T, 1e-4 * torch.eye(NUM_ACTIONS), rtol=1e-4, atol=1e-9)
 
 
-def test_the_rows_of_the_three_stack_value_heads_have_length_one() -> None:
+def test_the_three_stack_value_heads_have_gain_1() -> None:
     critics = three_stack_actor_critic(OBS_SHAPE, NUM_ACTIONS, 3).critics
 
     norms = torch.cat([critic.get_parameter("weight") for critic in critics]).norm(dim=1)
@@ -162,18 +165,23 @@ def test_the_two_stack_network_has_the_published_heads() -> None:
         network = two_stack_actor_critic((64, 64, 3), 15, 2)
 
     assert layers(network.actor) == [(8192, 256), "ReLU", (256, 512), "ReLU", (512, 15)]
-    assert layers(network.critics[0]) == [(8192, 256), (256, 512), "ReLU", (512, 1)]  # no relu between the first two
+    assert layers(network.critics[0]) == [
+        (8192, 256),
+        (256, 512),
+        "ReLU",
+        (512, 1),
+    ]  # no relu between the first two
     assert layers(network.critics[1]) == [(8192, 256), "ReLU", (256, 1)]
 
 
-def test_the_two_stack_network_has_this_many_parameters() -> None:
+def test_the_two_stack_network_has_the_expected_number_of_parameters() -> None:
     with torch.device("meta"):
         network = two_stack_actor_critic((64, 64, 3), 15, 2)
 
-    assert num_parameters(network) == 51_360 + 2_236_687 + 2_229_505 + 2_097_665  # trunk, actor, two critics
+    assert num_parameters(network) == 51_360 + 2_236_687 + 2_229_505 + 2_097_665  # CNN, actor, two critics
 
 
-def test_the_two_stack_trunk_carries_rectified_inputs() -> None:
+def test_the_two_stack_cnn_has_rectified_skip_connections() -> None:
     network, distillation = two_stack_actor_critic(OBS_SHAPE, NUM_ACTIONS, 2), DistillationNetwork(OBS_SHAPE)
 
     blocks = [module for cnn in (network.torso, distillation.cnn) for module in cnn.modules()]
@@ -206,7 +214,7 @@ def test_gradient_reaches_every_parameter_of_a_distillation_network() -> None:
     assert without_gradient(network) == []
 
 
-def test_two_distillation_networks_start_apart() -> None:
+def test_two_distillation_networks_are_initialized_differently() -> None:
     teacher, student, batch = DistillationNetwork(OBS_SHAPE), DistillationNetwork(OBS_SHAPE), images()
 
     assert torch.all(teacher(batch) != student(batch))
@@ -220,3 +228,20 @@ def test_outputs_of_a_distillation_network_are_float32_under_mixed_precision() -
 
     assert outputs.dtype == torch.float32
     assert not torch.equal(outputs, outputs.bfloat16().float())
+
+
+@pytest.mark.parametrize(
+    ("shape", "number"),
+    [(CNNShape(), 626_256), (CNNShape(pooling="average"), 110_160)],
+    ids=["flatten", "average"],
+)
+def test_the_three_stack_network_has_the_published_number_of_parameters(shape: CNNShape, number: int) -> None:
+    network = three_stack_actor_critic((64, 64, 3), 15, 1, shape=shape)
+
+    assert sum(parameter.numel() for parameter in network.parameters()) == number
+
+
+@pytest.mark.parametrize(("option", "value"), [("pooling", "average"), ("width", 2)])
+def test_the_two_convolutions_take_neither_average_nor_width(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^model\.{option} must be .* for the network two_conv, found {value}$"):
+        two_conv_actor_critic((64, 64, 3), 15, 1, shape=CNNShape(**{option: value}))

@@ -4,11 +4,11 @@ import pytest
 import torch
 from einops import rearrange
 from jaxtyping import TypeCheckError
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import conv2d, max_pool2d
 from torch.testing import assert_close
 
-from lightning_rl.networks.impala_cnn import ImpalaCNN
+from lightning_rl.networks.impala_cnn import CNNShape, ImpalaCNN
 
 OBS_SHAPE = (8, 16, 3)
 
@@ -53,13 +53,13 @@ def test_features_match_their_definition(channels: tuple[int, ...], rectified_sk
     cnn = ImpalaCNN(OBS_SHAPE, channels=channels, rectified_skip=rectified_skip).double()
     images = torch.randn(2, 3, 8, 16, dtype=torch.float64)
 
-    actual = cnn.encoded(images)
+    actual = cnn.encode(images)
 
     expected = impala_features(images, list(cnn.parameters()), num_stacks=len(channels), rectified_skip=rectified_skip)
     assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_what_a_block_carries_shows_in_the_features() -> None:
+def test_rectified_skip_connections_change_the_features() -> None:
     plain, rectified = ImpalaCNN(OBS_SHAPE), ImpalaCNN(OBS_SHAPE, rectified_skip=True)
     rectified.load_state_dict(plain.state_dict())
     obs = frames(2)
@@ -67,7 +67,7 @@ def test_what_a_block_carries_shows_in_the_features() -> None:
     assert not torch.allclose(plain(obs), rectified(obs))
 
 
-def test_frames_as_rendered_give_the_features_of_scaled_images_with_channels_first() -> None:
+def test_features_of_rendered_frames_are_those_of_scaled_images() -> None:
     cnn = ImpalaCNN(OBS_SHAPE)
     obs = frames(2)
 
@@ -78,7 +78,7 @@ def test_frames_as_rendered_give_the_features_of_scaled_images_with_channels_fir
     assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_frames_are_left_as_they_were() -> None:
+def test_frames_are_not_modified() -> None:
     obs = frames(2)
     before = obs.clone()
 
@@ -87,13 +87,13 @@ def test_frames_are_left_as_they_were() -> None:
     assert torch.equal(obs, before)
 
 
-def test_images_that_are_already_scaled_are_refused_as_frames() -> None:
+def test_frames_that_are_not_uint8_are_refused() -> None:
     with pytest.raises(TypeCheckError, match="obs"):
         ImpalaCNN(OBS_SHAPE)(frames(2).float())
 
 
 @pytest.mark.parametrize(("height", "width", "padded"), [(11, 16, (16, 16)), (8, 13, (8, 16)), (9, 10, (16, 16))])
-def test_a_frame_that_three_stacks_do_not_halve_evenly_is_one_with_zeros_below_and_on_the_right(
+def test_frames_of_uneven_size_are_padded_with_zeros_at_the_bottom_and_on_the_right(
     height: int, width: int, padded: tuple[int, int]
 ) -> None:
     cnn, larger = ImpalaCNN((height, width, 3)), ImpalaCNN((*padded, 3))
@@ -119,3 +119,45 @@ def test_a_frame_too_small_for_three_stacks_is_refused(height: int, width: int) 
 
 def test_two_stacks_halve_a_60_by_60_frame() -> None:
     assert ImpalaCNN((60, 60, 3), channels=(2, 3)).num_features == 15 * 15 * 3
+
+
+def test_average_pooling_is_the_mean_over_positions() -> None:
+    flat, averaged = ImpalaCNN(OBS_SHAPE), ImpalaCNN(OBS_SHAPE, shape=CNNShape(pooling="average"))
+    averaged.load_state_dict(flat.state_dict())
+    obs = frames(5, OBS_SHAPE)
+
+    features = averaged(obs)
+
+    assert features.shape == (5, averaged.num_features) == (5, 32)
+    assert_close(features, flat(obs).view(5, 32, -1).mean(-1))
+
+
+def test_parts_are_averaged_separately() -> None:
+    obs_shape = (32, 48, 3)  # features of 4 rows and 6 columns
+    flat, parts = ImpalaCNN(obs_shape), ImpalaCNN(obs_shape, shape=CNNShape(pooling="average", pooling_size=2))
+    parts.load_state_dict(flat.state_dict())
+    obs = frames(5, obs_shape)
+
+    features = parts(obs).view(5, 32, 2, 2)
+
+    image = flat(obs).view(5, 32, 4, 6)
+    assert parts.num_features == 32 * 4
+    assert_close(features[:, :, 0, 1], image[:, :, :2, 3:].mean((2, 3)))
+    assert_close(features[:, :, 1, 0], image[:, :, 2:, :3].mean((2, 3)))
+
+
+def test_width_multiplies_the_channels() -> None:
+    wide = ImpalaCNN((64, 64, 3), shape=CNNShape(width=3))
+
+    convolutions = [layer.out_channels for layer in wide.modules() if isinstance(layer, nn.Conv2d)]
+
+    assert convolutions == [48] * 5 + [96] * 10
+    assert wide.num_features == 96 * 8 * 8
+
+
+def test_parts_that_do_not_divide_the_features_are_refused() -> None:
+    allowed = r"^model\.pooling_size must be a divisor of 14 rows and 10 columns of features, found 3$"
+    with pytest.raises(ValueError, match=allowed):
+        ImpalaCNN((105, 80, 12), shape=CNNShape(pooling="average", pooling_size=3))
+    with pytest.raises(ValueError, match=r"^model\.width must be at least 1, found 0$"):
+        CNNShape(width=0)

@@ -19,7 +19,7 @@ def test_glorot_weights_are_uniform_up_to_their_bound(layer: nn.Conv2d | nn.Line
     assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)  # of a uniform distribution
 
 
-def test_glorot_reaches_layers_inside_others_and_zeroes_their_biases() -> None:
+def test_glorot_zeroes_the_biases_of_nested_layers() -> None:
     network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Sequential(nn.ReLU(), nn.Linear(7, 2)))
 
     glorot_(network)
@@ -30,13 +30,13 @@ def test_glorot_reaches_layers_inside_others_and_zeroes_their_biases() -> None:
 
 @pytest.mark.parametrize("gain", [0.01, 1.0])
 @pytest.mark.parametrize("out_features", [1, 15])
-def test_rows_of_an_orthogonal_layer_are_orthogonal_and_as_long_as_the_gain(out_features: int, gain: float) -> None:
+def test_rows_of_an_orthogonal_layer_are_orthogonal_and_have_the_gain_as_norm(out_features: int, gain: float) -> None:
     weight = orthogonal_linear(256, out_features, gain).weight
 
     assert_close(weight @ weight.T, gain**2 * torch.eye(out_features), rtol=1e-4, atol=1e-6 * gain**2)
 
 
-def test_an_orthogonal_layer_has_no_bias_at_first() -> None:
+def test_the_bias_of_an_orthogonal_layer_starts_at_zero() -> None:
     assert torch.equal(orthogonal_linear(256, 15, 1.0).bias, torch.zeros(15))
 
 
@@ -45,7 +45,7 @@ def test_an_orthogonal_layer_has_no_bias_at_first() -> None:
     ("layer", "fan_in"),
     [
         (nn.Conv2d(16, 32, 3), 16 * 9),
-        (nn.ConvTranspose2d(32, 16, 3), 16 * 9),  # as TensorFlow counts it, over the outputs
+        (nn.ConvTranspose2d(32, 16, 3), 16 * 9),  # counted over the outputs, as in TensorFlow
         (nn.Linear(256, 64), 256),
     ],
 )

@@ -14,7 +14,7 @@ OBS_SHAPE = (4, 6, 3)
 
 
 def frames(num_frames: int) -> Tensor:
-    brightest = torch.randint(2, 256, OBS_SHAPE)  # each pixel with a distribution of its own
+    brightest = torch.randint(2, 256, OBS_SHAPE)  # each pixel has its own distribution
     return (torch.rand(num_frames, *OBS_SHAPE) * brightest).to(torch.uint8)
 
 
@@ -33,7 +33,7 @@ def channels_first(images: NDArray[Any]) -> Tensor:
     return torch.from_numpy(images).float().permute(0, 3, 1, 2)
 
 
-def test_normalised_images_match_numpy_on_all_frames() -> None:
+def test_normalized_images_match_numpy_on_all_frames() -> None:
     seen, obs = frames(601), frames(5)
 
     actual = fed(seen)(obs)
@@ -71,13 +71,13 @@ def test_frames_are_only_scaled_before_the_first_update() -> None:
     assert_close(images, channels_first(obs.numpy() / 255), rtol=1e-6, atol=0)
 
 
-def test_a_pixel_that_never_changed_is_measured_in_grey_levels() -> None:
+def test_a_constant_pixel_counts_with_a_std_of_one_gray_level() -> None:
     images = fed(constant(200))(torch.cat([constant(200, 1), constant(203, 1), constant(0, 1)]))
 
     assert images.flatten(1).unique(dim=1).flatten().tolist() == [0.0, 3.0, -5.0]
 
 
-def test_normalising_takes_no_frames_into_the_statistics() -> None:
+def test_normalizing_does_not_change_the_statistics() -> None:
     normalizer = fed(frames(31))
     before = {key: value.clone() for key, value in normalizer.state_dict().items()}
 
@@ -86,7 +86,7 @@ def test_normalising_takes_no_frames_into_the_statistics() -> None:
     assert all(torch.equal(normalizer.state_dict()[key], value) for key, value in before.items())
 
 
-def test_saved_statistics_go_on_bit_for_bit(tmp_path: Path) -> None:
+def test_restored_statistics_continue_bit_for_bit(tmp_path: Path) -> None:
     first, second, obs = frames(31), frames(17), frames(5)
     torch.save(fed(first).state_dict(), tmp_path / "state.pt")
 
@@ -97,5 +97,5 @@ def test_saved_statistics_go_on_bit_for_bit(tmp_path: Path) -> None:
     assert torch.equal(restored(obs), fed(first, second)(obs))
 
 
-def test_the_normalizer_has_nothing_to_learn() -> None:
+def test_the_normalizer_has_no_parameters() -> None:
     assert list(PixelNormalizer(OBS_SHAPE).parameters()) == []

@@ -81,7 +81,7 @@ def test_stepping_frame_by_frame_gives_the_unroll(latent_size: int) -> None:
     assert_close(state, whole.state, rtol=1e-5, atol=1e-6)
 
 
-def test_a_policy_that_has_not_lived_has_an_empty_state_of_zeros() -> None:
+def test_an_empty_state_equals_a_state_of_zeros() -> None:
     network, (*columns, state) = make(), inputs()
 
     empty, zeros = (network(*columns, given) for given in (torch.zeros(B, 0), torch.zeros_like(state)))
@@ -89,7 +89,7 @@ def test_a_policy_that_has_not_lived_has_an_empty_state_of_zeros() -> None:
     assert torch.equal(empty.logits, zeros.logits)
 
 
-def test_the_forget_gate_starts_open() -> None:
+def test_the_bias_of_the_forget_gate_starts_at_one() -> None:
     network = make()
 
     biases = dict(network.lstm.named_parameters())
@@ -97,7 +97,7 @@ def test_the_forget_gate_starts_open() -> None:
     assert biases["bias_hh_l0"].tolist() == [0.0] * 4 * H
 
 
-def test_memory_is_float32_under_mixed_precision() -> None:
+def test_outputs_and_state_are_float32_under_mixed_precision() -> None:
     network, given = make(), inputs()
 
     with torch.autocast("cpu", torch.bfloat16):
@@ -108,7 +108,7 @@ def test_memory_is_float32_under_mixed_precision() -> None:
 
 
 @pytest.mark.parametrize(("latent_size", "inputs_of_lstm"), [(0, 272), (64, 336)])
-def test_the_published_sizes(latent_size: int, inputs_of_lstm: int) -> None:
+def test_the_network_has_the_published_sizes(latent_size: int, inputs_of_lstm: int) -> None:
     network = RecurrentActorCritic((64, 64, 3), 15, latent_size=latent_size)
 
     def count(part: torch.nn.Module) -> int:

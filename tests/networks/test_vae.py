@@ -29,31 +29,31 @@ def test_the_layers_are_those_of_figure_2() -> None:
 
 @pytest.mark.parametrize(("images", "channels"), [("binary", 1), ("rgb", 3)])
 @pytest.mark.parametrize("obs_shape", [(64, 64, 3), OBS_SHAPE])
-def test_what_is_decoded_has_the_size_of_what_was_encoded(
+def test_decoded_images_have_the_size_of_the_encoded_ones(
     obs_shape: tuple[int, int, int], images: Any, channels: int
 ) -> None:
     vae = VAE(obs_shape, latent_size=Z, images=images)
     encoded = vae.images(frames(obs_shape=obs_shape))
 
-    code = vae.encode(encoded)
+    latent = vae.encode(encoded)
 
     assert encoded.shape == (N, channels, *obs_shape[:2])
-    assert code.mean.shape == code.log_variance.shape == (N, Z)
-    assert vae.decode(code.mean).shape == encoded.shape
+    assert latent.mean.shape == latent.log_variance.shape == (N, Z)
+    assert vae.decode(latent.mean).shape == encoded.shape
 
 
-def test_binary_images_are_white_where_the_grey_is_above_one_half() -> None:
+def test_binary_images_are_white_where_the_luminance_is_above_one_half() -> None:
     obs = frames()
 
     images = VAE(OBS_SHAPE).images(obs)
 
     for n, y, x in np.ndindex(N, *OBS_SHAPE[:2]):
         red, green, blue = obs[n, y, x].tolist()
-        grey = (0.299 * red + 0.587 * green + 0.114 * blue) / 255
-        assert float(images[n, 0, y, x]) == float(grey > 0.5)
+        luminance = (0.299 * red + 0.587 * green + 0.114 * blue) / 255
+        assert float(images[n, 0, y, x]) == float(luminance > 0.5)
 
 
-def test_images_in_colour_are_the_frames_from_zero_to_one() -> None:
+def test_rgb_images_are_the_frames_scaled_to_zero_to_one() -> None:
     obs = frames()
 
     images = VAE(OBS_SHAPE, images="rgb").images(obs)
@@ -62,24 +62,24 @@ def test_images_in_colour_are_the_frames_from_zero_to_one() -> None:
     assert images.max() <= 1
 
 
-def test_a_sample_is_the_mean_and_deviations_times_noise() -> None:
+def test_a_sample_is_the_mean_plus_standard_deviation_times_noise() -> None:
     latent = LatentDistribution(torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0, np.log(9.0)]]).float())
 
     assert_close(latent.sample(torch.tensor([[0.5, -1.0]])), torch.tensor([[1.5, -5.0]]))
 
 
-def test_the_code_is_float32_under_mixed_precision() -> None:
+def test_the_latent_is_float32_under_mixed_precision() -> None:
     vae = VAE(OBS_SHAPE)
 
     with torch.autocast("cpu", torch.bfloat16):
-        code = vae.encode(vae.images(frames()))
-        decoded = vae.decode(code.mean)
+        latent = vae.encode(vae.images(frames()))
+        decoded = vae.decode(latent.mean)
 
-    assert {code.mean.dtype, code.log_variance.dtype, decoded.dtype} == {torch.float32}
-    assert not torch.equal(code.mean, code.mean.bfloat16().float())
+    assert {latent.mean.dtype, latent.log_variance.dtype, decoded.dtype} == {torch.float32}
+    assert not torch.equal(latent.mean, latent.mean.bfloat16().float())
 
 
 @pytest.mark.parametrize("obs_shape", [(18, 16, 3), (16, 10, 3), (4, 16, 3), (16, 16, 1)])
-def test_other_frames_are_refused(obs_shape: tuple[int, int, int]) -> None:
+def test_frames_of_unsupported_shape_are_refused(obs_shape: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="multiples of 4 from 8 on, with 3 channels"):
         VAE(obs_shape)

@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import nn
 
+from lightning_rl.modules.impala import ImpalaModule
 from lightning_rl.modules.impala_vae import ImpalaVAEModule, VAEConfig
 from lightning_rl.runs.checkpoint_files import METADATA, AtomicCheckpointIO, check_fits, is_readable, read
 
@@ -212,9 +213,10 @@ class TestFitting:
         self, trained: dict[str, Any], wanted: dict[str, Any], told: str
     ) -> None:
         old, new = (
-            ImpalaVAEModule(vae=VAEConfig(**init_args["vae"]) if init_args else None) for init_args in (trained, wanted)
+            ImpalaVAEModule(vae=VAEConfig(**init_args["vae"])) if init_args else ImpalaModule()
+            for init_args in (trained, wanted)
         )
-        metadata = {"method": ImpalaVAEModule.method(trained), "game": "maze"}
+        metadata = {"method": old.method(trained), "game": "maze"}
         checkpoint = {METADATA: metadata, "state_dict": old.state_dict()}
         with pytest.raises(ValueError, match=told):
-            check_fits(checkpoint, Path("a.ckpt"), module=new, method=ImpalaVAEModule.method(wanted), game="maze")
+            check_fits(checkpoint, Path("a.ckpt"), module=new, method=new.method(wanted), game="maze")

@@ -88,7 +88,7 @@ _ONE_THREAD = _MICRO | {"model.micro_batches.num_threads": 1}
 _BF16_MICRO = {"trainer.precision": "bf16-mixed"} | _MICRO
 
 _TINY_PPO: Options = {"model.epochs": 1, "model.minibatch_size": 16}
-RUNNING_STD = {"model.distillation.normalization": "running_std", "model.distillation.num_outputs": 4}
+RUNNING_STD: Options = {"model.distillation.normalization": "running_std", "model.distillation.num_outputs": 4}
 _PPO_ON_GPU = {
     "data.num_envs": 64,
     "data.num_steps": 64,

@@ -219,7 +219,7 @@ def bernoulli_nll(logits: Array, images: Array) -> Array:
     return nlls
 
 
-def surprise_minimising_rewards(next_states: Array, terminated: Integers, first: Array, min_deviation: float) -> Array:
+def surprise_minimizing_rewards(next_states: Array, terminated: Integers, first: Array, min_deviation: float) -> Array:
     """Berseth et al. 2021 (SMiRL), section 3: log p(s) under the normal distribution of the episode's states so far."""
     rewards = np.zeros(terminated.shape)
     for b in range(terminated.shape[1]):

@@ -12,8 +12,8 @@ from torch.utils.data import IterableDataset
 
 from lightning_rl.data.collector import Collector
 from lightning_rl.modules.base import Batch, RLModule
-from lightning_rl.modules.ppo import PPOBatch
-from lightning_rl.modules.ppo_distill import DistillationConfig, PPODistillModule
+from lightning_rl.modules.ppo import PPOBatch, PPOModule
+from lightning_rl.modules.ppo_distill import DistillationConfig, DistilledBatch, PPODistillModule
 from lightning_rl.protocols import ResumableVectorEnv
 from lightning_rl.types import RecurrentInputs, Rollout
 
@@ -21,16 +21,20 @@ OBS_SHAPE = (16, 16, 3)
 NUM_STEPS, NUM_ENVS, NUM_ACTIONS = 5, 3, 7
 
 
-def make_module(**options: Any) -> PPODistillModule:
-    """A module whose networks start the same every time; minibatches are whole rollouts of the sizes above."""
+SIZES: dict[str, Any] = {"num_actions": NUM_ACTIONS, "obs_shape": OBS_SHAPE, "minibatch_size": NUM_STEPS * NUM_ENVS}
+
+
+def make_module(**options: Any) -> PPOModule:
+    """A module whose network starts the same every time; minibatches are whole rollouts of the sizes above."""
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"num_actions": NUM_ACTIONS, "obs_shape": OBS_SHAPE, "minibatch_size": NUM_STEPS * NUM_ENVS}
-    return PPODistillModule(**(sizes | options))
+    return PPOModule(**(SIZES | options))
 
 
 def make_distilled(*, distillation: dict[str, Any] | None = None, **options: Any) -> PPODistillModule:
-    """With a teacher that does not drop out, unless asked to."""
-    return make_module(distillation=DistillationConfig(**({"dropout": 0.0} | (distillation or {}))), **options)
+    """One with distillation, whose teacher does not drop out unless asked to."""
+    torch.manual_seed(0)
+    config = DistillationConfig(**({"dropout": 0.0} | (distillation or {})))
+    return PPODistillModule(distillation=config, **(SIZES | options))
 
 
 def draw_rollout(num_critics: int, *, seed: int = 0, num_steps: int = NUM_STEPS) -> Rollout:
@@ -60,10 +64,18 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def whole_batch(module: PPODistillModule, rollout: Rollout) -> PPOBatch:
+def whole_batch(module: PPOModule, rollout: Rollout) -> PPOBatch:
     """All samples of the rollout, in time-major order."""
     trajectories = module.trajectories(rollout, {})
     return trajectories.minibatch(torch.arange(rollout.actions.numel()))
+
+
+def whole_distilled_batch(module: PPODistillModule, rollout: Rollout) -> DistilledBatch:
+    """All samples of the rollout, in time-major order, with both reward streams."""
+    batch = whole_batch(module, rollout)
+    if not isinstance(batch, DistilledBatch):
+        raise TypeError(f"expected a DistilledBatch, found {type(batch).__name__}")
+    return batch
 
 
 def make_collector(env: ResumableVectorEnv, *, num_steps: int = NUM_STEPS) -> Collector:

@@ -13,16 +13,9 @@ from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.collector import Collector
 from lightning_rl.envs.imagined import ImaginedVectorEnv, Outcomes
 from lightning_rl.errors import check_option
-from lightning_rl.losses.returns import discounts_from
 from lightning_rl.modules.base import Objective, RLModule
 from lightning_rl.modules.optimizers import JointOptimizer, adam
-from lightning_rl.modules.ppo import (
-    DistilledTrajectories,
-    PPOBatch,
-    normalized_over_ranks,
-    policy_objective,
-    value_loss,
-)
+from lightning_rl.modules.ppo import PPOBatch, Trajectories, normalized_over_ranks, ppo_objective
 from lightning_rl.modules.simple.outer_loop import OuterLoopConfig, Slice
 from lightning_rl.modules.simple.simulator import Simulator
 from lightning_rl.modules.simple.world_model import COLORS, WorldModelBatch, WorldModelConfig, window_losses
@@ -32,35 +25,35 @@ from lightning_rl.types import Rollout
 
 
 class SimPLeModule(RLModule):
-    """Simulated policy learning: real play trains a model of the game, the model trains the policy.
+    """Simulated policy learning (SimPLe): learn a world model from real play, train the policy inside it.
 
-    One run is Algorithm 1. An iteration is a slice of it: some updates of the world model, after collecting where a
-    pass begins, or some imagined rollouts and what the policy learns from them. Slices differ in length, so
-    `trainer.reload_dataloaders_every_n_epochs` must be 1, as the command has it.
+    One run is Algorithm 1, cut into slices; an iteration is a slice: either updates of the world model (the first slice
+    of a pass collects real play before them), or imagined rollouts and the policy's updates on them. Slices differ in
+    length, so `trainer.reload_dataloaders_every_n_epochs` must be 1, which is the command's default.
 
     Args:
         num_actions: actions of the environment.
         obs_shape: height, width and channels of its stacks of frames.
-        reward_values: rewards that the game gives, which the world model tells apart.
-        world_model: its size, and how it learns.
-        outer_loop: how much of what, in turns.
-        network: the policy's: `two_conv`, the paper's, or `three_stack`, IMPALA's.
+        reward_values: the possible rewards of a step, the classes of the world model's reward head.
+        world_model: size of the world model, and how it learns.
+        outer_loop: how much the world model and the policy learn in each pass.
+        network: the policy's network: `two_conv` (the paper) or `three_stack` (IMPALA's).
         num_imagined_envs: environments imagined together.
-        imagined_length: steps of an imagined rollout; the last one's reward is not learned from, its state's value is
-            the bootstrap.
-        imagined_outcomes: the policy is given the `likeliest` reward of each imagined step, and the episode ends where
-            that is likelier than not (the paper); or the `expected` reward, and the episode ends by chance, for games
-            whose rewards and ends cannot be foreseen for sure.
-        learn_from_real: let the policy learn from each collected rollout, too, as the released code does.
+        imagined_length: steps of an imagined rollout; the value at the last step is the bootstrap, so its reward is not
+            learned from.
+        imagined_outcomes: `likeliest`: each imagined step pays the most likely reward, and the episode ends if that is
+            more likely than not (the paper). `expected`: it pays the expected reward, and the episode ends at random,
+            for games whose rewards and ends are uncertain.
+        learn_from_real: let the policy also learn from each collected rollout, as the published code does.
         gamma: γ, discount per env step.
         lambda_: λ of generalised advantage estimation.
         epsilon: ε, clip of the probability ratio.
         epochs: passes over a rollout.
-        minibatch_size: samples of one update of the policy: whole time steps of all environments, so a multiple of
-            their number. What is left over of all epochs together is not learned from.
-        value_weight: factor on the value loss, ½ · error²; the released code's is error².
+        minibatch_size: samples of one update of the policy, a multiple of the number of environments. Time steps that
+            are left over after all epochs are not learned from.
+        value_weight: factor on the value loss, which is ½ · error² here and error² in the published code.
         entropy_weight: factor on the entropy bonus.
-        learning_rate: Adam's, for the policy.
+        learning_rate: Adam's learning rate for the policy.
         max_grad_norm: bound on the norm of the policy's gradient.
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
@@ -150,14 +143,14 @@ class SimPLeModule(RLModule):
         """See `RLModule`.
 
         Raises:
-            ValueError: the Trainer would not ask for the next slice's length.
+            ValueError: the Trainer would not reload the length of each slice.
         """
         super().setup(stage)
         if stage == "fit":
             self.check_trainer(self.trainer)
 
     def check_trainer(self, trainer: Trainer) -> None:
-        """Refuses a Trainer that would not ask for the next slice's length.
+        """Refuses a Trainer that would not reload the length of each slice.
 
         Raises:
             ValueError: names its option.
@@ -170,7 +163,7 @@ class SimPLeModule(RLModule):
             )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adafactor (or Adam) for the world model and Adam for the policy, in one."""
+        """Adafactor (or Adam) for the world model and Adam for the policy, joined in one optimizer."""
         options = self.options
         model: list[dict[str, Any]] = [
             {"params": list(self.world_model.parameters()), "max_grad_norm": options.max_grad_norm}
@@ -185,13 +178,13 @@ class SimPLeModule(RLModule):
         )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Warms the world model's learning rate up, by its own updates."""
+        """Warms up the world model's learning rate over its own updates."""
         share = min(1.0, int(self.world_model_updates) / self.options.warm_up)
         optimizer.param_groups[0]["lr"] = self.options.learning_rate * share
 
     @property
     def slice(self) -> Slice:
-        """What the next iteration does."""
+        """The slice that the next iteration runs."""
         return self._slices()[int(self.slice_index)]
 
     def _slices(self) -> list[Slice]:
@@ -199,12 +192,12 @@ class SimPLeModule(RLModule):
 
     @property
     def world_model_is_trained(self) -> bool:
-        """Whether the slice that has just run was the last one of the world model in its pass."""
+        """Whether the world model has just finished learning in this pass."""
         slices, index = self._slices(), int(self.slice_index)
         return slices[index].phase == "policy" and slices[index - 1].phase == "world model"
 
     def _advance(self) -> None:
-        """Counts the slice that begins as done: nothing runs after the last batch of an epoch."""
+        """Counts the slice as done when it starts, because no code runs after the last batch of an epoch."""
         slices = self._slices()
         index = int(self.slice_index)
         self.phase = f"pass {int(self.pass_index) + 1}: {slices[index].phase} {100 * index // len(slices)}%"
@@ -222,7 +215,7 @@ class SimPLeModule(RLModule):
         return most // steps
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
-        """Of the next slice: updates of the world model, or minibatches of the imagined rollouts."""
+        """Batches of the next slice: updates of the world model, or minibatches of imagined rollouts."""
         size = self.slice.size
         if self.slice.phase == "policy":
             return size * self._updates_per_rollout(self.imagined_length - 1, self.num_imagined_envs)
@@ -260,18 +253,18 @@ class SimPLeModule(RLModule):
             rollout = self.imagined_rollout(replay, generator)
             self.imagined_steps.add_(rollout.actions.numel())
             self._imagined_rewards.append(float(rollout.rewards.mean()))
-            kept = rollout.first(self.imagined_length - 1)  # V at the last state is known; what follows it is not
+            kept = rollout.first(self.imagined_length - 1)  # the last step's value is the bootstrap
             last_values = rollout.behavior_values[-1]
             yield from self._minibatches(kept.to(self.device), last_values.to(self.device), generator)
 
     def simulator(self) -> Simulator:
-        """The world model as it is now, to be stepped."""
+        """The current world model as an environment that can be stepped."""
         return Simulator(
             self.world_model, self.reward_values, micro_batches=self.micro_batches, precision=self.precision
         )
 
     def imagined_rollout(self, replay: Replay, generator: torch.Generator) -> Rollout:
-        """The policy's play in the world model, from real frames of the newest rollout."""
+        """A rollout of the policy in the world model, starting from real frames of the newest real rollout."""
         env = ImaginedVectorEnv(
             self.simulator(),
             lambda number, stream: replay.starts(number, generator=stream),
@@ -286,7 +279,7 @@ class SimPLeModule(RLModule):
     def _minibatches(
         self, rollout: Rollout, last_values: Float32[Tensor, "B 1"], generator: torch.Generator
     ) -> Iterator[PPOBatch]:
-        """Time steps of a rollout in random order, all environments of a step together, `epochs` times."""
+        """Minibatches of whole time steps (all environments of a step together) in random order, `epochs` times."""
         trajectories = self.trajectories(rollout, last_values)
         num_steps, num_envs = rollout.actions.shape
         order = torch.cat([torch.randperm(num_steps, generator=generator) for _ in range(self.epochs)])
@@ -296,20 +289,15 @@ class SimPLeModule(RLModule):
             yield trajectories.minibatch(indices.to(self.device))
 
     @torch.no_grad()
-    def trajectories(self, rollout: Rollout, last_values: Float32[Tensor, "B 1"]) -> DistilledTrajectories:
-        """The rollout with its advantages, normalised over all of it, and returns."""
-        trajectories = DistilledTrajectories.from_rollout(
-            rollout,
-            rewards=rollout.rewards.unsqueeze(-1),
-            discounts=discounts_from(rollout.terminated, self.gamma).unsqueeze(-1),
-            last_values=last_values,
-            weights=[1.0],
-            lambda_=self.lambda_,
+    def trajectories(self, rollout: Rollout, last_values: Float32[Tensor, "B 1"]) -> Trajectories:
+        """The rollout with returns and advantages, which are normalized over the whole rollout."""
+        trajectories = Trajectories.from_rollout(
+            rollout, gamma=self.gamma, lambda_=self.lambda_, last_values=last_values[:, 0]
         )
         return replace(trajectories, advantages=normalized_over_ranks(trajectories.advantages))
 
     def on_train_epoch_end(self) -> None:
-        """Logs how much was imagined and what it earned, and how often the world model was updated."""
+        """Logs imagined steps, their mean reward, and updates of the world model."""
         self.log_dict(
             {"imagined_steps": self.imagined_steps.double(), "world_model/updates": self.world_model_updates.double()}
         )
@@ -318,7 +306,7 @@ class SimPLeModule(RLModule):
             self._imagined_rewards = []
 
     def weights(self, batch: WorldModelBatch | PPOBatch) -> dict[str, float]:
-        """Those of the network that the batch is for."""
+        """Loss weights of the network that the batch is for."""
         return self.options.loss_weights if isinstance(batch, WorldModelBatch) else self.loss_weights
 
     def objective(self, batch: WorldModelBatch | PPOBatch, generator: torch.Generator) -> Objective:
@@ -329,5 +317,4 @@ class SimPLeModule(RLModule):
             )
             return Objective(losses, {})
         logits, values = self.network(batch.obs)
-        losses, metrics = policy_objective(batch, logits, epsilon=self.epsilon)
-        return Objective({**losses, "value": value_loss(batch, values)}, metrics)
+        return ppo_objective(batch, logits, values[:, 0], epsilon=self.epsilon, value_epsilon=None)

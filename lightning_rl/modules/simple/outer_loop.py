@@ -1,4 +1,4 @@
-"""SimPLe's outer loop, cut into slices at whose ends a run can stop and go on."""
+"""SimPLe's outer loop, cut into slices; a run can be stopped and resumed between slices."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,36 +6,33 @@ from typing import Literal, NamedTuple
 
 from lightning_rl.errors import check_option
 
-_MAX_SLICES = 10_000_000  # of a pass, which is a list of them
+_MAX_SLICES = 10_000_000  # a pass is a list of slices
 
 Phase = Literal["world model", "policy"]
 
 
 class Slice(NamedTuple):
-    """What one iteration does.
-
-    `size` counts updates of the world model, or imagined rollouts.
-    """
+    """What one iteration does; `size` counts updates of the world model, or imagined rollouts."""
 
     phase: Phase
-    collects: bool  # real steps, before anything else
+    collects: bool  # collect real play first
     size: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class OuterLoopConfig:
-    """Algorithm 1: collect real steps, train the world model on all of them, train the policy in it, and again.
+    """Options of Algorithm 1: collect real play, train the world model on all of it, train the policy in it, repeat.
 
     The first slice of a pass collects. After the last pass the run collects once more, and ends there if
-    `data.total_env_steps` is what all passes collect.
+    `data.total_env_steps` equals the real steps of all passes.
 
     Args:
-        first_world_model_updates: of the first pass, with the model still untrained.
-        world_model_updates: of every other pass.
-        imagined_steps: of a pass, over all imagined environments.
-        imagined_passes: passes, counted from one, that imagine so many times as much.
-        world_model_slice: updates between two points at which the run can be stopped.
-        policy_slice: imagined rollouts between two such points.
+        first_world_model_updates: updates of the world model in the first pass.
+        world_model_updates: updates of the world model in every other pass.
+        imagined_steps: imagined steps of a pass, over all imagined environments.
+        imagined_passes: factor on `imagined_steps` by the number of the pass, counted from one.
+        world_model_slice: updates of the world model in a slice.
+        policy_slice: imagined rollouts in a slice.
 
     Raises:
         ValueError: a value outside its range.
@@ -74,11 +71,11 @@ class OuterLoopConfig:
             )
 
     def rollouts(self, pass_index: int, steps_per_rollout: int) -> int:
-        """Imagined rollouts of a pass, the first of which has index 0."""
+        """Number of imagined rollouts in a pass; the first pass has index 0."""
         return max(1, self.imagined_steps * self.imagined_passes.get(pass_index + 1, 1) // steps_per_rollout)
 
     def slices(self, pass_index: int, steps_per_rollout: int) -> list[Slice]:
-        """What a pass does, in order."""
+        """The slices of a pass, in order."""
         updates = self.first_world_model_updates if pass_index == 0 else self.world_model_updates
         world_model = _parts(updates, self.world_model_slice)
         policy = _parts(self.rollouts(pass_index, steps_per_rollout), self.policy_slice)

@@ -1,8 +1,8 @@
-"""Probabilities that grow while a world model learns."""
+"""Probabilities that grow while the world model learns (scheduled sampling)."""
 
 
 def linear_ramp(step: int, end: int, *, start: float = 0.01) -> float:
-    """From `start` at step 0 in a line to 1 at step `end`, and 1 from there on.
+    """Grows linearly from `start` at step 0 to 1 at step `end`, and stays 1.
 
     Reference:
         tensor2tensor, layers/common_layers.py, `inverse_lin_decay`
@@ -11,7 +11,7 @@ def linear_ramp(step: int, end: int, *, start: float = 0.01) -> float:
 
 
 def exponential_ramp(step: int, end: int, *, start: float = 0.01) -> float:
-    """From `start` at step 0, growing by the same factor each step, to 1 at step `end`, and 1 from there on.
+    """Grows exponentially from `start` at step 0 to 1 at step `end`, and stays 1.
 
     Reference:
         tensor2tensor, layers/common_layers.py, `inverse_exp_decay`

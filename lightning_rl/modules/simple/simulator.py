@@ -1,4 +1,4 @@
-"""A world model as a game that can be stepped."""
+"""The world model as an environment that can be stepped."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,13 +18,13 @@ from lightning_rl.types import ImaginedStep
 
 
 class Simulator:
-    """Steps a world model; a `WorldModel`. It is to be made anew when the model has learned.
+    """Steps a world model; implements `WorldModel`. Build a new one after the model has learned.
 
     Args:
-        model: predicts.
-        reward_values: of the model's classes.
+        model: the network.
+        reward_values: rewards that the classes of its reward head stand for.
         micro_batches: step parts of the games in threads (CPU); null steps all at once (GPU).
-        precision: enters the autocast that the model predicts under.
+        precision: enters the autocast context of predictions.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Simulator:
         self._micro_batches = micro_batches
         self._precision = precision
         self._device = reward_values.device
-        # on a CPU, casting all weights at every step would take as long as some of the convolutions
+        # on a CPU, casting the weights at every step would take as long as some of the convolutions
         self._model = model if micro_batches is None else self._cast(model)
 
     def _cast(self, model: NextFramePredictor) -> NextFramePredictor:
@@ -54,13 +54,13 @@ class Simulator:
         return copy
 
     def begin(self, obs: UInt8[Tensor, "B H W D"]) -> Tensor | None:
-        """The model's recurrent state before the newest frame of each stack; None where it has none."""
+        """The model's recurrent state before the newest frame of each stack; None without a recurrent state."""
         if self._model.memory is None:
             return None
         state = None
         for frames in obs.to(self._device).split(COLORS, dim=-1)[:-1]:
             with torch.no_grad(), self._precision():
-                state = self._model.remembered(frames, state)
+                state = self._model.next_state(frames, state)
         return state
 
     def imagine(
@@ -70,7 +70,7 @@ class Simulator:
         generator: torch.Generator,
         state: Tensor | None = None,
     ) -> ImaginedStep:
-        """What the model says that the actions lead to."""
+        """The model's prediction of the next step."""
         seen = (obs if self._model.memory is None else obs[..., -COLORS:]).to(self._device)
         actions = actions.to(self._device)
         if self._micro_batches is None:
@@ -104,7 +104,7 @@ class Simulator:
         generator: torch.Generator,
     ) -> ImaginedStep:
         with torch.no_grad(), self._precision():  # both are thread-local
-            step = self._model.imagined(seen, actions, generator, state=state)
+            step = self._model.imagine(seen, actions, generator, state=state)
         return ImaginedStep(
             frames=step.frames,
             rewards=self._reward_values[step.reward_probabilities.argmax(-1)],

@@ -1,4 +1,4 @@
-"""How SimPLe's world model learns from windows of real play."""
+"""Training of SimPLe's world model on windows of real play."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,44 +24,45 @@ from lightning_rl.networks.world_model.next_frame import NextFrame, NextFramePre
 from lightning_rl.types import TensorFields, Windows
 
 COLORS = 3
-"""Channels of a frame: what the games show is RGB."""
+"""Channels of an RGB frame."""
 
 _Predict = Callable[..., NextFrame]
 _OwnFrames = Callable[[Bool[Tensor, "N"]], UInt8[Tensor, "n H W C"]]
-"""The model's own frames of some windows."""
+"""Returns the frames that the model predicts for some windows."""
 _Feed = Callable[[_OwnFrames, UInt8[Tensor, "N H W C"]], UInt8[Tensor, "N H W C"]]
 _Losses = Callable[[NextFrame, slice], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldModelConfig:
-    """Size of the world model, and how it learns.
+    """Options of the world model: its size, and how it learns.
 
     Args:
-        pixels: `softmax`, a distribution over the 256 values of each sub-pixel, or `squared`, the value itself.
-        latent: the discrete latent of the stochastic model; null for the deterministic one.
-        recurrent_size: channels of the recurrent state; with 0 the model sees the policy's stack instead.
+        pixels: what is predicted for each sub-pixel: `softmax`, a distribution over its 256 values, or `squared`, its
+            value.
+        latent: the discrete latent of the stochastic model; null for the deterministic model.
+        recurrent_size: channels of the recurrent state; with 0 the model sees the policy's stack of frames instead.
         hidden: channels at full resolution.
-        compress_steps: times that height and width are halved.
-        filter_double_steps: of them, how many double the channels.
-        dropout: in every compressing and expanding step.
-        residual_dropout: between them.
-        num_targets: frames predicted one after the other in a window.
+        compress_steps: how often height and width are halved.
+        filter_double_steps: how many of these steps double the channels.
+        dropout: dropout in every compressing and expanding step.
+        residual_dropout: dropout between them.
+        num_targets: frames that are predicted one after the other in a window.
         batch_size: windows of one update.
-        optimizer: `adafactor`, which scales each step by its parameter (the paper's), or `adam`.
-        learning_rate: after warming up.
-        warm_up: updates over which the learning rate grows to it in a line.
+        optimizer: `adafactor` (the paper) or `adam`.
+        learning_rate: learning rate after the warm-up.
+        warm_up: updates over which the learning rate grows linearly.
         max_grad_norm: bound on the gradient's norm.
-        frame_cutoff: error of a sub-pixel that costs nothing, in the loss's units. With `squared` pixels a predicted
-            change of no more is taken for none in the frames that the model shows and goes on from.
-        pooling: what rewards and ends are read off: `mean`, as published, or `mean_max`, which sees events of a few
-            pixels, too.
-        frame_weight: factor on the frames' loss; squared errors are hundreds at first, where a reward costs about one.
-        reward_cutoff: nats of reward and end that cost nothing.
-        reward_weight: factor on the reward's loss.
-        ramp: updates after which the model is fed its own frames, and the latent's bits are discrete; other
-            probabilities grow in proportion, as in the released code.
-        predict_ends: learn when episodes end, and let imagined ones end there; the paper's never end.
+        frame_cutoff: loss of a sub-pixel below which nothing is learned. With `squared` pixels, predicted changes below
+            it are treated as zero when imagining; otherwise small errors accumulate and colors drift.
+        pooling: how features are pooled for the reward and end heads: `mean` (published), or `mean_max`, which also
+            sees events of a few pixels.
+        frame_weight: factor on the frame loss; squared errors start in the hundreds, reward losses near one.
+        reward_cutoff: loss of reward and end, in nats, below which nothing is learned.
+        reward_weight: factor on the reward loss.
+        ramp: updates until the model is always fed its own frames and the latent's bits are discrete; other
+            probabilities grow in proportion, as in the published code.
+        predict_ends: learn when episodes end, and end imagined episodes there; the paper's never end.
 
     Raises:
         ValueError: a value outside its range.
@@ -105,19 +106,19 @@ class WorldModelConfig:
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """Factors on the losses: the paper adds them up."""
+        """Weights of the losses."""
         weights = {"frames": self.frame_weight, "reward": self.reward_weight}
-        # ends that nobody looks at would cost: one in thousands of steps moves all that Adam scales by rare gradients
+        # no end head is trained when ends are unused: its rare, large gradients would disturb Adam's statistics
         extra = {"end": self.predict_ends, "prior": self.latent is not None}
         return weights | {name: 1.0 for name, is_there in extra.items() if is_there}
 
     def build(self, obs_shape: Sequence[int], num_actions: int, *, num_rewards: int) -> NextFramePredictor:
-        """The network, with its random start.
+        """Builds the network with random initial weights.
 
         Args:
             obs_shape: height, width and channels of a stack of frames.
-            num_actions: of the game.
-            num_rewards: classes of rewards.
+            num_actions: number of actions.
+            num_rewards: number of reward classes.
 
         Raises:
             ValueError: frames that are not RGB, or too small for so many compressing steps.
@@ -147,7 +148,7 @@ class WorldModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WorldModelBatch(TensorFields):
-    """Windows of real play, and the update that they are for."""
+    """Windows of real play, and the number of the update that they are for."""
 
     windows: Windows
     update: int
@@ -156,15 +157,15 @@ class WorldModelBatch(TensorFields):
         return len(self.windows)
 
     def split(self, micro_batches: MicroBatchConfig) -> Sequence["WorldModelBatch"]:
-        """The same windows in consecutive parts."""
+        """The windows in consecutive parts."""
         parts = micro_batches.even_parts(len(self), samples_each=self.windows.actions.shape[1])
         return [WorldModelBatch(windows=self.windows.rows(part), update=self.update) for part in parts]
 
 
 def reward_classes(rewards: Float32[Tensor, "*shape"], values: Float32[Tensor, "R"]) -> Int64[Tensor, "*shape"]:
-    """The class whose value is nearest; a reward is never taken for none, however small.
+    """The class with the nearest value; a reward is never assigned to the class of zero, however small it is.
 
-    The paper rounds to −1, 0 and 1, which makes nothing of Procgen's 0.04.
+    The paper rounds to −1, 0 and 1, which would turn Procgen's 0.04 into zero.
     """
     distances = (rewards.unsqueeze(-1) - values).abs()
     is_something = (rewards != 0).unsqueeze(-1) & (values == 0)
@@ -172,7 +173,7 @@ def reward_classes(rewards: Float32[Tensor, "*shape"], values: Float32[Tensor, "
 
 
 def mixing(update: int, ramp: int) -> LatentMixing:
-    """The latent's probabilities at an update, which grow until update `ramp`, or half of that.
+    """Probabilities of the latent's bits at an update; they grow until update `ramp`, or half of it.
 
     Reference:
         tensor2tensor, models/video/basic_stochastic.py and its hyper-parameters
@@ -182,7 +183,7 @@ def mixing(update: int, ramp: int) -> LatentMixing:
 
 
 def own_frame_probability(update: int, ramp: int) -> float:
-    """How often, at an update, the model is fed the frame that it has just predicted, and not the real one.
+    """Probability, at an update, of feeding the model its own predicted frame instead of the real one.
 
     Reference:
         tensor2tensor, models/video/base.py, scheduled sampling `prob_inverse_lin`
@@ -200,9 +201,9 @@ def window_losses(
 ) -> dict[str, Tensor]:
     """Losses of the predictions along windows, means over all their steps.
 
-    From the stack on, each frame that the model is fed is its own prediction or the real one. A recurrent model also
-    predicts the frames that it is warmed up on. Steps that were not played in the window's episode add nothing to the
-    sums, nor does the frame after an episode's end, which nobody could predict.
+    After the first stack, each frame that the model is fed is its own prediction or the real frame. A recurrent model
+    also predicts its warm-up frames. Steps outside the window's episode are masked, and so is the frame after an
+    episode's end, which cannot be predicted.
     """
     along = _remembered_losses if options.recurrent_size else _independent_losses
     mixed = mixing(batch.update, options.ramp)
@@ -215,7 +216,7 @@ def window_losses(
 def _remembered_losses(
     model: NextFramePredictor, windows: Windows, num_targets: int, predict: _Predict, feed: _Feed, losses: _Losses
 ) -> dict[str, Tensor]:
-    """Step after step, each with the state that the one before left, through which its gradient goes back."""
+    """Losses of a recurrent model, step by step; gradients flow back through its state."""
     warm_up = windows.frames.shape[1] - num_targets - 1
     newest, state, rows = windows.frames[:, 0], None, []
     steps = zip(windows.actions.unbind(1), windows.frames[:, 1:].unbind(1), strict=True)
@@ -236,11 +237,11 @@ def _likeliest(
 def _independent_losses(
     model: NextFramePredictor, windows: Windows, num_targets: int, predict: _Predict, feed: _Feed, losses: _Losses
 ) -> dict[str, Tensor]:
-    """All steps in one batch, which keeps a processor busier than one after the other.
+    """Losses of a model without state: all steps in one batch, which is faster than one after the other.
 
-    No gradient goes back through a frame. So those that the model is to be fed are predicted first, without gradient,
-    and only in windows that are fed them; dropout and codes are drawn anew then, which leaves the gradient's
-    expectation as it was.
+    No gradient flows through a frame, so the frames that the model is fed are predicted first, without gradient and
+    only for the windows that need them. Dropout and latents are then sampled again for the batch, which does not
+    change the expected gradient.
     """
     num_frames = windows.frames.shape[1] - num_targets
     seen = list(windows.frames[:, :num_frames].unbind(1))
@@ -262,7 +263,7 @@ def _own_frames(
         kind,
         dtype=torch.get_autocast_dtype(kind),
         enabled=torch.is_autocast_enabled(kind),
-        cache_enabled=False,  # or torch 2.10 would take weights cast here below, without gradient (its #158232)
+        cache_enabled=False,  # or torch 2.10 would reuse these casts, which have no gradient, below (pytorch#158232)
     )
     with torch.no_grad(), mixed_precision:
         predicted = predict(stack[which], actions[which], target=target[which])
@@ -272,7 +273,7 @@ def _own_frames(
 def _fed(
     own_frames: _OwnFrames, real: UInt8[Tensor, "N H W C"], *, probability: float, generator: torch.Generator
 ) -> UInt8[Tensor, "N H W C"]:
-    """The real frames, some of them replaced by the model's own."""
+    """The real frames, some of them replaced by the model's predictions."""
     own = torch.rand(len(real), generator=generator, device=generator.device) < probability
     if not own.any():
         return real
@@ -282,7 +283,7 @@ def _fed(
 
 
 def _columns(steps: Shaped[Tensor, "N P *rest"]) -> Shaped[Tensor, "P*N *rest"]:
-    """Steps of windows one after the other, all windows of a step together."""
+    """Steps of windows as one batch, with all windows of a step together."""
     return steps.transpose(0, 1).flatten(0, 1)
 
 
@@ -293,7 +294,7 @@ def _losses(
     predicted: NextFrame,
     steps: slice,
 ) -> dict[str, Tensor]:
-    """Of predictions of some steps, those of one step after those of the one before."""
+    """Losses of predictions of some steps, in the order of `_columns`."""
     valid, ended = _columns(windows.valid[:, steps]).float(), _columns(windows.ended[:, steps])
     target = _columns(windows.frames[:, 1:][:, steps])
     if options.pixels == "softmax":

@@ -1,1 +1,1 @@
-"""The networks of the world model of SimPLe."""
+"""The networks of SimPLe's world model."""

@@ -1,17 +1,17 @@
-"""How an action or a code steers a whole image."""
+"""Conditioning of images on a vector, such as an action or a latent."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
 class Injection(nn.Module):
-    """Scales and shifts each channel of an image by what is injected.
+    """Scales and shifts each channel of an image, conditioned on a vector c.
 
         x · σ(W c + w) + V c + v
 
     Args:
         num_inputs: D, length of c.
-        channels: C, of the image.
+        channels: C, channels of the image.
 
     Reference:
         Kaiser et al. 2019, appendix, https://arxiv.org/abs/1903.00374; tensor2tensor, common_video.py,
@@ -26,7 +26,7 @@ class Injection(nn.Module):
     def forward(
         self, images: Float[Tensor, "N C H W"], inputs: Float[Tensor, "N {self.num_inputs}"]
     ) -> Float[Tensor, "N C H W"]:
-        """The images, of the same precision."""
+        """The conditioned images, in the same precision."""
         scales, shifts = self.dense(inputs).to(images.dtype)[..., None, None].chunk(2, dim=1)
         injected: Tensor = images * scales.sigmoid() + shifts
         return injected

@@ -1,4 +1,4 @@
-"""What a model cannot know of the next frame, as bits: sizes, noise, and where bits come from while it learns."""
+"""Options of the discrete latent: bits about the next frame that the model cannot predict."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -6,19 +6,19 @@ from typing import NamedTuple
 
 @dataclass(frozen=True, kw_only=True)
 class LatentConfig:
-    """Sizes and noise of the latent code of a next frame.
+    """Sizes and noise of the discrete latent of the next frame.
 
     Args:
-        num_bits: length of the code.
-        bits_per_symbol: how many bits the prior predicts at once, as one of 2 to their number symbols.
-        noise: probability that a bit is flipped while learning.
-        deviation: of the normal noise, cut at two deviations, on the logits of the bits while learning.
-        channels: of the first convolution over the frames and the one to come; the second has four times as many.
-        prior_size: units of the prior's LSTM.
-        prior_dropout: probability of dropping an input or output of the LSTM while learning.
+        num_bits: length of the latent.
+        bits_per_symbol: bits that the prior predicts at once, as one symbol.
+        noise: probability of flipping a bit during training.
+        deviation: standard deviation of the Gaussian noise on the logits during training, truncated at two of them.
+        channels: channels of the posterior's first convolution; the second has four times as many.
+        prior_size: hidden size of the prior's LSTM.
+        prior_dropout: probability of dropping an input or output of the LSTM during training.
 
     Raises:
-        ValueError: the bits are not a whole number of symbols.
+        ValueError: `num_bits` is not a multiple of `bits_per_symbol`.
     """
 
     num_bits: int = 128
@@ -37,12 +37,12 @@ class LatentConfig:
 
 
 class LatentMixing(NamedTuple):
-    """Probabilities at the current step of the learning; the defaults are where bits are what they will be in use.
+    """Probabilities of the latent's sources at the current update; by default, the posterior's bits are always used.
 
-    They ramp up in the paper's code: `discrete` from 0.01 to 1 over 40 000 steps, `prior` to 0.5 over as many, `use` to
-    0.8 over half as many.
+    In the paper's code `discrete` grows from 0.01 to 1 over 40 000 steps, `prior` to 0.5 over as many, and `use` to 0.8
+    over half as many.
     """
 
-    discrete: float = 1.0  # of a bit rather than the tanh that it is the sign of, for each bit
-    prior: float = 0.0  # of a bit that the prior guessed rather than the one seen, for each bit
-    use: float = 1.0  # of a code rather than none, for each example
+    discrete: float = 1.0  # for each bit, of the sign instead of the tanh
+    prior: float = 0.0  # for each bit, of the prior's sample instead of the posterior's bit
+    use: float = 1.0  # for each example, of injecting the latent at all

@@ -1,4 +1,4 @@
-"""What the model's bottleneck is told of the next frame: seen while it learns, guessed while it imagines."""
+"""Conditioning of the bottleneck on the discrete latent, from the posterior or from the prior."""
 
 from collections.abc import Sequence
 
@@ -13,16 +13,17 @@ from lightning_rl.networks.world_model.prior import BitPrior
 
 
 class LatentInjection(nn.Module):
-    """Tells the model's bottleneck what the next frame holds: bits of a posterior that sees it, or of a prior.
+    """Conditions the bottleneck on bits about the next frame, from a posterior that sees it or from a prior.
 
-    There is no divergence between the two: the bits are few and noisy, and the prior follows the posterior.
+    There is no KL term: the information is limited by the number of bits and their noise, and the prior is trained to
+    predict the posterior's bits.
 
     Args:
-        obs_shape: height, width and channels of the frames that the posterior sees, the one to come among them.
+        obs_shape: height, width and channels of the posterior's input, which includes the next frame.
         bottleneck_shape: height, width and channels of the bottleneck.
         num_actions: A.
-        hidden: channels that the posterior turns the frames into first.
-        config: the code.
+        hidden: channels of the posterior's first layer.
+        config: options of the latent.
 
     Reference:
         Kaiser et al. 2019, section 4 and figure 2, https://arxiv.org/abs/1903.00374; tensor2tensor,
@@ -53,14 +54,14 @@ class LatentInjection(nn.Module):
         mixing: LatentMixing,
         generator: torch.Generator | None,
     ) -> tuple[Float[Tensor, "N C H W"], Float32[Tensor, "N"]]:
-        """The bottleneck with the code of the frame to come, and what the prior pays for that code.
+        """The bottleneck conditioned on the next frame's latent, and the prior's loss for that latent.
 
         Args:
-            bottleneck: what is known.
-            images: the frames, with the one to come.
+            bottleneck: features of the frames seen so far.
+            images: the frames seen so far and the next one.
             actions: one-hot.
-            mixing: where bits come from while learning; without a generator they are the posterior's, all of them.
-            generator: switches noise, mixing and the prior's dropout on.
+            mixing: probabilities of the latent's sources; without a generator, all bits are the posterior's.
+            generator: turns on noise, mixing and the prior's dropout.
         """
         logits = self.posterior(images, actions)
         features = bottleneck.flatten(1)
@@ -68,24 +69,24 @@ class LatentInjection(nn.Module):
         if generator is None:
             return self.injection(bottleneck, _signs(logits)), prior_loss
         bits = self._mixed(self._noisy(logits, mixing.discrete, generator), features, mixing.prior, generator)
-        used = _chosen((len(bits), 1, 1, 1), mixing.use, generator, bits.device)
+        used = _random_mask((len(bits), 1, 1, 1), mixing.use, generator, bits.device)
         return torch.where(used, self.injection(bottleneck, bits), bottleneck), prior_loss
 
-    def imagined(self, bottleneck: Float[Tensor, "N C H W"], generator: torch.Generator) -> Float[Tensor, "N C H W"]:
-        """The bottleneck with a code drawn from the prior."""
-        injected: Tensor = self.injection(bottleneck, self.prior.sampled(bottleneck.flatten(1), generator))
+    def imagine(self, bottleneck: Float[Tensor, "N C H W"], generator: torch.Generator) -> Float[Tensor, "N C H W"]:
+        """The bottleneck conditioned on a latent sampled from the prior."""
+        injected: Tensor = self.injection(bottleneck, self.prior.sample(bottleneck.flatten(1), generator))
         return injected
 
     def _noisy(
         self, logits: Float32[Tensor, "N B"], discrete: float, generator: torch.Generator
     ) -> Float32[Tensor, "N B"]:
-        """The posterior's bits, some flipped, some not yet discrete."""
+        """The posterior's bits, some of them flipped, and some continuous instead."""
         noise = torch.empty(logits.shape, device=generator.device)
         nn.init.trunc_normal_(noise, a=-2, b=2, generator=generator)
         soft = (logits + self.config.deviation * noise.to(logits.device)).tanh()
-        flipped = _chosen(logits.shape, self.config.noise, generator, logits.device)
+        flipped = _random_mask(logits.shape, self.config.noise, generator, logits.device)
         bits = torch.where(flipped, -1.0, 1.0) * straight_through_sign(soft)
-        return torch.where(_chosen(logits.shape, discrete, generator, logits.device), bits, soft)
+        return torch.where(_random_mask(logits.shape, discrete, generator, logits.device), bits, soft)
 
     def _mixed(
         self,
@@ -94,16 +95,16 @@ class LatentInjection(nn.Module):
         probability: float,
         generator: torch.Generator,
     ) -> Float32[Tensor, "N B"]:
-        """The bits, some of them as the prior guesses them: those pass no gradient, as in the paper's code."""
-        if probability == 0:  # sampling takes as many steps of the LSTM as there are symbols
+        """The bits, some of them replaced by samples of the prior without gradient, as in the paper's code."""
+        if probability == 0:  # sampling is slow: one LSTM step per symbol
             return bits
         with torch.no_grad():
-            guessed = self.prior.sampled(features, generator)
-        return torch.where(_chosen(bits.shape, probability, generator, bits.device), guessed, bits)
+            sampled = self.prior.sample(features, generator)
+        return torch.where(_random_mask(bits.shape, probability, generator, bits.device), sampled, bits)
 
 
 def straight_through_sign(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """1 above zero, else −1, with the gradient of the identity.
+    """Sign with a straight-through gradient: 1 above zero, else −1, with the gradient of the identity.
 
     Reference:
         Bengio et al. 2013, Estimating or propagating gradients through stochastic neurons, section 3,
@@ -116,8 +117,8 @@ def _signs(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.where(values > 0, 1.0, -1.0).to(values.dtype)
 
 
-def _chosen(
+def _random_mask(
     shape: Sequence[int], probability: float, generator: torch.Generator, device: torch.device
 ) -> Bool[Tensor, "..."]:
-    """True with a probability, for each element; the generator may live elsewhere."""
+    """A mask whose elements are true with a probability; the generator may be on another device."""
     return torch.rand(shape, generator=generator, device=generator.device).to(device) < probability

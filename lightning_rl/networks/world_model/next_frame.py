@@ -1,4 +1,4 @@
-"""The world model of SimPLe: frames and an action to the next frame, its reward, and whether the episode ends."""
+"""SimPLe's world model: predicts the next frame, the reward and the end of the episode."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,21 +26,21 @@ LatentSource = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 
 class NextFrame(NamedTuple):
-    """What follows one step, as far as the model can tell."""
+    """The model's prediction of one step."""
 
     frames: Float32[Tensor, "N H W C V"]
-    """Logits of a sub-pixel's 256 values or, with `squared` pixels, the one value itself, 0 to 255 and a bit beyond."""
+    """Logits of each sub-pixel's 256 values or, with `squared` pixels, the predicted value, about 0 to 255."""
     reward_logits: Float32[Tensor, "N R"]
     end_logits: Float32[Tensor, "N"] | None
-    """Of the episode ending with this step, where the model tells."""
+    """Logit of the episode ending with this step; None if the model predicts no ends."""
     state: Float32[Tensor, "N S H W"] | None
-    """What a recurrent model remembers after this step."""
+    """Recurrent state after this step; None if the model has none."""
     prior_loss: Float32[Tensor, "N"] | None
-    """Nats that the prior pays for the code of the frame to come, where that was seen."""
+    """Cross-entropy of the next frame's latent under the prior, in nats; None if that frame was not given."""
 
 
 class Imagined(NamedTuple):
-    """A step in the model instead of the game."""
+    """An imagined step: the most likely next frame, and probabilities of rewards and of an end."""
 
     frames: UInt8[Tensor, "N H W C"]
     reward_probabilities: Float32[Tensor, "N R"]
@@ -49,11 +49,11 @@ class Imagined(NamedTuple):
 
 
 class PooledHead(nn.Sequential):
-    """What is read off a whole prediction: a hidden layer of 128 over what is pooled of bottleneck and last image.
+    """Head with a hidden layer of 128 on features pooled from the bottleneck and the decoder's output.
 
     Args:
-        num_features: numbers pooled of both.
-        num_outputs: how many numbers.
+        num_features: number of pooled features.
+        num_outputs: number of outputs.
     """
 
     def __init__(self, num_features: int, num_outputs: int) -> None:
@@ -61,38 +61,38 @@ class PooledHead(nn.Sequential):
 
 
 class NextFramePredictor(nn.Module):
-    """Predicts the next frame from four, or from one and a memory, and the action.
+    """Predicts the next frame from the action and the last frames, or from the last frame and a recurrent state.
 
-    A convolutional encoder and decoder with skips, in which every step of the decoder hears of the action, and the
-    bottleneck between them of a discrete latent code. With `recurrent_size` it is the network of the paper's code,
-    which sees a frame at a time beside a state. With 0 it is the one of the paper's text, which sees the last
-    `num_frames`. The defaults are the paper's `next_frame_basic_stochastic_discrete`.
+    The network is a convolutional encoder and decoder with skip connections. The action conditions every step of the
+    decoder, and a discrete latent conditions the bottleneck. With `recurrent_size` it is the network of the paper's
+    code, which sees one frame and a recurrent state. With 0 it is the network of the paper's text, which sees the last
+    `num_frames`. The defaults are those of the paper's `next_frame_basic_stochastic_discrete`.
 
-    Beyond the paper: `predict_ends`, with a head like the reward's. With `squared` pixels the network predicts what
-    changes, in units of 64 grey levels, from a head that begins near zero: it starts as a copy of the last frame, and
-    learns with the rates of the other losses.
+    Two options go beyond the paper. With `predict_ends`, a head like the reward's predicts ends of episodes. With
+    `squared` pixels, the network predicts changes in units of 64 gray levels with an output layer that starts near
+    zero: its first predictions copy the last frame, and it can be trained at the learning rate of the other losses.
 
-    A state carried from step to step is the state of the window run again: the update hears of frames alone, neither
-    of dropout nor of codes, so the paper's simulation, which runs four frames for each step, repeats itself.
+    The recurrent state depends only on frames, neither on dropout nor on latents. Carrying it from step to step thus
+    equals re-running a window of four frames at each step, as the paper does.
 
     Args:
         obs_shape: height, width and channels of one frame.
         num_actions: A.
-        num_rewards: R, classes of rewards.
-        num_frames: how many a model without memory sees.
+        num_rewards: R, number of reward classes.
+        num_frames: number of frames seen by a model without recurrent state.
         hidden: channels at full size.
-        compress_steps: how often the encoder halves.
-        filter_double_steps: how many of those double the channels.
-        middle_layers: convolutions at the bottleneck.
-        dropout: probability of dropping a feature, in encoder and decoder, while learning.
+        compress_steps: how often the encoder halves the size.
+        filter_double_steps: how many of these steps double the channels.
+        middle_layers: number of convolutions at the bottleneck.
+        dropout: probability of dropping a feature of encoder or decoder during training.
         residual_dropout: the same at the bottleneck.
-        pixels: a distribution over each sub-pixel's values, or the value itself.
-        latent: the code; null for a deterministic model.
-        recurrent_size: S, channels of the memory; 0 for none.
-        pooling: what reward and end are read off: means over positions, as published, or maxima beside them. An event
-            of a few pixels that changes no score on the screen, as in Procgen, is lost in a mean over thousands.
-        predict_ends: tell whether the episode ends; otherwise no imagined one does.
-        tolerance: with `squared` pixels, the largest predicted change that is taken for none; see `most_likely_frames`.
+        pixels: `softmax` predicts a distribution over each sub-pixel's values, `squared` the value itself.
+        latent: options of the latent; null for a deterministic model.
+        recurrent_size: S, channels of the recurrent state; 0 for none.
+        pooling: pool the features for reward and end by means over positions, as published, or by means and maxima. An
+            event of a few pixels that changes no score on the screen, as in Procgen, is lost in a mean over thousands.
+        predict_ends: predict ends of episodes; otherwise imagined episodes do not end.
+        tolerance: with `squared` pixels, the largest predicted change treated as zero; see `most_likely_frames`.
 
     Raises:
         ValueError: the frame is too small to be halved so often.
@@ -150,14 +150,14 @@ class NextFramePredictor(nn.Module):
         num_pooled = (widths[-1] + hidden) * (1 if pooling == "mean" else 2)
         self.reward = PooledHead(num_pooled, num_rewards)
         self.end = PooledHead(num_pooled, 1) if predict_ends else None
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         uniform_unit_scaling_(self)
         embeds = [self.embed] if self.latent is None else [self.embed, self.latent.posterior.embed]
         for embed in embeds:
             if embed.bias is not None:
-                nn.init.normal_(embed.bias, std=0.01)  # for frames of one colour, which are zero once standardised
+                nn.init.normal_(embed.bias, std=0.01)  # frames of a single color are all zeros once standardized
         uniform_unit_scaling_(self.pixels, self.pixels.gain)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
 
@@ -171,26 +171,26 @@ class NextFramePredictor(nn.Module):
         mixing: LatentMixing = LatentMixing(),  # noqa: B008  # a tuple
         generator: torch.Generator | None = None,
     ) -> NextFrame:
-        """The prediction of a step, to learn from.
+        """Predicts one step for training.
 
         Args:
-            obs: the last frames, the newest last, or only the newest where the model remembers.
-            actions: what was done.
-            state: what the model remembers of earlier frames; null at the beginning.
-            target: the frame to come, which the code is of; without it, the code is drawn from the prior.
-            mixing: where bits come from while learning.
-            generator: on the model's device; switches dropout, noise and mixing on, and draws the code.
+            obs: the last frames, the newest last; only the newest for a recurrent model.
+            actions: the actions taken.
+            state: recurrent state after the frames before; None at the beginning.
+            target: the next frame, which the posterior sees; without it, the latent is sampled from the prior.
+            mixing: probabilities of the latent's sources.
+            generator: on the model's device; turns on dropout, noise and mixing, and samples the latent.
 
         Raises:
-            ValueError: a code is to be drawn and there is no generator.
+            ValueError: a latent must be sampled and there is no generator.
         """
         if target is None:
-            return self._predicted(obs, actions, state, partial(self._imagined_code, generator=generator), generator)
+            return self._predict(obs, actions, state, partial(self._prior_latent, generator=generator), generator)
         images = torch.cat([standardized(obs), standardized(target)], dim=1)
-        code = partial(self._seen_code, images=images, mixing=mixing, generator=generator)
-        return self._predicted(obs, actions, state, code, generator)
+        inject = partial(self._posterior_latent, images=images, mixing=mixing, generator=generator)
+        return self._predict(obs, actions, state, inject, generator)
 
-    def predicted(
+    def predict(
         self,
         obs: UInt8[Tensor, "N H W K"],
         actions: Int64[Tensor, "N"],
@@ -198,14 +198,14 @@ class NextFramePredictor(nn.Module):
         *,
         state: Float32[Tensor, "N S H W"] | None = None,
     ) -> NextFrame:
-        """The prediction of a step, to act on: nothing is dropped out, and the generator, of any device, draws codes.
+        """Predicts one step without dropout; the generator, on any device, samples the latent.
 
         Raises:
-            ValueError: a code is to be drawn and there is no generator.
+            ValueError: a latent must be sampled and there is no generator.
         """
-        return self._predicted(obs, actions, state, partial(self._imagined_code, generator=generator), None)
+        return self._predict(obs, actions, state, partial(self._prior_latent, generator=generator), None)
 
-    def imagined(
+    def imagine(
         self,
         obs: UInt8[Tensor, "N H W K"],
         actions: Int64[Tensor, "N"],
@@ -213,49 +213,54 @@ class NextFramePredictor(nn.Module):
         *,
         state: Float32[Tensor, "N S H W"] | None = None,
     ) -> Imagined:
-        """The frame that is most likely under the code that the generator draws, and what may come with it."""
-        likely = self.predicted(obs, actions, generator, state=state)
-        ends = obs.new_zeros(len(obs)).float() if likely.end_logits is None else likely.end_logits.sigmoid()
+        """Imagines one step with a latent that the generator samples from the prior."""
+        predicted = self.predict(obs, actions, generator, state=state)
+        ends = obs.new_zeros(len(obs)).float() if predicted.end_logits is None else predicted.end_logits.sigmoid()
         return Imagined(
-            frames=self.likeliest(likely.frames, obs),
-            reward_probabilities=likely.reward_logits.softmax(-1),
+            frames=self.likeliest(predicted.frames, obs),
+            reward_probabilities=predicted.reward_logits.softmax(-1),
             end_probabilities=ends,
-            state=likely.state,
+            state=predicted.state,
         )
 
     def likeliest(
         self, frames: Float32[Tensor, "N H W C V"], obs: UInt8[Tensor, "N H W K"]
     ) -> UInt8[Tensor, "N H W {self.channels}"]:
-        """The likeliest next frame of a prediction from `obs`."""
+        """The most likely next frames of a prediction from `obs`."""
         return most_likely_frames(frames, obs[..., -self.channels :], tolerance=self.tolerance)
 
-    def remembered(
+    def next_state(
         self, obs: UInt8[Tensor, "N H W {self.channels}"], state: Float32[Tensor, "N S H W"] | None = None
     ) -> Float32[Tensor, "N S H W"] | None:
-        """The state after a frame that nothing is predicted from, such as those before the first imagined step."""
-        return self._recalled(obs, state)[1]
+        """Recurrent state after a frame that needs no prediction, such as those before the first imagined step."""
+        return self._remember(obs, state)[1]
 
-    def _recalled(self, obs: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What the model knows before it predicts, frames beside the old state, and the next state."""
+    def _remember(self, obs: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The network's input, which is frames and the old state, and the next state."""
         images = standardized(obs)
         if self.memory is None:
             return images, None
         if state is None:
             state = images.new_zeros(len(images), self.memory.size, *images.shape[2:])
-        known = torch.cat([images, state], dim=1)
-        return known, self.memory(known, state)
+        inputs = torch.cat([images, state], dim=1)
+        return inputs, self.memory(inputs, state)
 
-    def _predicted(
-        self, obs: Tensor, actions: Tensor, state: Tensor | None, code: LatentSource, generator: torch.Generator | None
+    def _predict(
+        self,
+        obs: Tensor,
+        actions: Tensor,
+        state: Tensor | None,
+        inject: LatentSource,
+        generator: torch.Generator | None,
     ) -> NextFrame:
-        known, next_state = self._recalled(obs, state)
+        inputs, next_state = self._remember(obs, state)
         action = functional.one_hot(actions, self.num_actions).float()
-        images = self.timing(self.embed(known))
+        images = self.timing(self.embed(inputs))
         skipped = []
         for down in self.downs:
             skipped.append(images)
             images = down(images, generator)
-        images, prior_loss = code(self.action(images, action), action)
+        images, prior_loss = inject(self.action(images, action), action)
         middle = self.pool(images)
         images = self.middle(images, generator)
         for up, skip in zip(self.ups, reversed(skipped), strict=True):
@@ -265,7 +270,7 @@ class NextFramePredictor(nn.Module):
         end = None if self.end is None else self.end(features).squeeze(1)
         return NextFrame(frames, self.reward(features), end, next_state, prior_loss)
 
-    def _seen_code(
+    def _posterior_latent(
         self,
         bottleneck: Tensor,
         action: Tensor,
@@ -279,27 +284,27 @@ class NextFramePredictor(nn.Module):
         injected, prior_loss = self.latent(bottleneck, images, action, mixing, generator)
         return injected, prior_loss
 
-    def _imagined_code(
+    def _prior_latent(
         self, bottleneck: Tensor, action: Tensor, *, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor | None]:
         if self.latent is None:
             return bottleneck, None
         if generator is None:
-            raise ValueError("generator: a model with a latent code draws it, found None")
-        return self.latent.imagined(bottleneck, generator), None
+            raise ValueError("generator must be given to sample the latent, found None")
+        return self.latent.imagine(bottleneck, generator), None
 
 
 def _mean(images: Float[Tensor, "N C H W"]) -> Float32[Tensor, "N C"]:
-    """Over positions; a sum over the rows of a matrix is the quickest on channels-last images."""
+    """Mean over positions; a sum over matrix rows is the fastest for channels_last images."""
     rows = images.permute(0, 2, 3, 1).flatten(1, 2)
-    if rows.device.type == "cpu" and rows.dtype == torch.bfloat16:  # which `mean` would copy to float32 first
+    if rows.device.type == "cpu" and rows.dtype == torch.bfloat16:  # `mean` would copy them to float32 first
         sums = rows.new_ones(len(rows), 1, rows.shape[1]) @ rows
         return sums.squeeze(1).float() / rows.shape[1]
     return rows.mean(1, dtype=torch.float32)
 
 
 def _mean_and_max(images: Float[Tensor, "N C H W"]) -> Float32[Tensor, "N 2*C"]:
-    if images.device.type == "cpu":  # where amax would take twenty times as long; of equal pixels one has the gradient
+    if images.device.type == "cpu":  # amax takes twenty times as long; among equal maxima one gets the gradient
         largest = functional.max_pool2d(images, images.shape[2:]).flatten(1)
     else:
         largest = images.flatten(2).amax(2)
@@ -307,7 +312,7 @@ def _mean_and_max(images: Float[Tensor, "N C H W"]) -> Float32[Tensor, "N 2*C"]:
 
 
 def _halved_sizes(height: int, width: int, steps: int) -> list[tuple[int, int]]:
-    """Heights and widths from full size on, odd ones rounded up."""
+    """Heights and widths after each halving, starting with the full size; odd ones are rounded up."""
     most = (min(height, width) - 1).bit_length()
     if steps > most:
         raise ValueError(

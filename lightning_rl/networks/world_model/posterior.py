@@ -1,4 +1,4 @@
-"""The code of a frame to come, read off the frame itself."""
+"""Posterior of the discrete latent, which sees the next frame."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ _NUM_HEADS = 4
 
 
 class AttentivePool(nn.Module):
-    """An image's mean over positions and four weighted means, whose weights it chooses itself, mixed by a dense layer.
+    """Pools an image to its mean over positions and four attention-weighted means, mixed by a dense layer.
 
     Args:
         channels: C.
@@ -29,11 +29,11 @@ class AttentivePool(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        self.attention = nn.Linear(channels, _NUM_HEADS, bias=False)  # one would change no weight
+        self.attention = nn.Linear(channels, _NUM_HEADS, bias=False)  # softmax would cancel a bias
         self.dense = nn.Linear((_NUM_HEADS + 1) * channels, 2 * channels)
 
     def forward(self, images: Float[Tensor, "N {self.channels} H W"]) -> Float[Tensor, "N {2*self.channels}"]:
-        """The features."""
+        """The pooled features."""
         positions = images.permute(0, 2, 3, 1).flatten(1, 2)
         weights = self.attention(positions).softmax(1)
         heads = weights.transpose(1, 2).to(positions.dtype) @ positions
@@ -42,16 +42,16 @@ class AttentivePool(nn.Module):
 
 
 class Posterior(nn.Module):
-    """Frames and the one to come to the logits of the bits of the code.
+    """Logits of the latent's bits, from the last frames, the action and the next frame.
 
-    A dense layer to `hidden` channels, a timing signal, the action, and two 8×8 convolutions of stride 4 under
-    attentive pools.
+    A dense layer to `hidden` channels, a timing signal and the action are followed by two 8×8 convolutions of stride 4,
+    each with an attentive pool.
 
     Args:
-        obs_shape: height, width and channels of all that is seen, the frame to come among it.
+        obs_shape: height, width and channels of the input, which includes the next frame.
         num_actions: A.
         hidden: channels of the dense layer.
-        config: the code.
+        config: options of the latent.
 
     Reference:
         tensor2tensor, models/video/basic_stochastic.py, `inject_latent`, and common_layers.py, `double_discriminator`
@@ -81,6 +81,6 @@ class Posterior(nn.Module):
 
 
 def _padded(images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H2 W2"]:
-    """As TensorFlow's `SAME` pads for a kernel of 8 and a stride of 4: an output for each four pixels begun."""
+    """TensorFlow's `SAME` padding for kernel size 8 and stride 4, which gives ⌈n / 4⌉ outputs."""
     height, width = (4 * (-(-size // 4) + 1) - size for size in images.shape[2:])
     return functional.pad(images, (width // 2, width - width // 2, height // 2, height - height // 2))

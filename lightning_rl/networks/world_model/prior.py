@@ -1,27 +1,27 @@
-"""The code of a frame to come, guessed before it comes."""
+"""Prior of the discrete latent, which does not see the next frame."""
 
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_rl.networks.dropout import dropped_out
+from lightning_rl.networks.dropout import dropout
 from lightning_rl.networks.init import unit_scaling_lstm_
 from lightning_rl.networks.output_linear import OutputLinear
 from lightning_rl.networks.world_model.latent import LatentConfig
 
 _ONE = 2.0**40
-"""Chances are added as integers of this unit: on a GPU torch adds floats up in no fixed order."""
+"""Probabilities are summed as integer multiples of 1/_ONE: on a GPU, torch sums floats in no fixed order."""
 
 
 class BitPrior(nn.Module):
-    """An LSTM that predicts a code from what is known before the frame comes, symbol after symbol.
+    """An LSTM that predicts the latent symbol by symbol from the bottleneck.
 
-    Its state and its first input are dense layers of the features. It runs in float32 under mixed precision, too.
+    Dense layers of the features give its initial state and first input. It runs in float32 even under mixed precision.
 
     Args:
         num_features: F.
-        config: the code.
+        config: options of the latent.
 
     Reference:
         tensor2tensor, layers/discretization.py, `predict_bits_with_lstm`
@@ -47,56 +47,56 @@ class BitPrior(nn.Module):
         bits: Float32[Tensor, "N {self.config.num_bits}"],
         generator: torch.Generator | None = None,
     ) -> Float32[Tensor, "N"]:
-        """Cross-entropy of the code under the prior, nats, mean over symbols; no gradient reaches the bits.
+        """Cross-entropy of the latent under the prior, in nats, averaged over symbols; the bits get no gradient.
 
         Args:
-            features: what is known.
-            bits: the code, 1 and −1.
-            generator: switches dropout on.
+            features: the flattened bottleneck.
+            bits: the latent, 1 and −1.
+            generator: turns on dropout.
         """
         symbols = self.symbols(bits)
         with torch.autocast(features.device.type, enabled=False):
-            first, state = self._started(features)
-            later = dropped_out(self._embedded(symbols[:, :-1]), self.config.prior_dropout, generator)
+            first, state = self._initial(features)
+            later = dropout(self._embedded(symbols[:, :-1]), self.config.prior_dropout, generator)
             outputs, _ = self.lstm(torch.cat([first, later], dim=1), state)
-            logits = self.logits(dropped_out(outputs, self.config.prior_dropout, generator))
-            # one row per symbol: of more dimensions torch has no deterministic kernel for GPUs
+            logits = self.logits(dropout(outputs, self.config.prior_dropout, generator))
+            # one row per symbol, since torch has no deterministic GPU kernel for more dimensions
             nats = functional.cross_entropy(logits.flatten(0, 1), symbols.flatten(), reduction="none")
         return nats.view_as(symbols).mean(1)
 
-    def sampled(
+    def sample(
         self, features: Float[Tensor, "N {self.num_features}"], generator: torch.Generator
     ) -> Float32[Tensor, "N {self.config.num_bits}"]:
-        """A code drawn from the prior, 1 and −1; one uniform number for each symbol, from a generator anywhere."""
+        """A sampled latent, 1 and −1, from one uniform number per symbol; the generator may be on another device."""
         num_symbols = self.config.num_bits // self.config.bits_per_symbol
-        chances = torch.rand((num_symbols, len(features), 1), generator=generator, device=generator.device)
+        uniforms = torch.rand((num_symbols, len(features), 1), generator=generator, device=generator.device)
         symbols = []
         with torch.autocast(features.device.type, enabled=False):
-            inputs, state = self._started(features)
-            for chance in chances.to(features.device):
+            inputs, state = self._initial(features)
+            for uniform in uniforms.to(features.device):
                 outputs, state = self.lstm(inputs, state)
-                below = (self.logits(outputs.squeeze(1)).softmax(-1) * _ONE).long().cumsum(-1)
-                # the last sum is one but for rounding, so it is not looked at
-                symbols.append((below[:, :-1] <= (chance * _ONE).long()).sum(-1))
+                cumulative = (self.logits(outputs.squeeze(1)).softmax(-1) * _ONE).long().cumsum(-1)
+                # the last sum is left out: it is one up to rounding
+                symbols.append((cumulative[:, :-1] <= (uniform * _ONE).long()).sum(-1))
                 inputs = self._embedded(symbols[-1].unsqueeze(1))
         return self.bits(torch.stack(symbols, dim=1))
 
     def symbols(self, bits: Float32[Tensor, "N {self.config.num_bits}"]) -> Int64[Tensor, "N S"]:
-        """The symbols of a code: its bits in groups, the lowest first."""
+        """The symbols of a latent: each is a group of bits, the lowest first."""
         groups: Tensor = bits.unflatten(1, (-1, self.config.bits_per_symbol)) > 0
         return (groups * self.powers).sum(-1)
 
     def bits(self, symbols: Int64[Tensor, "N S"]) -> Float32[Tensor, "N {self.config.num_bits}"]:
-        """The code of symbols."""
+        """The latent with these symbols."""
         return torch.where((symbols.unsqueeze(-1) & self.powers) > 0, 1.0, -1.0).flatten(1)
 
     def _embedded(self, symbols: Int64[Tensor, "N S"]) -> Float32[Tensor, "N S {self.config.prior_size}"]:
         embedded: Tensor = functional.embedding(symbols, self.embed.weight.T) + self.embed.bias
         return embedded
 
-    def _started(
+    def _initial(
         self, features: Float[Tensor, "N {self.num_features}"]
     ) -> tuple[Float32[Tensor, "N 1 P"], tuple[Float32[Tensor, "1 N P"], Float32[Tensor, "1 N P"]]]:
-        """The LSTM's first input and its state."""
-        first, output, cell = self.start(features.float()).chunk(3, dim=1)
-        return first.unsqueeze(1), (output.unsqueeze(0).contiguous(), cell.unsqueeze(0).contiguous())
+        """The LSTM's first input and initial state."""
+        first, hidden, cell = self.start(features.float()).chunk(3, dim=1)
+        return first.unsqueeze(1), (hidden.unsqueeze(0).contiguous(), cell.unsqueeze(0).contiguous())

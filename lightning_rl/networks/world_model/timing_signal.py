@@ -1,4 +1,4 @@
-"""Where in the image: sinusoids that convolutions can read a position from."""
+"""Sinusoidal position encoding of images."""
 
 import math
 
@@ -6,18 +6,18 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-_LONGEST = 1e4  # positions per radian of the slowest sinusoid, as in tensor2tensor
+_MAX_TIMESCALE = 1e4  # positions per radian of the slowest sinusoid, as in tensor2tensor
 
 
 def timing_signal(height: int, width: int, channels: int) -> Float32[Tensor, "H W C"]:
-    """Sines and cosines of the row in the first half of the channels, of the column in the second.
+    """Sines and cosines of the row in the first half of the channels, and of the column in the second.
 
         sin(y / s_k), cos(y / s_k), sin(x / s_k), cos(x / s_k),   s_k = 10⁴^(k / (K − 1)),   K = C // 4
 
     Args:
         height: H.
         width: W.
-        channels: C; those that four does not divide into stay zero.
+        channels: C; the last C mod 4 channels are zero.
 
     Returns:
         The signal.
@@ -27,7 +27,7 @@ def timing_signal(height: int, width: int, channels: int) -> Float32[Tensor, "H 
         common_attention.py, `add_timing_signal_nd`
     """
     num_scales = channels // 4
-    rates = torch.exp(-math.log(_LONGEST) * torch.arange(num_scales) / max(1, num_scales - 1))
+    rates = torch.exp(-math.log(_MAX_TIMESCALE) * torch.arange(num_scales) / max(1, num_scales - 1))
     signal = torch.zeros(height, width, channels)
     for axis, length in enumerate((height, width)):
         angles = torch.arange(length).unsqueeze(-1) * rates
@@ -49,9 +49,9 @@ class TimingSignal(nn.Module):
 
     def __init__(self, height: int, width: int, channels: int) -> None:
         super().__init__()
-        signal = timing_signal(height, width, channels).permute(2, 0, 1)  # lies in memory as channels-last images do
+        signal = timing_signal(height, width, channels).permute(2, 0, 1)  # in the memory format of channels_last images
         self.register_buffer("signal", signal, persistent=False)
 
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-        """The sum, in the images' precision."""
+        """The images plus the signal, in the images' precision."""
         return images + self.signal.to(images.dtype)

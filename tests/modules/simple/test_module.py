@@ -32,9 +32,9 @@ def policy_batch() -> PPOBatch:
         obs=torch.randint(256, (count, *OBS_SHAPE), generator=generator, dtype=torch.uint8),
         actions=torch.randint(5, (count,), generator=generator),
         behavior_log_probs=torch.randn(count, generator=generator) - 2,
-        behavior_values=torch.zeros(count, 1),
+        behavior_values=torch.zeros(count),
         advantages=torch.randn(count, generator=generator),
-        returns=torch.randn(count, 1, generator=generator),
+        returns=torch.randn(count, generator=generator),
     )
 
 
@@ -145,7 +145,7 @@ def test_the_value_of_the_last_state_is_the_bootstrap_and_its_reward_is_not_lear
     frames = rollout.obs[:5].flatten(0, 1)
     for batch in batches:
         rows = [int((frames == frame).flatten(1).all(1).nonzero()) for frame in batch.obs]
-        assert torch.allclose(batch.returns[:, 0], (advantages + values[:5]).flatten()[rows], atol=1e-5)
+        assert torch.allclose(batch.returns, (advantages + values[:5]).flatten()[rows], atol=1e-5)
         assert torch.allclose(batch.advantages, normalised.flatten()[rows], atol=1e-4)
 
 
@@ -207,7 +207,7 @@ def test_a_recurrent_models_state_is_warmed_up_on_the_older_frames_of_the_stack(
     expected: Tensor | None = None
     with torch.no_grad():
         for frame in frames[:, :-1].unbind(1):
-            expected = learner.world_model.remembered(frame, expected)
+            expected = learner.world_model.next_state(frame, expected)
     assert state is not None
     assert expected is not None
     assert torch.equal(state, expected)

@@ -6,7 +6,7 @@ from lightning_rl.networks.world_model.injection import Injection
 from tests.support import reference
 
 
-def test_channels_are_scaled_and_shifted_as_defined() -> None:
+def test_injection_matches_its_definition() -> None:
     injection, images, inputs = Injection(5, 3), torch.randn(2, 3, 4, 7), torch.randn(2, 5)
 
     injected = injection(images, inputs)

@@ -15,8 +15,8 @@ def make(num_bits: int = B, **noise: float) -> LatentInjection:
     return LatentInjection((H, W, K), (1, 1, C), A, hidden=5, config=config)
 
 
-class Seen(nn.Module):
-    """A posterior that says what it is told to."""
+class FixedPosterior(nn.Module):
+    """A posterior with fixed logits."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
@@ -26,23 +26,23 @@ class Seen(nn.Module):
         return self.logits
 
 
-class Told(nn.Module):
-    """An injection that shows the bits, and is told by none of them where it is left out."""
+class ExposedBits(nn.Module):
+    """An injection that returns the bits; the bottleneck stays zero where nothing is injected."""
 
     def forward(self, images: Tensor, bits: Tensor) -> Tensor:
         return images * 0 + bits[..., None, None]
 
 
 def gradient(latent: LatentInjection) -> Tensor:
-    """Of the logits that `shown` was given."""
+    """Gradient of the logits that `injected_bits` was given."""
     found = latent.get_parameter("posterior.logits").grad
     assert found is not None
     return found
 
 
-def shown(latent: LatentInjection, logits: Tensor, mixing: LatentMixing, seed: int = 0) -> Tensor:
-    """The bits that are injected, zeros where none are."""
-    latent.posterior, latent.injection = Seen(logits), Told()  # type: ignore[assignment]  # the parts' stand-ins
+def injected_bits(latent: LatentInjection, logits: Tensor, mixing: LatentMixing, seed: int = 0) -> Tensor:
+    """The injected bits; zeros where the latent is not used."""
+    latent.posterior, latent.injection = FixedPosterior(logits), ExposedBits()  # type: ignore[assignment]  # stand-ins
     count, num_bits = logits.shape
     latent.prior = type(latent.prior)(num_bits, latent.config)
     bottleneck = torch.zeros(count, num_bits, 1, 1)
@@ -52,7 +52,7 @@ def shown(latent: LatentInjection, logits: Tensor, mixing: LatentMixing, seed: i
     return bits
 
 
-def test_the_sign_has_the_gradient_of_the_identity() -> None:
+def test_straight_through_sign_has_the_gradient_of_the_identity() -> None:
     values = torch.tensor([-2.0, -0.3, 0.0, 0.1, 5.0], requires_grad=True)
 
     signs = straight_through_sign(values)
@@ -62,22 +62,22 @@ def test_the_sign_has_the_gradient_of_the_identity() -> None:
     assert_close(values.grad, torch.arange(5).float())
 
 
-def test_bits_are_the_signs_of_the_logits_once_discrete() -> None:
+def test_discrete_bits_are_the_signs_of_the_logits() -> None:
     logits = torch.randn(101, B)
 
-    assert torch.equal(shown(make(), logits, LatentMixing()), torch.where(logits > 0, 1.0, -1.0))
+    assert torch.equal(injected_bits(make(), logits, LatentMixing()), torch.where(logits > 0, 1.0, -1.0))
 
 
-def test_bits_are_the_tanh_of_the_logits_before_they_are_discrete() -> None:
+def test_continuous_bits_are_the_tanh_of_the_logits() -> None:
     logits = torch.randn(101, B)
 
-    assert_close(shown(make(), logits, LatentMixing(discrete=0.0)), logits.tanh())
+    assert_close(injected_bits(make(), logits, LatentMixing(discrete=0.0)), logits.tanh())
 
 
-def test_the_gradient_of_a_bit_is_that_of_the_tanh_and_turns_where_it_is_flipped() -> None:
+def test_the_gradient_of_a_bit_is_that_of_tanh_and_is_negated_where_it_is_flipped() -> None:
     latent, logits = make(noise=0.5), torch.randn(101, B)
 
-    bits = shown(latent, logits, LatentMixing())
+    bits = injected_bits(latent, logits, LatentMixing())
     bits.sum().backward()
 
     flips = bits.detach() * torch.where(logits > 0, 1.0, -1.0)
@@ -85,19 +85,19 @@ def test_the_gradient_of_a_bit_is_that_of_the_tanh_and_turns_where_it_is_flipped
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.6])
-def test_each_bit_is_discrete_and_flipped_as_often_as_asked(probability: float) -> None:
+def test_bits_are_discrete_or_flipped_with_the_given_probability(probability: float) -> None:
     logits = torch.full((5_003, B), 0.5)
 
-    mixed = shown(make(), logits, LatentMixing(discrete=probability))
-    flipped = shown(make(noise=probability), logits, LatentMixing())
+    mixed = injected_bits(make(), logits, LatentMixing(discrete=probability))
+    flipped = injected_bits(make(noise=probability), logits, LatentMixing())
 
     assert_close((mixed == 1).float().mean(0), torch.full((B,), probability), rtol=0, atol=0.03)  # four standard errors
     assert_close((flipped == -1).float().mean(0), torch.full((B,), probability), rtol=0, atol=0.03)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
-def test_whole_examples_go_without_the_code_as_often_as_asked(probability: float) -> None:
-    bits = shown(make(), torch.full((5_003, B), 0.5), LatentMixing(use=probability))
+def test_examples_use_the_latent_with_the_given_probability(probability: float) -> None:
+    bits = injected_bits(make(), torch.full((5_003, B), 0.5), LatentMixing(use=probability))
 
     used = bits.detach().abs().mean(1)
     assert set(used.unique().tolist()) <= {0.0, 1.0}
@@ -105,28 +105,28 @@ def test_whole_examples_go_without_the_code_as_often_as_asked(probability: float
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.4, 1.0])
-def test_bits_are_the_priors_as_often_as_asked_and_pass_no_gradient_then(probability: float) -> None:
+def test_bits_are_the_priors_with_the_given_probability_and_then_pass_no_gradient(probability: float) -> None:
     latent, logits = make(), torch.full((5_003, B), 9.0)
-    sampled = "lightning_rl.networks.world_model.prior.BitPrior.sampled"
+    sampled = "lightning_rl.networks.world_model.prior.BitPrior.sample"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampled, lambda _self, features, _generator: -torch.ones(len(features), B))
-        bits = shown(latent, logits * 0.01, LatentMixing(prior=probability))
+        bits = injected_bits(latent, logits * 0.01, LatentMixing(prior=probability))
     bits.sum().backward()
 
-    guessed = bits == -1
-    assert float(guessed.float().mean()) == pytest.approx(probability, abs=0.02)  # four standard errors
-    assert torch.equal(gradient(latent) == 0, guessed)
+    from_prior = bits == -1
+    assert float(from_prior.float().mean()) == pytest.approx(probability, abs=0.02)  # four standard errors
+    assert torch.equal(gradient(latent) == 0, from_prior)
 
 
-def test_the_noise_on_logits_is_normal_within_two_deviations() -> None:
-    soft = shown(make(deviation=0.1), torch.zeros(5_003, B), LatentMixing(discrete=0.0))
+def test_noise_on_logits_is_normal_and_truncated_at_two_stds() -> None:
+    soft = injected_bits(make(deviation=0.1), torch.zeros(5_003, B), LatentMixing(discrete=0.0))
 
     noise = soft.detach().atanh()
     assert 0.19 < float(noise.abs().max()) <= 0.2 + 1e-6
-    assert float(noise.std()) == pytest.approx(0.088, rel=0.03)  # of a normal distribution cut at two deviations
+    assert float(noise.std()) == pytest.approx(0.088, rel=0.03)  # std of a normal distribution truncated at two stds
 
 
-def test_the_prior_pays_for_the_clean_bits_and_the_posterior_for_none_of_it() -> None:
+def test_the_prior_loss_is_that_of_the_clean_bits_and_trains_the_prior_only() -> None:
     latent = make(noise=0.5, deviation=3.0)
     bottleneck, images, actions = torch.randn(N, C, 1, 1), torch.randn(N, K, H, W), torch.eye(A)[[0, 1, 0, 1, 1]]
     generator = torch.Generator().manual_seed(0)

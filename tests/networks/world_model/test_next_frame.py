@@ -26,13 +26,13 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def inputs(num_frames: int = K, size: tuple[int, int] = (H, W), count: int = N) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames that are stacked, actions, and the frames to come."""
+    """Stacked frames, actions and next frames."""
     obs = torch.randint(256, (count, *size, num_frames * C), dtype=torch.uint8)
     return obs, torch.randint(A, (count,)), torch.randint(256, (count, *size, C), dtype=torch.uint8)
 
 
 def total(prediction: NextFrame) -> Tensor:
-    """Of all that can be learned from a step."""
+    """A scalar that depends on every part of the prediction."""
     parts = [part for part in prediction if part is not None]
     return torch.stack([part.square().mean() for part in parts]).sum()
 
@@ -68,8 +68,8 @@ def plain(model: NextFramePredictor, obs: Tensor, actions: Tensor) -> NextFrame:
         return x + signal.permute(2, 0, 1)
 
     frames = obs.permute(0, 3, 1, 2).double()
-    deviation = frames.std((2, 3), keepdim=True, correction=0)
-    x = ((frames - frames.mean((2, 3), keepdim=True)) / deviation).float()
+    std = frames.std((2, 3), keepdim=True, correction=0)
+    x = ((frames - frames.mean((2, 3), keepdim=True)) / std).float()
     x = timed(conv(x, *given("embed")))
     skipped = []
     for step in range(len(model.downs)):
@@ -92,7 +92,7 @@ def plain(model: NextFramePredictor, obs: Tensor, actions: Tensor) -> NextFrame:
     return NextFrame(logits, heads[0], heads[1].squeeze(1), None, None)
 
 
-def test_the_prediction_is_the_published_forward_pass() -> None:
+def test_the_prediction_matches_the_published_forward_pass() -> None:
     model, (obs, actions, _) = make(latent=None, pixels="softmax"), inputs()
 
     found = model(obs, actions)
@@ -102,7 +102,7 @@ def test_the_prediction_is_the_published_forward_pass() -> None:
     assert_close(found[:3], expected[:3], rtol=1e-3, atol=1e-4)
 
 
-def test_rewards_and_ends_may_be_read_off_maxima_beside_the_means() -> None:
+def test_mean_max_pooling_adds_maxima_to_the_features_of_reward_and_end() -> None:
     model, (obs, actions, _) = make(latent=None, pixels="squared", pooling="mean_max"), inputs()
     seen: list[Tensor] = []
     model.reward.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -117,11 +117,11 @@ def test_rewards_and_ends_may_be_read_off_maxima_beside_the_means() -> None:
 
 @pytest.mark.parametrize("size", [(1, 3), (8, 8), (105, 80)])
 @pytest.mark.parametrize("recurrent_size", [0, S])
-def test_frames_of_any_size_come_back_in_it(size: tuple[int, int], recurrent_size: int) -> None:
+def test_predicted_frames_have_the_size_of_the_input(size: tuple[int, int], recurrent_size: int) -> None:
     model = make(size, compress_steps=(min(size) - 1).bit_length(), hidden=2, recurrent_size=recurrent_size)
     obs, actions, target = inputs(1 if recurrent_size else K, size)
 
-    found, imagined = model(obs, actions, target=target), model.imagined(obs, actions, seeded())
+    found, imagined = model(obs, actions, target=target), model.imagine(obs, actions, seeded())
 
     assert found.frames.shape == (N, *size, C, 1)
     assert imagined.frames.shape == (N, *size, C)
@@ -130,7 +130,7 @@ def test_frames_of_any_size_come_back_in_it(size: tuple[int, int], recurrent_siz
 
 
 @pytest.mark.parametrize(("size", "most"), [((64, 64), 6), ((105, 80), 7), ((5, 4), 2), ((4, 5), 2), ((1, 9), 0)])
-def test_a_frame_is_not_halved_beyond_one_pixel(size: tuple[int, int], most: int) -> None:
+def test_halving_a_frame_beyond_one_pixel_is_refused(size: tuple[int, int], most: int) -> None:
     with torch.device("meta"):
         make(size, compress_steps=most)
 
@@ -139,7 +139,7 @@ def test_a_frame_is_not_halved_beyond_one_pixel(size: tuple[int, int], most: int
 
 
 @pytest.mark.parametrize(("compress_steps", "num_parameters"), [(6, 88_800_452), (5, 70_781_636)])
-def test_the_published_model_has_this_many_parameters(compress_steps: int, num_parameters: int) -> None:
+def test_the_published_model_has_the_expected_number_of_parameters(compress_steps: int, num_parameters: int) -> None:
     with torch.device("meta"):
         model = NextFramePredictor((64, 64, 3), 15, 3, compress_steps=compress_steps)
 
@@ -167,7 +167,7 @@ def test_a_timing_signal_of_the_size_of_each_skipped_image_is_added() -> None:
 @pytest.mark.parametrize("pixels", ["softmax", "squared"])
 @pytest.mark.parametrize("recurrent_size", [0, S])
 def test_gradient_reaches_every_parameter(pixels: str, recurrent_size: int) -> None:
-    size = (17, 19)  # of which the posterior makes 2×2 positions to attend to
+    size = (17, 19)  # 2×2 positions after the second convolution of the posterior
     model = make(size, pixels=pixels, recurrent_size=recurrent_size, dropout=0.0, residual_dropout=0.0)
     obs, actions, target = inputs(1 if recurrent_size else K, size, count=13)
     mixing = LatentMixing(discrete=0.5, prior=0.1, use=0.8)
@@ -179,7 +179,7 @@ def test_gradient_reaches_every_parameter(pixels: str, recurrent_size: int) -> N
     assert without_gradient(model) == []
 
 
-def test_a_generator_alone_switches_dropout_noise_and_mixing_on() -> None:
+def test_dropout_noise_and_mixing_depend_on_the_generator_alone() -> None:
     model, (obs, actions, target) = make(), inputs()
 
     quiet, again = model(obs, actions, target=target), model.eval()(obs, actions, target=target)
@@ -205,30 +205,30 @@ def test_each_dropout_has_its_own_probability(dropout: str) -> None:
 
 @pytest.mark.parametrize("pixels", ["softmax", "squared"])
 @pytest.mark.parametrize("recurrent_size", [0, S])
-def test_imagining_is_the_generators_alone(pixels: str, recurrent_size: int) -> None:
+def test_imagined_steps_depend_on_the_generator_alone(pixels: str, recurrent_size: int) -> None:
     model = make(pixels=pixels, recurrent_size=recurrent_size, dropout=0.9)
     obs, actions, _ = inputs(1 if recurrent_size else K, count=17)
 
-    first = model.imagined(obs, actions, seeded(1))
+    first = model.imagine(obs, actions, seeded(1))
     torch.manual_seed(99)
-    same = model.eval().imagined(obs, actions, seeded(1))
-    codes = [model.predicted(obs, actions, seeded(seed)).frames for seed in (1, 2)]
+    same = model.eval().imagine(obs, actions, seeded(1))
+    predictions = [model.predict(obs, actions, seeded(seed)).frames for seed in (1, 2)]
 
     assert equal(first, same)
-    assert not torch.equal(*codes)
+    assert not torch.equal(*predictions)
 
 
-def test_nothing_is_dropped_out_of_what_is_imagined() -> None:
+def test_predict_applies_no_dropout() -> None:
     model, (obs, actions, _) = make(latent=None, dropout=0.9, residual_dropout=0.9), inputs()
 
-    assert equal(model.predicted(obs, actions, seeded()), model.predicted(obs, actions, None))
+    assert equal(model.predict(obs, actions, seeded()), model.predict(obs, actions, None))
     assert not equal(model(obs, actions, generator=seeded()), model(obs, actions))
 
 
-def test_the_likeliest_frame_is_imagined_with_what_may_come_with_it() -> None:
+def test_an_imagined_step_has_the_most_likely_frame_and_probabilities() -> None:
     model, (obs, actions, _) = make(pixels="softmax"), inputs(count=17)
 
-    imagined, predicted = model.imagined(obs, actions, seeded()), model.predicted(obs, actions, seeded())
+    imagined, predicted = model.imagine(obs, actions, seeded()), model.predict(obs, actions, seeded())
 
     assert torch.equal(imagined.frames.long(), predicted.frames.argmax(-1))
     assert torch.equal(imagined.reward_probabilities, predicted.reward_logits.softmax(-1))
@@ -239,26 +239,26 @@ def test_the_likeliest_frame_is_imagined_with_what_may_come_with_it() -> None:
 def test_predicted_values_start_as_a_copy_of_the_newest_frame() -> None:
     model, (obs, actions, _) = make((16, 16), hidden=32), inputs(size=(16, 16))
 
-    errors = model.predicted(obs, actions, seeded()).frames.squeeze(-1) - obs[..., -C:]
+    errors = model.predict(obs, actions, seeded()).frames.squeeze(-1) - obs[..., -C:]
 
-    assert errors.abs().mean() < 3.2  # the square root of the loss's cutoff
+    assert errors.abs().mean() < 3.2  # the square root of the loss cutoff
     assert errors.abs().max() > 0
 
 
-def test_a_code_is_drawn_from_the_prior_where_there_is_nothing_to_see() -> None:
+def test_without_a_target_the_latent_is_sampled_from_the_prior() -> None:
     model, (obs, actions, _) = make(dropout=0.0, residual_dropout=0.0), inputs()
 
-    assert equal(model(obs, actions, generator=seeded()), model.predicted(obs, actions, seeded()))
+    assert equal(model(obs, actions, generator=seeded()), model.predict(obs, actions, seeded()))
 
 
-def test_a_code_is_not_drawn_without_a_generator() -> None:
+def test_sampling_the_latent_without_a_generator_is_refused() -> None:
     model, (obs, actions, _) = make(), inputs()
 
-    with pytest.raises(ValueError, match="generator: a model with a latent code draws it, found None"):
+    with pytest.raises(ValueError, match="generator must be given to sample the latent, found None"):
         model(obs, actions)
 
 
-def test_the_frame_to_come_reaches_the_prediction_through_the_code_alone() -> None:
+def test_the_next_frame_reaches_the_prediction_through_the_latent_only() -> None:
     (obs, actions, target), other = inputs(), inputs()[2]
     model, deterministic = make(latent=LatentConfig(num_bits=66, bits_per_symbol=3, channels=3)), make(latent=None)
 
@@ -266,13 +266,13 @@ def test_the_frame_to_come_reaches_the_prediction_through_the_code_alone() -> No
     assert equal(deterministic(obs, actions, target=target), deterministic(obs, actions, target=other))
 
 
-def test_a_prediction_knows_of_earlier_frames_alone_and_its_state_of_this_one_too() -> None:
+def test_the_prediction_depends_on_the_old_state_and_the_new_state_on_the_frame() -> None:
     model, (obs, actions, target), old = make(recurrent_size=S), inputs(1), torch.randn(N, S, H, W)
     assert model.memory is not None
 
     found = model(obs, actions, state=old, target=target)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model.memory, "forward", lambda _known, state: state + 1)
+        patch.setattr(model.memory, "forward", lambda _inputs, state: state + 1)
         without = model(obs, actions, state=old, target=target)
 
     assert torch.equal(found.frames, without.frames)
@@ -287,14 +287,14 @@ def reference_images(obs: Tensor) -> Tensor:
     return torch.stack(standard).float().permute(0, 3, 1, 2)
 
 
-def test_a_state_carried_is_the_state_of_the_window_run_again() -> None:
+def test_a_carried_state_equals_rerunning_the_window() -> None:
     model, actions = make(recurrent_size=S), torch.randint(A, (N,))
     frames = [inputs(1)[0] for _ in range(4)]
 
     carried = remembered = None
     for step, frame in enumerate(frames):
         carried = model(frame, actions, state=carried, generator=seeded(step)).state
-        remembered = model.remembered(frame, remembered)
+        remembered = model.next_state(frame, remembered)
 
     assert carried is not None
     assert remembered is not None
@@ -304,7 +304,7 @@ def test_a_state_carried_is_the_state_of_the_window_run_again() -> None:
 def test_a_model_without_memory_has_no_state() -> None:
     model, (obs, actions, _) = make(), inputs()
 
-    assert model.imagined(obs, actions, seeded()).state is None
+    assert model.imagine(obs, actions, seeded()).state is None
 
 
 def test_outputs_are_float32_under_mixed_precision() -> None:
@@ -322,7 +322,7 @@ def test_weights_start_within_their_bound_and_biases_at_zero() -> None:
 
     parameters = dict(model.named_parameters())
     bound = 1.3 * (3 / (16 * 16)) ** 0.5
-    for name in ("downs.0.conv.weight", "ups.1.conv.weight"):  # of the second, the fan-in is counted over its outputs
+    for name in ("downs.0.conv.weight", "ups.1.conv.weight"):  # the second counts its fan-in over its outputs
         assert 0.95 * bound < float(parameters[name].detach().abs().max()) <= bound
     assert parameters["downs.0.conv.bias"].abs().sum() == 0
     assert 0.004 < float(parameters["embed.bias"].detach().std()) < 0.02

@@ -20,7 +20,9 @@ def test_a_pool_is_a_dense_layer_of_the_mean_and_four_weighted_means() -> None:
 
 
 @pytest.mark.parametrize(("size", "positions"), [((64, 64), [(16, 16), (4, 4)]), ((13, 22), [(4, 6), (1, 2)])])
-def test_there_is_an_output_for_each_four_pixels_begun(size: tuple[int, int], positions: list[tuple[int, int]]) -> None:
+def test_convolutions_have_one_output_per_four_pixels_rounded_up(
+    size: tuple[int, int], positions: list[tuple[int, int]]
+) -> None:
     posterior = Posterior((*size, C), 2, hidden=3, config=LatentConfig(num_bits=8, channels=2))
     found = []
     for pool in (posterior.first_pool, posterior.second_pool):

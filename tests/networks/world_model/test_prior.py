@@ -16,23 +16,23 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def codes(count: int = N) -> Tensor:
+def latents(count: int = N) -> Tensor:
     return torch.randint(2, (count, CONFIG.num_bits)).float() * 2 - 1
 
 
 def test_the_loss_matches_its_definition() -> None:
-    prior, features, bits = BitPrior(F, CONFIG), torch.randn(N, F), codes()
+    prior, features, bits = BitPrior(F, CONFIG), torch.randn(N, F), latents()
 
     losses = prior(features, bits)
 
     weights = {name: value.detach().double().numpy() for name, value in prior.named_parameters()}
     pairs = zip(features.double().numpy(), bits.double().numpy(), strict=True)
-    expected = [reference.bit_prior(given, code, CONFIG.bits_per_symbol, weights) for given, code in pairs]
+    expected = [reference.bit_prior(given, latent, CONFIG.bits_per_symbol, weights) for given, latent in pairs]
     assert_close(losses.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=1e-5)
 
 
-def test_no_gradient_reaches_the_bits_and_some_reaches_all_else() -> None:
-    prior, features, bits = BitPrior(F, CONFIG), torch.randn(N, F, requires_grad=True), codes().requires_grad_()
+def test_gradient_reaches_everything_but_the_bits() -> None:
+    prior, features, bits = BitPrior(F, CONFIG), torch.randn(N, F, requires_grad=True), latents().requires_grad_()
 
     prior(features, bits).sum().backward()
 
@@ -42,7 +42,7 @@ def test_no_gradient_reaches_the_bits_and_some_reaches_all_else() -> None:
     assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in prior.parameters())
 
 
-def test_symbols_are_bits_and_bits_are_symbols() -> None:
+def test_bits_and_symbols_convert_into_each_other() -> None:
     prior = BitPrior(F, CONFIG)
     bits = torch.tensor([[1.0, -1.0, -1.0, 1.0, 1.0, 1.0, -1.0, -1.0, 1.0, -1.0]])
 
@@ -50,30 +50,30 @@ def test_symbols_are_bits_and_bits_are_symbols() -> None:
     assert torch.equal(prior.bits(prior.symbols(bits)), bits)
 
 
-def test_codes_are_drawn_as_often_as_the_loss_says() -> None:
+def test_latents_are_sampled_with_the_probabilities_of_the_loss() -> None:
     config = LatentConfig(num_bits=4, bits_per_symbol=2, prior_size=5)
     prior, count = BitPrior(F, config), 20_011
     features = torch.randn(1, F)
-    every = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4)
+    all_latents = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4)
     with torch.no_grad():
         for name, parameter in prior.named_parameters():
             parameter.mul_(2.0 if "weight" in name else 1.0)  # far from uniform
-        chances = (-2 * prior(features.expand(16, F), every)).exp()
+        probabilities = (-2 * prior(features.expand(16, F), all_latents)).exp()
 
-        drawn = prior.sampled(features.expand(count, F), seeded())
+        samples = prior.sample(features.expand(count, F), seeded())
 
-    frequencies = (drawn.unsqueeze(1) == every).all(-1).float().mean(0)
-    assert float(chances.sum()) == pytest.approx(1.0, abs=1e-5)
-    assert chances.max() > 2 * chances.min()
-    assert_close(frequencies, chances, rtol=0, atol=0.016)  # above four standard errors of one half
+    frequencies = (samples.unsqueeze(1) == all_latents).all(-1).float().mean(0)
+    assert float(probabilities.sum()) == pytest.approx(1.0, abs=1e-5)
+    assert probabilities.max() > 2 * probabilities.min()
+    assert_close(frequencies, probabilities, rtol=0, atol=0.016)  # above four standard errors of one half
 
 
-def test_codes_are_the_generators_alone() -> None:
+def test_samples_depend_on_the_generator_alone() -> None:
     prior, features = BitPrior(F, CONFIG), torch.randn(17, F)
 
-    first = prior.sampled(features, seeded(1))
+    first = prior.sample(features, seeded(1))
     torch.manual_seed(99)
-    again, other = prior.sampled(features, seeded(1)), prior.sampled(features, seeded(2))
+    again, other = prior.sample(features, seeded(1)), prior.sample(features, seeded(2))
 
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -81,13 +81,13 @@ def test_codes_are_the_generators_alone() -> None:
 
 def test_dropout_needs_a_generator() -> None:
     prior = BitPrior(F, LatentConfig(num_bits=10, bits_per_symbol=2, prior_size=11, prior_dropout=0.5))
-    features, bits = torch.randn(N, F), codes()
+    features, bits = torch.randn(N, F), latents()
 
     assert torch.equal(prior(features, bits), prior(features, bits))
     assert torch.all(prior(features, bits) != prior(features, bits, seeded()))
 
 
-def test_the_forget_gate_starts_open_and_weights_within_the_bound_of_both_inputs() -> None:
+def test_the_lstm_starts_with_a_forget_bias_of_one_and_unit_scaled_weights() -> None:
     lstm = BitPrior(F, CONFIG).lstm
 
     parameters = {name: value.detach() for name, value in lstm.named_parameters()}
@@ -98,7 +98,7 @@ def test_the_forget_gate_starts_open_and_weights_within_the_bound_of_both_inputs
 
 
 def test_the_prior_is_float32_under_mixed_precision() -> None:
-    prior, features, bits = BitPrior(F, CONFIG), torch.randn(N, F), codes()
+    prior, features, bits = BitPrior(F, CONFIG), torch.randn(N, F), latents()
 
     with torch.autocast("cpu", torch.bfloat16):
         loss = prior(features, bits)
@@ -106,6 +106,6 @@ def test_the_prior_is_float32_under_mixed_precision() -> None:
     assert torch.equal(loss, prior(features, bits))
 
 
-def test_bits_that_are_no_whole_symbols_are_refused() -> None:
+def test_num_bits_must_be_a_multiple_of_bits_per_symbol() -> None:
     with pytest.raises(ValueError, match="num_bits must be a multiple of bits_per_symbol 8, found 12"):
         LatentConfig(num_bits=12)

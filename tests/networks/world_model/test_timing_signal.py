@@ -16,11 +16,11 @@ def test_the_signal_matches_its_definition(channels: int) -> None:
 def test_the_signal_is_added_in_the_precision_of_the_images() -> None:
     images = torch.zeros(2, 8, 5, 7, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
 
-    located = TimingSignal(5, 7, 8)(images)
+    summed = TimingSignal(5, 7, 8)(images)
 
-    assert torch.equal(located[1], timing_signal(5, 7, 8).permute(2, 0, 1).bfloat16())
-    assert located.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(summed[1], timing_signal(5, 7, 8).permute(2, 0, 1).bfloat16())
+    assert summed.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_signal_is_no_part_of_a_checkpoint() -> None:
+def test_the_signal_is_not_in_the_state_dict() -> None:
     assert TimingSignal(5, 7, 8).state_dict() == {}

@@ -1,7 +1,7 @@
-"""Loops over bfloat16 numbers as machine code, for what torch's CPU kernels do slowly.
+"""Just-in-time compiled loops over bfloat16 numbers, for operations that are slow in torch on a CPU.
 
-Numbers are passed as the bits of int16. Integers stay int16 or int32 where loops are to become vector instructions:
-numba widens where it is not told.
+bfloat16 numbers are passed as int16 bit patterns. Integers are cast to int16 or int32 explicitly: numba widens them
+otherwise, and the loops are not vectorized.
 """
 
 from collections.abc import Callable
@@ -11,20 +11,20 @@ import numpy as np
 from numba import njit
 
 
-def compiled(*, reorder: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Makes functions machine code that runs without the interpreter's lock; kept on disk where that can be written.
+def jit(*, reorder: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator that compiles a function with numba, without the GIL, and caches the result on disk if possible.
 
     Args:
-        reorder: sums may be taken in another order than written, which vector instructions need.
+        reorder: allow sums in another order than written, which vectorization needs.
     """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    if reorder:  # NaN and infinity stay what they are
+    if reorder:  # only these two: the full set would assume that no number is NaN or infinite
         options["fastmath"] = {"reassoc", "contract"}
 
     def compile_(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return cast(Callable[..., Any], njit(function, cache=True, **options))
-        except RuntimeError:  # no folder to write to: a read-only image without a home
+        except RuntimeError:  # no writable cache folder, as in a read-only image without a home
             return cast(Callable[..., Any], njit(function, **options))
 
     return compile_
@@ -33,14 +33,14 @@ def compiled(*, reorder: bool = False) -> Callable[[Callable[..., Any]], Callabl
 @njit(inline="always")
 @no_type_check
 def to_float(bits: Any) -> Any:
-    """The number."""
+    """Converts the bits of a bfloat16 number to float32."""
     return np.int32(np.int32(bits) << np.int32(16)).view(np.float32)
 
 
 @njit(inline="always")
 @no_type_check
 def to_bits(number: Any) -> Any:
-    """The bits of the nearest bfloat16, of two the even one."""
+    """Rounds a float32 number to bfloat16, ties to even, and returns its bits."""
     wide = np.float32(number).view(np.int32)
     odd = np.int32(np.int32(wide >> np.int32(16)) & np.int32(1))
     return np.int16(np.int32(wide + np.int32(0x7FFF) + odd) >> np.int32(16))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
+from lightning_rl.modules.ppo import PPOModule
 from lightning_rl.modules.ppo_distill import DistillationConfig, PPODistillModule
 from lightning_rl.types import Rollout
 from tests.support.worlds import NUM_ENVS, NUM_STEPS, draw_rollout, generator, make_distilled, make_module
@@ -18,6 +19,8 @@ BAD_VALUES: dict[str, list[Any]] = {
     "value_epsilon": [0.0, -0.2],
     "dropout": [-0.1, 1.0],
     "epochs": [0],
+    "width": [0],
+    "pooling_size": [0],
     "learning_rate": [0.0, -1e-4],
     "max_grad_norm": [0.0],
     "adam_epsilon": [-1e-9],
@@ -50,8 +53,10 @@ ALTERED: dict[str, Any] = {
     "num_actions": 11,
     "obs_shape": (24, 16, 3),
     "network": "two_stack",
+    "pooling": "average",
+    "pooling_size": 2,
+    "width": 2,
     "dropout": 0.5,
-    "distillation": None,
     "gamma": 0.5,
     "lambda_": 0.5,
     "epsilon": 0.4,
@@ -81,7 +86,7 @@ ALTERED_DISTILLATION: dict[str, Any] = {
 }
 
 
-def built(module: PPODistillModule) -> list[Any]:
+def built(module: PPOModule) -> list[Any]:
     """What a module is made of."""
     return [
         {name: parameter.shape for name, parameter in module.named_parameters()},
@@ -90,9 +95,9 @@ def built(module: PPODistillModule) -> list[Any]:
     ]
 
 
-def learned(module: PPODistillModule) -> list[Any]:
+def learned(module: PPOModule) -> list[Any]:
     """The numbers that its first minibatch of a rollout makes."""
-    rollout = draw_rollout(1 if module.distillation is None else 2)
+    rollout = draw_rollout(module.num_critics)
     batch = next(iter(module.batches(Recorded(rollout))))
     objective = module.objective(batch, generator())
     losses = {name: module.loss_weights[name] * loss for name, loss in objective.losses.items()}
@@ -122,11 +127,11 @@ def test_equal_arguments_build_and_learn_the_same() -> None:
 
 @pytest.mark.parametrize("name", ALTERED)
 def test_every_argument_changes_what_is_built_or_learned(name: str) -> None:
-    options = {"distillation": DistillationConfig(dropout=0.0)} | {name: ALTERED[name]}
+    averaged: dict[str, Any] = {"pooling": "average"} if name == "pooling_size" else {}  # which means nothing elsewhere
+    for make in (make_module, make_distilled):
+        altered, default = make(**{name: ALTERED[name]}, **averaged), make(**averaged)
 
-    altered, default = make_module(**options), make_distilled()
-
-    assert built(altered) != built(default) or learned(altered) != learned(default)
+        assert built(altered) != built(default) or learned(altered) != learned(default)
 
 
 @pytest.mark.parametrize("name", ALTERED_DISTILLATION)
@@ -137,5 +142,6 @@ def test_every_argument_of_the_distillation_changes_what_is_built_or_learned(nam
 
 
 def test_no_argument_is_left_untried() -> None:
-    assert ALTERED.keys() == inspect.signature(PPODistillModule).parameters.keys()
+    assert ALTERED.keys() == inspect.signature(PPOModule).parameters.keys()
+    assert inspect.signature(PPODistillModule).parameters.keys() == {"distillation", "ppo"}
     assert ALTERED_DISTILLATION.keys() == {field.name for field in fields(DistillationConfig)}
