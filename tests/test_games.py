@@ -1,6 +1,7 @@
 """Every game of the benchmark, in both of its published modes, from frames to an optimiser step."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,16 @@ from lightning_rl.envs.procgen_games import GAMES
 from tests.support.methods import CONFIGS
 from tests.support.runs import ENV_STEPS, load
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # operators on three frames are too small to share
+ALWAYS = [("coinrun", "easy"), ("maze", "hard")]  # tests/envs/test_procgen.py plays all
 
 
-@pytest.mark.parametrize("distribution_mode", ["easy", "hard"])
-@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize(
+    ("game", "distribution_mode"),
+    [
+        pytest.param(*setting, marks=[] if setting in ALWAYS else pytest.mark.slow)
+        for setting in product(GAMES, ("easy", "hard"))
+    ],
+)
 def test_an_agent_learns_from_a_few_hundred_steps_of(game: str, distribution_mode: str) -> None:
     data = ProcgenDataModule(game=game, distribution_mode=distribution_mode, num_envs=7, num_steps=30)
     module = PPOModule(minibatch_size=210, epochs=1)

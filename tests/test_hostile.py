@@ -88,7 +88,7 @@ class TestDamage:
     def test_500_damaged_files_are_refused_in_one_line_or_read_as_they_were(
         self, run_dir: Path, tmp_path: Path
     ) -> None:
-        small = {name: tensor[:0] for name, tensor in load(run_dir)["state_dict"].items()}
+        small = {name: tensor[:0] for name, tensor in list(load(run_dir)["state_dict"].items())[:10]}
         metadata = {"method": "ppo", "game": "maze", "run_id": "one"}
         expected = {METADATA: metadata, "state_dict": small | {"weight": torch.randn(999)}, "epoch": 3, "loops": {}}
         path = tmp_path / "last.ckpt"

@@ -1,4 +1,3 @@
-import multiprocessing
 import os
 import random
 import signal
@@ -15,7 +14,7 @@ from lightning_rl.callbacks import graceful_stop
 from lightning_rl.callbacks.graceful_stop import StopAtBoundary
 from lightning_rl.callbacks.random_states import RandomStates
 from lightning_rl.runs.metrics_csv import read_metrics
-from tests.support.runs import fit, load
+from tests.support.runs import fit, load, started
 
 
 def draws() -> list[float]:
@@ -55,10 +54,7 @@ def signalled_twice(echo_seconds: float) -> None:
 
 @pytest.mark.parametrize(("echo_seconds", "status"), [(0.0, 143), (60.0, 7)])
 def test_a_second_signal_ends_the_process_at_once_unless_it_is_an_echo(echo_seconds: float, status: int) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lightning_rl.cli.program"])
-    process = context.Process(target=signalled_twice, args=(echo_seconds,))
-    process.start()
+    process = started(signalled_twice, echo_seconds)
     process.join(100)
     assert process.exitcode == status
 
@@ -122,10 +118,7 @@ def stopped_in(command: str, model: type[BoringModel] = Judged) -> None:
 def test_a_signal_ends_training_at_a_boundary_and_judging_at_once(
     command: str, model: type[BoringModel], status: int
 ) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lightning_rl.cli.program"])
-    process = context.Process(target=stopped_in, args=(command, model))
-    process.start()
+    process = started(stopped_in, command, model)
     process.join(100)
     assert process.exitcode == status
 

@@ -16,7 +16,8 @@ from lightning_rl.modules.impala import ImpalaModule
 from lightning_rl.modules.impala_vae import ImpalaVAEModule, VAEConfig
 from lightning_rl.modules.ppo_distill import PPODistillModule
 from tests.support.full_disk import RememberingWandb, leave_no_room_for
-from tests.support.runs import fit
+from tests.support.runs import load
+from tests.support.shared_runs import SharedRuns
 
 LATENT = 3
 ROW = 2 * (64 + 2)  # pixels that another row of images adds
@@ -61,19 +62,19 @@ class Training:
             return int(picture.height)
 
 
-def test_a_run_leaves_both_pictures_and_saves_what_they_show(tmp_path: Path) -> None:
-    checkpoint = fit(tmp_path, config="impala_vae", iterations=2)
+def test_a_run_leaves_both_pictures_and_saves_what_they_show(runs: SharedRuns) -> None:
+    run_dir = runs.finished("impala_vae")
 
     sizes = {}
     for name in ("reconstructions", "latent_traversal"):
-        with Image.open(tmp_path / "media" / f"{name}.png") as picture:
+        with Image.open(run_dir / "media" / f"{name}.png") as picture:
             sizes[name] = picture.size
     assert 8 * ROW < sizes["reconstructions"][0] < 9 * ROW
     assert 5 * ROW < sizes["reconstructions"][1] < 6 * ROW  # frame, input, and 0, 32 and 64 env steps
     assert 7 * ROW < sizes["latent_traversal"][0] < 9 * ROW
     assert 8 * ROW < sizes["latent_traversal"][1] < 9 * ROW
-    assert not [name for name in os.listdir(tmp_path / "media") if "partial" in name]
-    state = checkpoint["callbacks"]["AutoencoderPictures"]
+    assert not [name for name in os.listdir(run_dir / "media") if "partial" in name]
+    state = load(run_dir)["callbacks"]["AutoencoderPictures"]
     assert state["env_steps"] == [0, 32, 64]
     assert state["frames"].shape == (8, 64, 64, 3)
     first, *_, last = state["reconstructions"]

@@ -7,11 +7,11 @@ import pytest
 
 from lightning_rl.cli.program import main
 from tests.support.runs import fit
+from tests.support.shared_runs import SharedRuns
 
 
-def test_episodes_are_shown_side_by_side_and_dimmed_once_over(tmp_path: Path) -> None:
-    fit(tmp_path, iterations=1)
-    checkpoint = ["--ckpt_path", str(tmp_path / "last.ckpt")]
+def test_episodes_are_shown_side_by_side_and_dimmed_once_over(tmp_path: Path, runs: SharedRuns) -> None:
+    checkpoint = ["--ckpt_path", str(runs.finished("ppo") / "last.ckpt"), "--run_dir", str(tmp_path)]
     assert main(["predict", *checkpoint, "--data.predict_episodes", "2"]) == 0
 
     lengths = json.loads((tmp_path / "media" / "episodes.json").read_text())["lengths"]

@@ -179,7 +179,7 @@ class Env:
         assert (second.verdict, second.subject, second.found) == ("bad", "games of atari", "ImportError: libGL")
 
     def test_what_the_games_say_themselves_needs_no_advice(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        refused = "from lightning_rl.types import UsageError; raise UsageError('they need libGL.so.1')\n"
+        refused = "from lightning_rl.errors import UsageError; raise UsageError('they need libGL.so.1')\n"
         monkeypatch.setattr(doctor, "_GAMES", {"atari": refused})
         monkeypatch.setattr(platform, "machine", lambda: "x86_64")
 

@@ -503,12 +503,15 @@ def test_validation_plays_the_episodes_asked_for_on_both_level_sets(build: Build
     ]
 
 
-def test_many_episodes_are_rounded_up_to_the_same_number_in_each_of_64_environments(build: Build) -> None:
+def test_many_episodes_are_rounded_up_to_the_same_number_in_each_environment(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_rl.data.datamodule._MAX_EVALUATION_ENVS", 4)
     agent = RandomAgent()
 
-    quiet_trainer().validate(agent, datamodule=build(game="leaper", validation_episodes=65), verbose=False)
+    quiet_trainer().validate(agent, datamodule=build(game="leaper", validation_episodes=5), verbose=False)
 
-    assert [len(episodes.returns) for episodes in agent.judged] == [128, 128]
+    assert [len(episodes.returns) for episodes in agent.judged] == [8, 8]
 
 
 def test_a_test_also_judges_random_actions(build: Build) -> None:

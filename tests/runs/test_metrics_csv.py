@@ -1,8 +1,6 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from lightning_rl.runs.metrics_csv import MetricsCSV, read_metrics
 from lightning_rl.runs.wandb_run import end_run, log_media, use_env_steps_axis
 from tests.support.full_disk import RememberingWandb
+from tests.support.runs import started
 from tests.support.wandb_reader import read_history, read_run_id, read_step_metrics
 
 
@@ -149,21 +148,19 @@ def test_a_file_that_is_no_metrics_csv_is_named(path: Path) -> None:
     assert path.read_text() == "step,loss\n1,0.5\n"
 
 
-KILLED_WHILE_WIDENING = """
-import os, signal, sys
-from pathlib import Path
-from lightning_rl.runs.metrics_csv import MetricsCSV
-logger = MetricsCSV(Path(sys.argv[1]))
-logger.log_metrics({"env_steps": 1, "a": 0.5})
-Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-logger.log_metrics({"env_steps": 2, "b": 1.5})
-"""
+def widened(path: Path) -> None:
+    """Is killed where the file with the new column takes the place of the old one."""
+    logger = MetricsCSV(path)
+    logger.log_metrics({"env_steps": 1, "a": 0.5})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        logger.log_metrics({"env_steps": 2, "b": 1.5})
 
 
 def test_a_kill_while_a_column_is_added_loses_no_earlier_row(path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_WIDENING, str(path)], env=environment, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    killed = started(widened, path)
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert path.read_text() == "env_steps,a\n1,0.5\n"
     MetricsCSV(path).log_metrics({"env_steps": 2, "b": 1.5})
     assert path.read_text() == "env_steps,a,b\n1,0.5,\n2,,1.5\n"
