@@ -72,7 +72,7 @@ def starts_by_multiprocessing(strategy: Strategy) -> bool:
 
 
 def drop_wandb_option(logger: WandbLogger, name: str) -> None:
-    """Leaves out an option that Lightning passes to `wandb.init` in any case; to be called before the W&B run starts."""
+    """Leaves out an option that Lightning passes to `wandb.init` in any case; call it before the W&B run starts."""
     logger._wandb_init.pop(name, None)
 
 
