@@ -21,7 +21,7 @@ dataclass refuses in its `__post_init__`, with a ValueError that begins with the
 """
 
 from collections.abc import Iterable
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
@@ -132,12 +132,12 @@ def _as(declared: Declared, value: Any, key: str, sizes: Sizes) -> Any:
 
 
 def _from_dict(value: dict[Any, Any], declared: Declared, key: str, sizes: Sizes) -> Any:
-    if (known := _fields(declared)) is not None:
-        defaults = {field.name: field.default for field in known}
-        types = {field.name: field.type for field in known}
-        parts = _parts(defaults | value, types, key, sizes)
+    if is_dataclass(declared):
+        known = {field.name: field for field in fields(declared)}
+        items = {name: field.default for name, field in known.items()} | value
+        parts = _parts(items, {name: field.type for name, field in known.items()}, key, sizes)
         try:
-            return declared(**parts)
+            return cast(Any, declared)(**parts)
         except ValueError as error:
             raise ValueError(f"{key}.{error}") from error
     if isinstance(declared, dict):
@@ -148,10 +148,6 @@ def _from_dict(value: dict[Any, Any], declared: Declared, key: str, sizes: Sizes
     for name in value:
         validate_state(name, name_type, f"the key {name} of {key}")
     return _parts(value, dict.fromkeys(value, item_type), key, sizes)
-
-
-def _fields(declared: Declared) -> tuple[Field[Any], ...] | None:
-    return fields(declared) if is_dataclass(declared) else None
 
 
 def _origin(declared: Declared) -> Any:
@@ -218,7 +214,13 @@ def _generator(state: Tensor) -> Any:
 
 
 def _named(declared: Declared, sizes: Sizes) -> str:
-    names = {int: "an int from 0 on", NoneType: "None", torch.Generator: "the state of a generator", Tensor: "a tensor"}
+    names = {
+        int: "an int from 0 on",
+        NoneType: "None",
+        Any: "anything",
+        Tensor: "a tensor",
+        torch.Generator: "the state of a generator",
+    }
     kind, items, tensor = _origin(declared), _items(declared, 0, dict(sizes)), _tensor_type(declared, sizes)
     if isinstance(kind, dict) or is_dataclass(kind):
         return "a dict"

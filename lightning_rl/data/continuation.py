@@ -16,7 +16,7 @@ _ANEW = ", or --allow_inexact_resume true to start the games anew"
 
 @dataclass(frozen=True, kw_only=True)
 class GamesState:
-    """What a data module saves, beside the sizes of its run: the collectors are those of all ranks."""
+    """What a data module saves beside the sizes of its run: the states of the collectors of all ranks."""
 
     env_steps: int
     collectors: Annotated[list[State], "R"]
@@ -89,7 +89,7 @@ def _check_collectors(state: State, sizes: dict[str, Any]) -> None:
 
 @contextmanager
 def _of_the_checkpoint() -> Iterator[None]:
-    """Says of a key where it is."""
+    """Says that a refused key is one of the checkpoint."""
     try:
         yield
     except ValueError as error:

@@ -176,10 +176,10 @@ class RolloutDataModule(LightningDataModule, ABC):
         """Decisions taken so far in training, over all environments, ranks and resumes."""
         if self._collector is None:
             return self._restored_env_steps
-        return self._other_env_steps + self._collector.env_steps * self._num_ranks
+        return self._other_env_steps + self._collector.env_steps * self._world_size
 
     @property
-    def _num_ranks(self) -> int:
+    def _world_size(self) -> int:
         return 1 if self.trainer is None else self.trainer.world_size
 
     @property
@@ -308,14 +308,14 @@ class RolloutDataModule(LightningDataModule, ABC):
 
     def test_dataloader(self) -> list[EvaluationDataset]:
         """Training levels, where they are not all, all levels, and uniform random actions on all levels."""
-        budget = None if self.test_env_steps is None else -(-self.test_env_steps // self._num_ranks)
+        budget = None if self.test_env_steps is None else -(-self.test_env_steps // self._world_size)
         sizes = self._evaluation_sizes(self.test_episodes) | {"env_steps": budget, "is_test": True}
         judged = [self.evaluation(name, self._agent, **sizes, greedy=self._agent.greedy) for name in self.level_sets]
         return [*judged, self.evaluation("random_policy", UniformPolicy(self.num_actions), **sizes)]
 
     def _evaluation_sizes(self, episodes: int) -> dict[str, Any]:
         """This rank's share."""
-        share = -(-episodes // self._num_ranks)
+        share = -(-episodes // self._world_size)
         num_envs = min(share, _MAX_EVALUATION_ENVS)
         return {"num_envs": num_envs, "episodes_per_env": -(-share // num_envs)}
 
@@ -349,7 +349,7 @@ class RolloutDataModule(LightningDataModule, ABC):
             return
         games = self.check_state(state_dict)
         self._continue(self._collector, games.collectors, anew=not is_exact(state_dict, self._sizes))
-        self._other_env_steps = games.env_steps - self._collector.env_steps * self._num_ranks
+        self._other_env_steps = games.env_steps - self._collector.env_steps * self._world_size
 
     def _take_levels(self, state_dict: State) -> str:
         """Takes the training levels of the run that is judged; says which others the options ask for, if they do."""
@@ -369,7 +369,7 @@ class RolloutDataModule(LightningDataModule, ABC):
     def _sizes(self) -> dict[str, Any]:
         """What must be as it was for games to go on where they stopped."""
         names = (*self.decisive, "num_envs", "num_actors")
-        return {**{name: getattr(self, name) for name in names}, "num_ranks": self._num_ranks}
+        return {**{name: getattr(self, name) for name in names}, "num_ranks": self._world_size}
 
     def check_state(self, state_dict: State) -> GamesState:
         """Refuses a state whose games cannot go on here, before any is started.

@@ -78,7 +78,7 @@ def starts_by_multiprocessing(strategy: Strategy) -> bool:
 
 
 def drop_wandb_option(logger: WandbLogger, name: str) -> None:
-    """Leaves out one of the options that Lightning always passes to `wandb.init`, before the W&B run is started."""
+    """Leaves out an option that Lightning passes to `wandb.init` in any case; call it before the W&B run starts."""
     logger._wandb_init.pop(name, None)
 
 
