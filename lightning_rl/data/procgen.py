@@ -2,7 +2,7 @@
 
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
 from lightning_rl.data.actor_process import MakeEnv
 from lightning_rl.data.datamodule import RolloutDataModule
@@ -160,7 +160,9 @@ class ProcgenDataModule(RolloutDataModule):
         Raises:
             ValueError: no run of Procgen has such levels.
         """
-        num_levels, start_level = (cast(int, state_dict.get(name)) for name in ("num_levels", "start_level"))
+        num_levels, start_level = (state_dict.get(name) for name in ("num_levels", "start_level"))
+        if num_levels is None or start_level is None:
+            return ""
         check_options(self.game, num_levels=num_levels, start_level=start_level)
         asked, self.num_levels, self.start_level = self._training_levels, num_levels, start_level
         if asked == self._training_levels:
