@@ -23,6 +23,7 @@ def pytest_xdist_auto_num_workers() -> int:
 def _same_random_numbers_and_threads() -> Iterator[None]:
     num_threads = torch.get_num_threads()
     torch.manual_seed(0)
+    os.environ.pop("PL_GLOBAL_SEED", None)  # which commands of earlier tests have left, and data modules take
     yield
     torch.set_num_threads(num_threads)  # modules that cut minibatches set their own
 

@@ -58,7 +58,9 @@ class SharedRuns:
 
 
 def _contents(folder: Path) -> Contents:
-    found = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    # W&B's own process may still be writing its logs
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and "logs" not in path.parts)
+    found = ((path, path.stat()) for path in files)
     return {str(path): (stat.st_mtime_ns, stat.st_size) for path, stat in found}
 
 
