@@ -40,6 +40,7 @@ from lightning_rl.cli.config_files import asked_data_class, check_configs, check
 from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.registry import data_class, module_class
 from lightning_rl.cli.run_location import RunLocation
+from lightning_rl.cli.shipped_configs import with_shipped_configs
 from lightning_rl.cpu.bfloat16 import supported_precision, uses_cuda
 from lightning_rl.data.continuation import read_games
 from lightning_rl.errors import UnsavedError, UsageError
@@ -84,6 +85,7 @@ class RunCLI(StagedCLI):
         self.stopper = StopAtBoundary(signal_watcher)
         self._remarks: list[str] = []  # printed once the command is known to be right
         self._asked = args[0] if args else ""
+        args = with_shipped_configs(args)
         check_configs(args)
         self._data_class = asked_data_class(args)
         args = with_todays_classes(args)

@@ -86,6 +86,16 @@ def asked_data_class(args: list[str]) -> str:
     return known[-1]
 
 
+def positions(args: list[str], *names: str) -> list[tuple[int, str]]:
+    """Where the values of an option stand, as `--name value` or `--name=value`, and which they are."""
+    found = []
+    for index, (arg, following) in enumerate(pairwise([*args, ""])):
+        name, sign, value = arg.partition("=")
+        if name in names and (sign or index + 1 < len(args)):
+            found.append((index, value) if sign else (index + 1, following))
+    return found
+
+
 def values(args: list[str], *names: str) -> list[str]:
     """Values given to an option, as `--name value` or `--name=value`."""
     pairs = [(*arg.split("=", 1), following)[:2] for arg, following in pairwise([*args, ""])]
@@ -110,13 +120,10 @@ _SPLIT = {"PPODistillModule": ("distillation", "PPOModule"), "ImpalaVAEModule": 
 def with_todays_classes(args: list[str]) -> list[str]:
     """Replaces configs of older runs, which name a plain method by a null option, by their text with today's class."""
     given = list(args)
-    for index, value in enumerate(given):
-        path = value.removeprefix("--config=")
-        if path == value and (index == 0 or given[index - 1] not in ("--config", "-c")):
-            continue
+    for index, path in positions(args, "--config", "-c"):
         with suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # what is wrong the parser will tell
             if (text := _with_todays_class(Path(path).read_text(encoding="utf-8"))) is not None:
-                given[index] = value[: len(value) - len(path)] + text
+                given[index] = given[index].removesuffix(path) + text
     return given
 
 

@@ -30,7 +30,7 @@ def short_message(message: str, args: list[str]) -> str:
         names = [arg for arg in args if arg.startswith(lacking[1]) and not values([arg, "--"], arg)[0].strip("-")]
         return f"{', '.join(names)}: expected a value"
     if missing := re.search(r"arguments are required: (?:\w+\.)?(\w+)", message):
-        return f"{missing[1]} is missing; give --config FILE, as configs/ppo.yaml"
+        return f"{missing[1]} is missing; give --config FILE, or the name of a shipped one, as ppo"
     if re.match("Problems parsing config|Unexpected config", message):
         return f"config: {', '.join(values(args, '--config', '-c'))} is not a config: {message.partition(': ')[2]}"
     return _wrong_value(key, message)
