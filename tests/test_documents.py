@@ -21,7 +21,7 @@ from tests.support.command_lines import parsed
 from tests.support.methods import CONFIGS
 
 ROOT = CONFIGS.parent
-FOLDERS = (".", ".github", "checkpoints", "configs", "configs/cluster", "tests", "tests/benchmarks")
+FOLDERS = (".", ".github", "checkpoints", "configs", "configs/cluster", "tests", "tests/benchmarks", "tests/examples")
 DOCUMENTS = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
     for folder in FOLDERS

@@ -24,7 +24,6 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.utilities import rank_zero_only
 
-import lightning_rl
 from lightning_rl.callbacks.checkpointing import RunCheckpoint
 from lightning_rl.callbacks.evaluation_report import EvaluationReport
 from lightning_rl.callbacks.graceful_stop import StopAtBoundary
@@ -38,7 +37,7 @@ from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model_report import WorldModelReport
 from lightning_rl.cli.config_files import asked_data_class, check_configs, check_numbers, with_todays_classes
 from lightning_rl.cli.error_messages import say
-from lightning_rl.cli.registry import data_class, module_class
+from lightning_rl.cli.registry import data_class, import_classes, module_class
 from lightning_rl.cli.run_location import RunLocation
 from lightning_rl.cli.shipped_configs import with_shipped_configs
 from lightning_rl.cpu.bfloat16 import supported_precision, uses_cuda
@@ -50,9 +49,6 @@ from lightning_rl.runs.metrics_csv import MetricsCSV
 from lightning_rl.runs.signals import STOPPED, SignalWatcher
 from lightning_rl.runs.wandb_run import drop_obsolete_settings, outlive, silent_server
 from lightning_rl.version import __version__
-
-for _name in lightning_rl.__all__:  # the parser accepts only classes that are imported
-    getattr(lightning_rl, _name)
 
 _CUTS_ITERATIONS = "it would cut iterations short; data.total_env_steps and trainer.max_epochs end a run"
 _REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
@@ -85,6 +81,7 @@ class RunCLI(StagedCLI):
         self.stopper = StopAtBoundary(signal_watcher)
         self._remarks: list[str] = []  # printed once the command is known to be right
         self._asked = args[0] if args else ""
+        import_classes()
         args = with_shipped_configs(args)
         check_configs(args)
         self._data_class = asked_data_class(args)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from lightning_rl.cli.registry import CLASSES
+from lightning_rl.cli.registry import CLASSES, class_paths
 from lightning_rl.errors import UsageError
 
 _MAX_CONFIG_BYTES, _MAX_CONFIG_VALUES, _MAX_CONFIG_DEPTH = 1_000_000, 20_000, 50
@@ -81,9 +81,8 @@ def asked_data_class(args: list[str]) -> str:
         with suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # what is wrong the parser will tell
             named.append(yaml.safe_load(Path(path).read_text(encoding="utf-8"))["data"]["class_path"])
     named += values(args, "--data", "--data.class_path")
-    paths = {c.__name__: f"lightning_rl.{c.__name__}" for c in CLASSES["data"]()}
-    known = [paths[name] for name in (str(given).rpartition(".")[2] for given in named) if name in paths]
-    return known[-1]
+    known = {name: class_paths(c)[0] for c in CLASSES["data"]() for name in (c.__name__, *class_paths(c))}
+    return [known[str(name)] for name in named if str(name) in known][-1]
 
 
 def positions(args: list[str], *names: str) -> list[tuple[int, str]]:

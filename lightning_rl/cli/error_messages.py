@@ -10,7 +10,7 @@ from typing import get_args
 from pytorch_lightning import Trainer
 
 from lightning_rl.cli.config_files import values
-from lightning_rl.cli.registry import CLASSES
+from lightning_rl.cli.registry import CLASSES, PLUGINS, none_of, trusted_packages
 from lightning_rl.modules.hyper_parameters import constructor_options
 
 _MAX_LINE = 2000  # characters of a message
@@ -52,10 +52,11 @@ _NO_REASON = "Expected|Does|Import path|Not a valid|Problem with|a class path|a 
 
 def _wrong_value(key: str, message: str) -> str:
     value = re.search(r"(?:Given|Got) value: (.*)", message)
+    if key not in CLASSES and (refused := re.search(r"Importing '([^']+)' is not allowed", message)):
+        return _foreign(key, refused[1])
     if key in CLASSES and re.search("import path|class_path '|Import path", message):
         found = re.search(r"class_path'(?::|, val=) ?'([^']+)'", value[1]) if value else None
-        names = ", ".join(c.__name__ for c in CLASSES[key]())
-        return f"{key} must be one of {names}, found {found[1] if found else value and value[1]}"
+        return none_of(key, found[1] if found else str(value and value[1]))
     reasons = [line for line in re.findall(r"^ *- (.*)", message, re.MULTILINE) if not re.match(_NO_REASON, line)]
     if reasons and "Parser key" not in reasons[-1]:
         return str(reasons[-1])
@@ -69,6 +70,15 @@ def _wrong_value(key: str, message: str) -> str:
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " or ".join(types)).replace("NoneType", "null")
     text = re.sub(r"typing\.Literal\[(.*?)]", r"one of \1", text)
     return f"{key} must be {text}, found {value[1]}"
+
+
+def _foreign(key: str, class_path: str) -> str:
+    """A class that no config may name."""
+    package, _, name = class_path.partition(".pytorch.")
+    if package == "lightning" and name:
+        return f"{key} must be of pytorch_lightning, as this package is: pytorch_lightning.{name}, found {class_path}"
+    trusted = ", ".join(trusted_packages())
+    return f"{key} must be a class of {trusted} or of an installed plug-in ({PLUGINS}), found {class_path}"
 
 
 def _unknown(option: str, message: str) -> str:

@@ -273,12 +273,12 @@ def test_trainer_clips_each_group_before_its_step() -> None:
 class ToyData(ProcgenDataModule):
     """The data module with toys for games."""
 
-    def _games(self, num_envs: int, levels: tuple[int, int], seed: int) -> Any:
+    def games(self, num_envs: int, levels: tuple[int, int], seed: int) -> Any:
         lengths = [2] if levels == self.level_sets["full_distribution"] else [3]
         return CountingVectorEnv(num_envs, lengths, obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
 
-    def _training_games(self) -> Any:
-        return lambda num_envs, seed: self._games(num_envs, self.level_sets["train_levels"], seed)
+    def training_games(self) -> Any:
+        return lambda num_envs, seed: self.games(num_envs, self.level_sets["train_levels"], seed)
 
 
 def toy_data() -> ToyData:

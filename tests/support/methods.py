@@ -9,7 +9,7 @@ import pytest
 import yaml
 from _pytest.mark.structures import ParameterSet
 
-import lightning_rl
+from lightning_rl.cli.registry import import_classes, module_class
 from lightning_rl.modules.base import RLModule
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -268,5 +268,5 @@ def tiny(config: str) -> Options:
 def module_of(config: str) -> type[RLModule]:
     """The class that the config names."""
     named = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text())["model"]["class_path"]
-    found: type[RLModule] = getattr(lightning_rl, named.removeprefix("lightning_rl."))
-    return found
+    import_classes()
+    return module_class(named)
