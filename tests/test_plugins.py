@@ -85,6 +85,8 @@ def test_what_a_program_imports_before_it_calls_main_needs_no_entry_point(tmp_pa
 STRANGERS = {
     "model": ["--model", "stranger.PPOModule"],
     "data": ["--data.class_path", "stranger.ProcgenDataModule"],
+    "model.optimizer": ["--model.optimizer", "stranger.SGD"],
+    "model.scheduler": ["--model.scheduler", "{class_path: stranger.LinearLR}"],
     "trainer.callbacks": ["--trainer.callbacks", "[{class_path: stranger.EarlyStopping}]"],
     "trainer.logger": ["--trainer.logger", "stranger.CSVLogger"],
 }
@@ -101,8 +103,9 @@ def test_a_class_of_another_package_is_refused_and_never_imported(
     if in_a_file:
         file = tmp_path / "stranger.yaml"
         inner = value if option != "--data.class_path" else f"{{class_path: {value}}}"
-        first, *rest = key.split(".")
-        file.write_text(f"{first}: {{{rest[0]}: {inner}}}" if rest else f"{first}: {inner}")
+        for name in reversed(key.replace("model.", "model.init_args.").split(".")):
+            inner = f"{{{name}: {inner}}}"
+        file.write_text(inner)
         option, value = "--config", str(file)
 
     assert main(["fit", "--config", "ppo", "--run_dir", str(tmp_path / "run"), option, value]) == 2

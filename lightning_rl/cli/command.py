@@ -213,6 +213,7 @@ class RunCLI(StagedCLI):
             self.datamodule.check_agent(self.model)
             if self.subcommand == "fit":
                 self.model.check_trainer(self.trainer)
+                self.model.configure_optimizers()  # torch checks their options when they are built
             self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
             if self.location.saved is not None and self.checkpoint is not None:
                 self._check(self.location.saved, self.checkpoint)

@@ -30,7 +30,8 @@ def short_message(message: str, args: list[str]) -> str:
         names = [arg for arg in args if arg.startswith(lacking[1]) and not values([arg, "--"], arg)[0].strip("-")]
         return f"{', '.join(names)}: expected a value"
     if missing := re.search(r"arguments are required: (?:\w+\.)?(\w+)", message):
-        return f"{missing[1]} is missing; give --config FILE, or the name of a shipped one, as ppo"
+        hint = "; give --config FILE, or the name of a shipped one, as ppo" if missing[1] in CLASSES else ""
+        return f"{key}.{missing[1]}".lstrip(".") + " is missing" + hint
     if re.match("Problems parsing config|Unexpected config", message):
         return f"config: {', '.join(values(args, '--config', '-c'))} is not a config: {message.partition(': ')[2]}"
     return _wrong_value(key, message)
@@ -52,11 +53,8 @@ _NO_REASON = "Expected|Does|Import path|Not a valid|Problem with|a class path|a 
 
 def _wrong_value(key: str, message: str) -> str:
     value = re.search(r"(?:Given|Got) value: (.*)", message)
-    if key not in CLASSES and (refused := re.search(r"Importing '([^']+)' is not allowed", message)):
-        return _foreign(key, refused[1])
-    if key in CLASSES and re.search("import path|class_path '|Import path", message):
-        found = re.search(r"class_path'(?::|, val=) ?'([^']+)'", value[1]) if value else None
-        return none_of(key, found[1] if found else str(value and value[1]))
+    if (wrong := _wrong_class(key, message, value and value[1])) is not None:
+        return wrong
     reasons = [line for line in re.findall(r"^ *- (.*)", message, re.MULTILINE) if not re.match(_NO_REASON, line)]
     if reasons and "Parser key" not in reasons[-1]:
         return str(reasons[-1])
@@ -70,6 +68,18 @@ def _wrong_value(key: str, message: str) -> str:
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " or ".join(types)).replace("NoneType", "null")
     text = re.sub(r"typing\.Literal\[(.*?)]", r"one of \1", text)
     return f"{key} must be {text}, found {value[1]}"
+
+
+def _wrong_class(key: str, message: str, value: str | None) -> str | None:
+    """What is wrong with a class, if anything is."""
+    if key in CLASSES and re.search("import path|class_path '|Import path", message):
+        found = re.search(r"class_path'(?::|, val=) ?'([^']+)'", value) if value else None
+        return none_of(key, found[1] if found else str(value))
+    if refused := re.search(r"Importing '([^']+)' is not allowed", message):
+        return _foreign(key, refused[1])
+    if other := re.search(r"Expected '([^']+)' to be a subclass of (?:Union\[)?(\w+)", message):
+        return f"{key} must be a subclass of {other[2]}, found {other[1]}"
+    return None
 
 
 def _foreign(key: str, class_path: str) -> str:

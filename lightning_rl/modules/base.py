@@ -1,6 +1,8 @@
 """Base class of the methods: acting, the training step, gradient clipping and evaluation."""
 
 import math
+import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,13 +15,14 @@ import torch
 from jaxtyping import Float32, Int64, UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_rl.cpu.bfloat16 import cpu_has_bf16
 from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gradients, threads
 from lightning_rl.modules.hyper_parameters import as_plain, constructor_options, from_plain
-from lightning_rl.modules.optimizers import fused_on
+from lightning_rl.modules.optimizers import check_factories, configured, fused_on, partial_of_class
 from lightning_rl.protocols import Source
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.checkpoint_files import METADATA
@@ -54,20 +57,32 @@ def sample_actions(logits: Float32[Tensor, "B A"], generator: torch.Generator, *
     return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
 
 
+def _tell_lightnings_apart() -> None:
+    """Warns where the other package of Lightning is imported: its Trainer only says that this is no LightningModule."""
+    if "lightning.pytorch" in sys.modules:
+        warnings.warn(
+            "lightning_rl is built on pytorch_lightning: take Trainer, callbacks and loggers from there; those of"
+            " lightning.pytorch, which is imported here, do not work with it",
+            stacklevel=2,
+        )
+
+
 Module = TypeVar("Module", bound="RLModule")  # not `Self`, which the shape checks of tests cannot resolve
 
 
 class RLModule(LightningModule, ABC):
     """Base class of the methods. Holds networks and optimizers, but no environment, rollout or random stream.
 
-    A subclass sets `network` and `loss_weights` and defines `method`, `batches_per_iteration`, `batches` and
-    `objective`. It sets `on_policy` to False if it can learn from rollouts of an older policy, and `uses_replay` to
-    True if it learns from a replay buffer.
+    A subclass sets `network` and `loss_weights` and defines `method`, `batches_per_iteration`, `batches`, `objective`,
+    and `parameter_groups` or `configure_optimizers`. It sets `on_policy` to False if it can learn from rollouts of an
+    older policy, and `uses_replay` to True if it learns from a replay buffer.
 
     Args:
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
         max_grad_norm: bound on the norm of the gradient of each parameter group of the optimizer.
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+        optimizer: class of the optimizer, with its own options; None for Adam.
+        scheduler: class of the learning-rate schedule, with its own options; None for constant rates.
 
     Attributes:
         validation_returns: mean return per level set, from the last validation.
@@ -84,16 +99,29 @@ class RLModule(LightningModule, ABC):
     def __new__(cls, *_: Any, **options: Any) -> Any:
         """Keeps the options that the module is built with, for `hparams` and checkpoints."""
         module = super().__new__(cls)
-        module.__dict__["_given"] = options
+        factories = {name: partial_of_class(value) for name, value in options.items() if callable(value)}
+        module.__dict__["_given"] = options | factories
         return module
 
-    def __init__(self, *, micro_batches: MicroBatchConfig | None, max_grad_norm: float, greedy: bool) -> None:
+    def __init__(
+        self,
+        *,
+        micro_batches: MicroBatchConfig | None,
+        max_grad_norm: float,
+        greedy: bool,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
         super().__init__()
+        _tell_lightnings_apart()
         defaults = {name: option.default for name, option in constructor_options(type(self)).items()}
         self.save_hyperparameters(defaults | self._given, logger=False)  # W&B gets them from config.yaml
         self.micro_batches = micro_batches
         self.max_grad_norm = max_grad_norm
         self.greedy = greedy
+        self.optimizer = None if optimizer is None else partial_of_class(optimizer)
+        self.scheduler = None if scheduler is None else partial_of_class(scheduler)
+        check_factories(self.optimizer, self.scheduler)
         self.validation_returns: dict[str, float] = {}
         self._autocast: torch.dtype | None = None
 
@@ -113,6 +141,14 @@ class RLModule(LightningModule, ABC):
     @abstractmethod
     def objective(self, batch: Any, generator: torch.Generator) -> Objective:
         """Losses and metrics of a batch; `generator` is the source of all randomness, such as dropout."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of the optimizer, each with its learning rate `lr`, and `eps` for Adam."""
+        raise NotImplementedError(f"{type(self).__name__} must define parameter_groups or configure_optimizers")
+
+    def configure_optimizers(self) -> Any:
+        """Adam, or what `optimizer` and `scheduler` ask for."""
+        return configured(self.parameter_groups(), optimizer=self.optimizer, scheduler=self.scheduler)
 
     def act(
         self,
@@ -205,6 +241,7 @@ class RLModule(LightningModule, ABC):
         """Says in the file which method it is of, and with which options it was built, as plain containers."""
         options = as_plain(dict(self.hparams))
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = options
+        checkpoint["lr_schedulers"] = as_plain(checkpoint.get("lr_schedulers", []))
         game = getattr(getattr(self.trainer, "datamodule", None), "game", "")
         checkpoint.setdefault(METADATA, {"method": self.method(options), "game": game, "run_id": ""})
 
@@ -249,18 +286,20 @@ class RLModule(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the optimizer's state but keeps this run's hyper-parameters; torch would overwrite them.
 
-        With a learning-rate scheduler the saved ones are kept, because the scheduler changes them. `fused` follows the
-        device that this run trains on, to which Lightning moves the weights only later.
+        With a learning-rate schedule the saved ones are kept, because the schedule changes them. Adam's `fused` follows
+        the device that this run trains on, to which Lightning moves the weights only later.
         """
-        if checkpoint.get("optimizer_states") and not checkpoint.get("lr_schedulers"):
-            (saved,) = checkpoint["optimizer_states"]
-            optimizer: Any = self.configure_optimizers()
-            trainer = attached_trainer(self)
-            device = self.device if trainer is None else trainer.strategy.root_device
-            for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+        if not checkpoint.get("optimizer_states"):
+            return
+        (saved,) = checkpoint["optimizer_states"]
+        optimizer, schedules = checkpoint_files.optimizer_and_schedules(self.configure_optimizers())
+        trainer = attached_trainer(self)
+        device = self.device if trainer is None else trainer.strategy.root_device
+        for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+            if not schedules:
                 old |= {key: value for key, value in new.items() if key != "params"}
-                if "fused" in old:
-                    old["fused"] = fused_on(device.type)
+            if "fused" in old and self.optimizer is None:
+                old["fused"] = fused_on(device.type)
 
     def configure_gradient_clipping(
         self,

@@ -89,6 +89,12 @@ _BF16_MICRO = {"trainer.precision": "bf16-mixed"} | _MICRO
 
 _TINY_PPO: Options = {"model.epochs": 1, "model.minibatch_size": 16}
 RUNNING_STD: Options = {"model.distillation.normalization": "running_std", "model.distillation.num_outputs": 4}
+ANNEALED: Options = {
+    "model.optimizer": "torch.optim.RMSprop",
+    "model.optimizer.momentum": 0.5,
+    "model.scheduler": "torch.optim.lr_scheduler.LinearLR",
+    "model.scheduler.total_iters": 3,
+}
 _PPO_ON_GPU = {
     "data.num_envs": 64,
     "data.num_steps": 64,
@@ -162,7 +168,11 @@ _ONE_UPDATE = {
 ROWS = {
     "ppo": Row(
         tiny=_TINY_PPO,
-        resumed=(Variant("fp32", {}), Variant("bf16-micro_batches", _BF16_MICRO)),
+        resumed=(
+            Variant("fp32", {}),
+            Variant("bf16-micro_batches", _BF16_MICRO),
+            Variant("rmsprop-annealed", ANNEALED),
+        ),
         ranks=Variant("micro_batches", _ONE_THREAD, slow=True),
         enduring=None,
         on_gpu=(
