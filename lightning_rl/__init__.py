@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 # imported when asked for: a process that plays games needs no Lightning, and `doctor` must start where it is missing
 _HOMES = {
     "AtariDataModule": "data.atari",
-    "VAEConfig": "modules.impala_vae",
     "DistillationConfig": "modules.ppo_distill",
     "ImpalaModule": "modules.impala",
     "ImpalaVAEModule": "modules.impala_vae",
@@ -27,6 +26,7 @@ _HOMES = {
     "ProcgenDataModule": "data.procgen",
     "SimPLeModule": "modules.simple.module",
     "SurpriseConfig": "modules.impala_vae",
+    "VAEConfig": "modules.impala_vae",
     "WorldModelConfig": "modules.simple.world_model",
 }
 

@@ -228,7 +228,7 @@ class TestOfOneRun:
         before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
         assert main(fit_args(run_dir, *LAST, iterations=2)) == 0
         assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
-        assert "at data.total_env_steps 64 already" in capsys.readouterr().err
+        assert "has reached data.total_env_steps 64: nothing to do" in capsys.readouterr().err
 
     def test_a_damaged_last_is_named_and_the_previous_taken(
         self, run_dir: Path, capsys: pytest.CaptureFixture[str]

@@ -33,6 +33,7 @@ from tests.support.wandb_reader import read_end, read_history, read_run_id, read
 ROOT = Path(__file__).parents[2]
 PPO_MODULE = module_of("ppo").__name__
 PPO = ["fit", "--config", str(CONFIGS / "ppo.yaml"), "--run_dir", "run"]
+DISTILL = ["fit", "--config", str(CONFIGS / "ppo_distill.yaml"), "--run_dir", "run"]
 IMPALA = ["fit", "--config", str(CONFIGS / "impala_vae.yaml"), "--run_dir", "run"]
 SIMPLE = ["fit", "--config", str(CONFIGS / "simple_cpu.yaml"), "--run_dir", "run"]
 ATARI = ["fit", "--config", str(CONFIGS / "ppo_atari.yaml"), "--run_dir", "run"]
@@ -69,7 +70,7 @@ class TestWrongInput:
             ([*PPO, "--data.gmae", "coinrun"], ["data.gmae", "did you mean data.game?"]),
             ([*PPO, "--data.game"], ["--data.game", "expected a value"]),
             ([*PPO, "--model.gama", "0.9"], ["model.gama", "model.gamma"]),
-            ([*PPO, "--model.distillation.foo", "1"], ["model.distillation.foo", "normalization", "max_reward"]),
+            ([*DISTILL, "--model.distillation.foo", "1"], ["model.distillation.foo", "normalization", "max_reward"]),
             ([*PPO, "--trainer.foo", "1"], ["trainer.foo", "max_epochs"]),
             ([*PPO, "--foo", "1"], ["foo", "run_dir", "ckpt_path"]),
             ([*PPO, "extra"], ["unrecognized", "extra"]),
@@ -77,8 +78,8 @@ class TestWrongInput:
             ([*PPO, "--model.gamma", "high"], ["model.gamma", "float", "high"]),
             ([*PPO, "--model.gamma", "1.5"], ["model.gamma", "1.5", "[0, 1]"]),
             ([*PPO, "--model.network", "big"], ["model.network", "big", "three_stack", "two_stack"]),
-            ([*PPO, "--model.distillation.scale", "x"], ["model.distillation.scale", "float", "x"]),
-            ([*PPO, "--model.distillation.dropout", "2"], ["model.distillation.dropout", "2.0", "[0, 1)"]),
+            ([*DISTILL, "--model.distillation.scale", "x"], ["model.distillation.scale", "float", "x"]),
+            ([*DISTILL, "--model.distillation.dropout", "2"], ["model.distillation.dropout", "2.0", "[0, 1)"]),
             ([*PPO, "--trainer.max_epochs", "abc"], ["trainer.max_epochs", "int", "null", "abc"]),
             ([*PPO, "--trainer.gradient_clip_val", "0.5"], ["trainer.gradient_clip_val", "null", "0.5"]),
             ([*PPO, "--trainer.accelerator", "abacus"], ["accelerator", "abacus", "cpu"]),

@@ -113,7 +113,7 @@ def test_a_saved_optimiser_takes_the_way_of_the_device_that_it_goes_on_on(device
     module = make_module()
     saved = {"optimizer_states": [module.configure_optimizers().state_dict()]}
     saved["optimizer_states"][0]["param_groups"][0]["fused"] = None if fused else True  # of another device
-    trainer = Mock(strategy=Mock(root_device=torch.device(device)))
+    trainer = Mock(Trainer, strategy=Mock(root_device=torch.device(device)))
 
     with patch.object(module, "_trainer", trainer):  # weights are still on the CPU when a checkpoint is taken up
         module.on_load_checkpoint(saved)

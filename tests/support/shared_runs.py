@@ -58,7 +58,8 @@ class SharedRuns:
 
 
 def _contents(folder: Path) -> Contents:
-    found = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    """Its files' times and sizes, but for the logs of W&B's own process, which may outlive the run."""
+    found = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".log")
     return {str(path): (stat.st_mtime_ns, stat.st_size) for path, stat in found}
 
 
