@@ -16,6 +16,7 @@ from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.config_files import with_run_config
 from lightning_rl.cli.error_messages import say, short_message
 from lightning_rl.cli.run_location import launchers_run_dir
+from lightning_rl.cli.standard_streams import keep_open
 from lightning_rl.cpu import allocator
 from lightning_rl.errors import ActorError, BusyError, ReplayError, UnsavedError, UsageError
 from lightning_rl.runs.signals import SIGNALS, SignalWatcher, end_at_signals, end_with
@@ -33,6 +34,7 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 0 done; 1 a failure during the run; 2 wrong input; 143 stopped by a signal after saving.
             Failures and wrong input are told in one line on stderr.
     """
+    keep_open()
     allocator.keep_freed_memory()
     if launchers_run_dir() is not None:
         end_with(os.getppid())
