@@ -1,6 +1,7 @@
 """Config files of the command line: which are given, whether they are safe to parse, and what they name."""
 
 import math
+import os
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -36,7 +37,7 @@ def check_configs(args: list[str]) -> None:
     Raises:
         UsageError: names the file and what is wrong.
     """
-    for path in (Path(name) for name in values(args, "--config", "-c")):
+    for path in config_paths(args):
         try:
             if path.exists() and not path.is_dir():
                 _check_config(path)
@@ -79,9 +80,9 @@ def asked_data_class(args: list[str]) -> str:
     The parser must start from this class's defaults, because it would keep those of another class for equal names.
     """
     named = ["ProcgenDataModule"]
-    for path in values(args, "--config", "-c"):
+    for path in config_paths(args):
         with suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # what is wrong the parser will tell
-            named.append(yaml.safe_load(Path(path).read_text(encoding="utf-8"))["data"]["class_path"])
+            named.append(yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["class_path"])
     named += values(args, "--data", "--data.class_path")
     paths = {c.__name__: f"lightning_rl.{c.__name__}" for c in CLASSES["data"]()}
     known = [paths[name] for name in (str(given).rpartition(".")[2] for given in named) if name in paths]
@@ -94,13 +95,18 @@ def values(args: list[str], *names: str) -> list[str]:
     return [value for name, value in pairs if name in names]
 
 
+def config_paths(args: list[str]) -> list[Path]:
+    """The config files of a command line."""
+    return [Path(os.path.expanduser(name)) for name in values(args, "--config", "-c")]
+
+
 def with_run_config(args: list[str]) -> list[str]:
     """Adds the run's own config.yaml if a checkpoint is named and no config is given."""
     named = values(args, "--ckpt_path")
     if not named or values(args, "--config", "-c", "--model"):
         return args
-    run_dir = (values(args, "--run_dir") or [""])[-1]
-    folder = Path(run_dir) if named[-1] in ("last", "best") else Path(named[-1]).parent
+    run_dir, checkpoint = (Path(os.path.expanduser(paths[-1])) for paths in (values(args, "--run_dir") or [""], named))
+    folder = run_dir if named[-1] in ("last", "best") else checkpoint if checkpoint.is_dir() else checkpoint.parent
     config = folder / "config.yaml"
     return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args
 
@@ -117,7 +123,7 @@ def with_todays_classes(args: list[str]) -> list[str]:
         if path == value and (index == 0 or given[index - 1] not in ("--config", "-c")):
             continue
         with suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # what is wrong the parser will tell
-            if (text := _with_todays_class(Path(path).read_text(encoding="utf-8"))) is not None:
+            if (text := _with_todays_class(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))) is not None:
                 given[index] = value[: len(value) - len(path)] + text
     return given
 

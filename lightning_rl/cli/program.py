@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -67,7 +68,7 @@ def _status_of(cli: RunCLI) -> int:
         say(str(error))
         return 2
     except (ActorError, FloatingPointError, ReplayError, UnsavedError) as error:
-        say(f"{error}; to continue from the last boundary: --run_dir {cli.run_dir} --ckpt_path last")
+        say(f"{error}; to continue from the last boundary: --run_dir {shlex.quote(str(cli.run_dir))} --ckpt_path last")
         return 1
     except (BusyError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_ROOM:
