@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -10,19 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 import yaml
 from jsonargparse import Namespace
-from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ProgressBar, Timer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities import rank_zero_only
 
 import lightning_rl
@@ -40,8 +35,14 @@ from lightning_rl.callbacks.world_model_report import WorldModelReport
 from lightning_rl.cli.config_files import asked_data_class, check_configs, check_numbers, with_todays_classes
 from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.registry import data_class, module_class
-from lightning_rl.cli.run_location import RunLocation
-from lightning_rl.cpu.bfloat16 import supported_precision, uses_cuda
+from lightning_rl.cli.run_location import RunLocation, checkpoint_at, users_path
+from lightning_rl.cli.trainer_options import (
+    check_built,
+    check_options,
+    cluster_environment,
+    compute_deterministically,
+    fit_to_machine,
+)
 from lightning_rl.errors import UnsavedError, UsageError
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.metrics_csv import MetricsCSV
@@ -51,14 +52,6 @@ from lightning_rl.version import __version__
 
 for _name in lightning_rl.__all__:  # the parser accepts only classes that are imported
     getattr(lightning_rl, _name)
-
-_CUTS_ITERATIONS = "it would cut iterations short; data.total_env_steps and trainer.max_epochs end a run"
-_REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
-    "gradient_clip_val": (("null", None), "model.max_grad_norm is the bound"),
-    "limit_train_batches": (("null", None), _CUTS_ITERATIONS),
-    "max_steps": ((-1,), _CUTS_ITERATIONS),
-}
-"""Refused options of Lightning's: the values that are allowed all the same, and what to use instead."""
 
 
 class _Parser(LightningArgumentParser):
@@ -155,19 +148,15 @@ class RunCLI(LightningCLI):
             if not isinstance(config.get(key), Namespace):
                 raise UsageError(f"{key} must be a group of options, found {config.get(key)}")
             check_numbers(config[key].as_dict(), key)
-        for key, (allowed, instead) in _REFUSED.items():
-            if config.trainer[key] not in allowed:
-                raise UsageError(f"trainer.{key} must be {allowed[0]}, found {config.trainer[key]}; {instead}")
+        check_options(config.trainer, subcommand=str(self.subcommand))
         config.data.init_args.seed = config.seed_everything
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # Lightning's table truncates names; `EvaluationReport` prints its own
-        if self.subcommand == "predict" and config.trainer.devices == "auto":
-            config.trainer.devices = 1  # it plays a few episodes into one video
-        self._suit_precision(config.trainer)
+        self._remarks.extend(fit_to_machine(config.trainer, subcommand=str(self.subcommand)))
         self.saved_config = config.clone()
-        if config.trainer.deterministic is None and uses_cuda(config.trainer.accelerator):
-            config.trainer.deterministic = True  # other kernels add in varying order, so resuming would not be exact
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nobody reads it
+        for key in ("run_dir", "ckpt_path", "policy_from"):
+            config[key] = users_path(key, config[key])
+        compute_deterministically(config.trainer)
         module = module_class(config.model.class_path)
         self.method = module.method(config.model.init_args.as_dict())
         self.game = data_class(config.data.class_path).game_named(str(config.data.init_args.get("game")))
@@ -178,12 +167,6 @@ class RunCLI(LightningCLI):
         self._remarks.extend(self.location.remarks)
         config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
         self._place_logger(config.trainer)
-
-    def _suit_precision(self, trainer: Namespace) -> None:
-        precision = supported_precision(trainer.precision, trainer.accelerator)
-        if precision != trainer.precision:
-            self._remarks.append(f"this CPU only emulates {trainer.precision}: trainer.precision {precision} is taken")
-            trainer.precision = precision
 
     def _place_logger(self, trainer: Namespace) -> None:
         mode = os.environ.get("WANDB_MODE")
@@ -212,15 +195,18 @@ class RunCLI(LightningCLI):
         self.complete = False
         with _notices_held_back():
             super().instantiate_classes()
-            _require_known_strategy(self.trainer)
+            batches = self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
+            epoch = self.config[self.subcommand].data.init_args.iterations_per_epoch
+            check_built(self.trainer, batches=batches * epoch)
             self.datamodule.check_agent(self.model)
             if self.subcommand == "fit":
                 self.model.check_trainer(self.trainer)
-            self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
             if self.location.saved is not None and self.checkpoint is not None:
                 self._check(self.location.saved, self.checkpoint)
             elif (given := self.config[self.subcommand].policy_from) is not None:
-                checkpoint_files.take_policy(Path(given), self.model.network)
+                policy, remarks = checkpoint_at(Path(given))
+                self._remarks.extend(remarks)
+                checkpoint_files.take_policy(policy, self.model.network)
         self.location = replace(self.location, saved=None)  # as large as the run; Lightning reads the file itself
 
     def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:
@@ -264,7 +250,7 @@ class RunCLI(LightningCLI):
         trainer: Trainer = super().instantiate_trainer(
             callbacks=callbacks,
             logger=loggers or False,
-            plugins=[*plugins, *_cluster_environment(plugins), self._checkpoint_io],
+            plugins=[*plugins, *cluster_environment(plugins), self._checkpoint_io],
             default_root_dir=str(self.run_dir),
             max_time=None,
             **kwargs,
@@ -347,23 +333,8 @@ class RunCLI(LightningCLI):
             "vae": self.run_dir / "media" / "reconstructions.png",
         }
         lines = [f"{what:<11}{path}" for what, path in found.items() if path.exists()]
-        lines += [f"next:      lightning-rl test --ckpt_path {last}"]
+        lines += [f"next:      lightning-rl test --ckpt_path {shlex.quote(str(last))}"]
         sys.stdout.write("\n".join(lines) + "\n")
-
-
-def _cluster_environment(given: list[Any]) -> list[ClusterEnvironment]:
-    """Slurm's environment without Lightning's requeueing, which the sbatch file does by the exit status."""
-    if TorchElasticEnvironment.detect() or any(isinstance(plugin, ClusterEnvironment) for plugin in given):
-        return []
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-
-
-def _require_known_strategy(trainer: Trainer) -> None:
-    """Refuses strategies that shard parameters, and those that fork processes, which games do not survive."""
-    strategy = trainer.strategy
-    known = type(strategy) in (DDPStrategy, SingleDeviceStrategy)
-    if not known or isinstance(strategy.launcher, _MultiProcessingLauncher):
-        raise UsageError(f"trainer.strategy must be auto or ddp, found {type(strategy).__name__}")
 
 
 def _as_list(value: Any) -> list[Any]:
