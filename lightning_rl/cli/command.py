@@ -32,7 +32,13 @@ from lightning_rl.callbacks.run_folder import RunFolder
 from lightning_rl.callbacks.same_start import SameStart
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model_report import WorldModelReport
-from lightning_rl.cli.config_files import asked_data_class, check_configs, check_numbers, with_todays_classes
+from lightning_rl.cli.config_files import (
+    asked_data_class,
+    check_configs,
+    check_numbers,
+    check_order,
+    with_todays_classes,
+)
 from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.registry import data_class, module_class
 from lightning_rl.cli.run_location import RunLocation, checkpoint_at, users_path
@@ -77,6 +83,7 @@ class RunCLI(LightningCLI):
         self._remarks: list[str] = []  # printed once the command is known to be right
         self._asked = args[0] if args else ""
         check_configs(args)
+        check_order(args)
         self._data_class = asked_data_class(args)
         args = with_todays_classes(args)
         super().__init__(

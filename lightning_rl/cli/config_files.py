@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -72,6 +73,42 @@ def _check_nesting(text: str) -> None:
                 counts[-1] += 1
         if len(counts) > _MAX_CONFIG_DEPTH or counts[-1] > _MAX_CONFIG_VALUES:
             raise ValueError(f"more than {_MAX_CONFIG_VALUES} values, or more than {_MAX_CONFIG_DEPTH} in one another")
+
+
+def check_order(args: list[str]) -> None:
+    """Refuses an option that a later config would replace, or judge as an option of another class.
+
+    Raises:
+        UsageError: names both.
+    """
+    given: list[str] = []
+    for arg, following in pairwise([*args, ""]):
+        name, _, value = arg.partition("=")
+        if name in ("--config", "-c"):
+            path = value or following
+            kept = set(_keys(_read(Path(os.path.expanduser(path)))))
+            for option in given:
+                if any(f"{option}.".startswith(f"{key}.") or f"{key}.".startswith(f"{option}.") for key in kept):
+                    raise UsageError(
+                        f"{option} is given before --config {path}, which would replace it; --config comes first"
+                    )
+        elif name.startswith("--"):
+            given.append(name.removeprefix("--").removesuffix("+").replace(".init_args", ""))
+
+
+def _read(path: Path) -> Any:
+    with suppress(OSError, ValueError, yaml.YAMLError):  # what is wrong the parser will tell
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return None
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    """What a config sets, without `init_args`; a group that is empty or names a class is set as a whole."""
+    if not isinstance(config, dict) or not config or "class_path" in config:
+        yield prefix
+        return
+    for name, inner in config.items():
+        yield from _keys(inner, prefix if name == "init_args" else f"{prefix}.{name}".lstrip("."))
 
 
 def asked_data_class(args: list[str]) -> str:
