@@ -1,7 +1,6 @@
 """The `lightning-rl` command: LightningCLI with run folders."""
 
 import logging
-import os
 import shlex
 import sys
 import warnings
@@ -18,7 +17,6 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 from pytorch_lightning.callbacks import ProgressBar, Timer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities import rank_zero_only
 
 import lightning_rl
 from lightning_rl.callbacks.checkpointing import RunCheckpoint
@@ -40,6 +38,7 @@ from lightning_rl.cli.config_files import (
     with_todays_classes,
 )
 from lightning_rl.cli.error_messages import say
+from lightning_rl.cli.loggers import check_one_writer, place_loggers
 from lightning_rl.cli.registry import data_class, module_class
 from lightning_rl.cli.run_location import RunLocation, checkpoint_at, users_path
 from lightning_rl.cli.trainer_options import (
@@ -53,7 +52,7 @@ from lightning_rl.errors import UnsavedError, UsageError
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.metrics_csv import MetricsCSV
 from lightning_rl.runs.signals import STOPPED, SignalWatcher
-from lightning_rl.runs.wandb_run import drop_obsolete_settings, outlive, silent_server
+from lightning_rl.runs.wandb_run import drop_obsolete_settings, outlive
 from lightning_rl.version import __version__
 
 for _name in lightning_rl.__all__:  # the parser accepts only classes that are imported
@@ -173,29 +172,9 @@ class RunCLI(LightningCLI):
         self.run_dir, self.checkpoint = self.location.run_dir, self.location.checkpoint
         self._remarks.extend(self.location.remarks)
         config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
-        self._place_logger(config.trainer)
-
-    def _place_logger(self, trainer: Namespace) -> None:
-        mode = os.environ.get("WANDB_MODE")
-        if self.subcommand != "fit" or trainer.fast_dev_run:
-            trainer.logger = False  # W&B runs are for training; evaluation writes test.json and a video
-        elif isinstance(trainer.logger, Namespace) and trainer.logger.class_path.endswith(".WandbLogger"):
-            if mode == "disabled":
-                trainer.logger = False
-                return
-            place: dict[str, Any] = {
-                "save_dir": str(self.run_dir),
-                "id": self.location.run_id,
-                "name": self.location.run_id,
-            }
-            if mode is not None:
-                place["offline"] = mode != "online"
-            online = not place.get("offline", trainer.logger.init_args.get("offline", False))
-            if online and getattr(rank_zero_only, "rank", 0) == 0 and (server := silent_server()) is not None:
-                place["offline"] = True
-                self._remarks.append(f"W&B's {server} does not answer: the run is logged offline, for `wandb sync`")
-            for key, value in place.items():
-                trainer.logger.init_args[key] = value
+        if self.subcommand != "fit" or config.trainer.fast_dev_run:
+            config.trainer.logger = False  # they are for training; evaluation writes test.json and a video
+        self._remarks.extend(place_loggers(config.trainer, run_dir=self.run_dir, run_id=self.location.run_id))
 
     def instantiate_classes(self) -> None:
         """Builds module, data module and trainer, and checks that they and the checkpoint fit together."""
@@ -243,6 +222,7 @@ class RunCLI(LightningCLI):
             callbacks.append(EnvStepsProgress())
         plugins = _as_list(config["plugins"])
         loggers = _as_list(config["logger"])
+        check_one_writer(self.run_dir, loggers=loggers, callbacks=callbacks)
         for logger in loggers:
             if isinstance(logger, WandbLogger):  # Lightning starts its run before it calls any callback
                 drop_obsolete_settings(logger)
