@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import ProgressBar, Timer
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
 
@@ -28,6 +28,7 @@ from lightning_rl.callbacks.random_states import RandomStates
 from lightning_rl.callbacks.reconstructions import AutoencoderPictures
 from lightning_rl.callbacks.run_folder import RunFolder
 from lightning_rl.callbacks.same_start import SameStart
+from lightning_rl.callbacks.time_limit import TimeLimit
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model_report import WorldModelReport
 from lightning_rl.cli.config_files import (
@@ -230,9 +231,7 @@ class RunCLI(LightningCLI):
         if self.subcommand == "fit" and not config["fast_dev_run"]:
             loggers = [*loggers, MetricsCSV(self.run_dir / "metrics.csv")]
         if config["max_time"] is not None:
-            callbacks.append(
-                Timer(config["max_time"], interval="epoch")
-            )  # Lightning's default would stop within an iteration
+            callbacks.append(TimeLimit(config["max_time"]))
         self._checkpoint_io = checkpoint_files.AtomicCheckpointIO()
         trainer: Trainer = super().instantiate_trainer(
             callbacks=callbacks,
@@ -297,6 +296,21 @@ class RunCLI(LightningCLI):
                 last = self.run_dir / checkpoint_files.LAST
                 raise UnsavedError(f"{last} is older than the end of the run, which could not be saved")
             self._print_files()
+            self._tell_what_ended_it()
+
+    def _tell_what_ended_it(self) -> None:
+        """Says what has ended a run before its budget."""
+        done, budget = self.datamodule.env_steps, self.datamodule.total_env_steps
+        if done >= budget:
+            return
+        most, limits = self.trainer.max_epochs, [c for c in self.trainer.callbacks if isinstance(c, TimeLimit)]  # type: ignore[attr-defined]
+        cause, remedy = "a callback", f"--run_dir {shlex.quote(str(self.run_dir))} --ckpt_path last goes on"
+        if most is not None and 0 <= most <= self.trainer.current_epoch:
+            cause, remedy = f"trainer.max_epochs {most}", "give more to continue"
+        elif any(limit.is_reached for limit in limits):
+            cause = f"trainer.max_time {self.saved_config.trainer.max_time}"
+            remedy += ", for as long again"
+        say(f"{cause} ended the run at {done} of data.total_env_steps {budget}; {remedy}")
 
     def _run(self) -> None:
         with self.location.announced():

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
@@ -35,9 +36,12 @@ def _null_or_from(least: int) -> Callable[[Any], bool]:
 
 
 def _is_duration(value: Any) -> bool:
-    if not isinstance(value, str):
-        return True  # a dictionary, or a duration
-    return re.fullmatch(r"\d+(:\d\d){3}", value.strip()) is not None and re.search("[1-9]", value) is not None
+    if isinstance(value, str):
+        return re.fullmatch(r"\d+(:\d\d){3}", value.strip()) is not None and re.search("[1-9]", value) is not None
+    try:
+        return value is None or (timedelta(**value) if isinstance(value, dict) else value) > timedelta()
+    except TypeError:
+        return False
 
 
 _CUTS = "it would cut iterations short; data.total_env_steps and trainer.max_epochs end a run"
@@ -53,7 +57,7 @@ _RULES = {
     "min_steps": _Rule(lambda value: not value, "null or 0", _ENDS),
     "min_epochs": _Rule(lambda value: not value, "null or 0", _ENDS),
     "max_epochs": _Rule(lambda value: value in (None, -1) or value >= 1, "-1, null or at least 1"),
-    "max_time": _Rule(_is_duration, "DD:HH:MM:SS and positive"),
+    "max_time": _Rule(_is_duration, "DD:HH:MM:SS and positive, or keywords of a timedelta"),
     "accumulate_grad_batches": _Rule(lambda value: value >= 1, "at least 1"),
     "check_val_every_n_epoch": _Rule(_null_or_from(1), "null or at least 1"),
     "limit_val_batches": _Rule(
