@@ -193,7 +193,7 @@ class RunCLI(LightningCLI):
             elif (given := self.config[self.subcommand].policy_from) is not None:
                 policy, remarks = checkpoint_at(Path(given))
                 self._remarks.extend(remarks)
-                checkpoint_files.take_policy(policy, self.model.network)
+                checkpoint_files.take_policy(policy, self.model, parts=self.model.policy_parts)
         self.location = replace(self.location, saved=None)  # as large as the run; Lightning reads the file itself
 
     def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:

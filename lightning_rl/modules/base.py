@@ -70,6 +70,8 @@ class RLModule(LightningModule, ABC):
 
     network: nn.Module
     loss_weights: dict[str, float]
+    policy_parts: tuple[str, ...] = ("network",)
+    """Modules that acting needs, which `--policy_from` takes from a checkpoint."""
     on_policy = True
     uses_replay = False
     phase = ""
