@@ -10,7 +10,6 @@ from pytorch_lightning.callbacks import Timer
 
 from lightning_rl.callbacks.time_limit import TimeLimit
 from lightning_rl.cli.program import main
-from tests.support.command_lines import refusal
 from tests.support.runs import ENV_STEPS, fit, fit_args, load
 from tests.support.worlds import Batches, draw_rollout, make_module, make_trainer, whole_batch
 
@@ -69,10 +68,3 @@ def test_so_does_a_run_that_other_limits_end(tmp_path: Path, capsys: pytest.Capt
     assert told in capsys.readouterr().err
     fit(tmp_path, "--ckpt_path", "last", **SHORT)
     assert "ended the run" not in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("given", ["{foo: 1}", "{seconds: 0}", "1"])
-def test_a_time_that_is_none_is_told_by_its_key(given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "trainer.max_time must be DD:HH:MM:SS" in refusal(
-        fit_args(tmp_path / "run", trainer__max_time=given), capsys
-    )

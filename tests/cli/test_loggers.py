@@ -2,24 +2,34 @@
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, dict_to_namespace
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CometLogger, CSVLogger, MLFlowLogger, WandbLogger
 
 from lightning_rl.cli.command import RunCLI
+from lightning_rl.cli.loggers import _class_of, check_one_writer, place_loggers
+from lightning_rl.errors import UsageError
 from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.runs.metrics_csv import MetricsCSV, read_metrics
-from tests.support.command_lines import refusal
+from tests.support.command_lines import parsed, refusal
 from tests.support.runs import ENV_STEPS, fit, fit_args, load
 from tests.support.wandb_reader import read_history, read_run_id
 
 LOGGERS = "pytorch_lightning.loggers"
 WANDB: dict[str, Any] = {"class_path": f"{LOGGERS}.WandbLogger", "init_args": {"project": "p", "offline": True}}
-CSV: dict[str, Any] = {"class_path": f"{LOGGERS}.CSVLogger", "init_args": {"save_dir": "logs"}}
+
+
+def csv_logger(**options: Any) -> dict[str, Any]:
+    return {"class_path": f"{LOGGERS}.CSVLogger", "init_args": options}
+
+
+CSV = csv_logger(save_dir="logs")
 
 
 class Comet(CometLogger):
@@ -58,102 +68,120 @@ def loggers_of(cli: RunCLI) -> list[Any]:
     return loggers
 
 
-FORMS: dict[str, Callable[[Any], Any]] = {
-    "alone": lambda logger: logger,
-    "in a list": lambda logger: [logger],
-    "after another": lambda logger: [{**CSV}, logger],
-    "before another": lambda logger: [logger, {**CSV}],
+Form = Callable[[Any, Any], Any]
+FORMS: dict[str, Form] = {
+    "alone": lambda logger, _: logger,
+    "in a list": lambda logger, _: [logger],
+    "after another": lambda logger, other: [other, logger],
+    "before another": lambda logger, other: [logger, other],
 }
+every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+
+
+@cache
+def _parsed(logger: str) -> Namespace:
+    """A logger with its options, from YAML; parsing takes most of the time."""
+    options: Namespace = parsed(args_with(yaml.safe_load(logger))).trainer.logger
+    return options
+
+
+def form_of(logger: dict[str, Any], form: Form) -> Any:
+    """As the parser gives a logger of a config that is alone, or in a list."""
+    return form(_parsed(yaml.safe_dump(logger)).clone(), _parsed(yaml.safe_dump(CSV)).clone())
+
+
+def built(logger: dict[str, Any], form: Form) -> tuple[list[Any], list[str]]:
+    """The loggers of a run in run/, and what its user is told."""
+    trainer = dict_to_namespace({"logger": form_of(logger, form)})
+    told = place_loggers(trainer, run_dir=Path("run"), run_id="id")
+    loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger] if trainer.logger else []
+    return [_class_of(one)(**one.init_args, **(one.get("dict_kwargs") or {})) for one in loggers], told
 
 
 class TestPlace:
-    @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-    def test_of_wandb_is_the_run_folder_in_every_form(self, form: Any) -> None:
-        cli = RunCLI(args_with(form(WANDB)))
-        [wandb] = [logger for logger in loggers_of(cli) if isinstance(logger, WandbLogger)]
+    @every_form
+    def test_of_wandb_is_the_run_folder_in_every_form(self, form: Form) -> None:
+        loggers, _ = built(WANDB, form)
+        [wandb] = [logger for logger in loggers if isinstance(logger, WandbLogger)]
         assert wandb.save_dir == "run"
-        assert (wandb._wandb_init["id"], wandb._wandb_init["name"]) == (cli.location.run_id,) * 2
-        assert [logger.save_dir for logger in loggers_of(cli) if isinstance(logger, CSVLogger)] in ([], ["run/logs"])
+        assert (wandb._wandb_init["id"], wandb._wandb_init["name"]) == ("id", "id")
+        assert [logger.save_dir for logger in loggers if isinstance(logger, CSVLogger)] in ([], ["run/logs"])
         assert not Path("run").exists()
 
-    @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+    @every_form
     @pytest.mark.parametrize(("name", "expected"), [("Comet", "run"), ("MLFlow", "run/mlruns")])
-    def test_of_loggers_that_have_other_names_for_it(self, name: str, expected: str, form: Any) -> None:
-        cli = RunCLI(args_with(form({"class_path": f"{__name__}.{name}"})))
-        [place] = [logger.place for logger in loggers_of(cli) if hasattr(logger, "place")]
+    def test_of_loggers_that_have_other_names_for_it(self, name: str, expected: str, form: Form) -> None:
+        loggers, _ = built({"class_path": f"{__name__}.{name}"}, form)
+        [place] = [logger.place for logger in loggers if hasattr(logger, "place")]
         assert place == expected
 
+    @every_form
     @pytest.mark.parametrize(
         ("given", "expected"),
         [(".", "run"), ("logs", "run/logs"), ("./logs/", "run/logs"), ("run/logs", "run/logs"), ("run", "run")],
     )
-    def test_that_is_given_is_one_in_the_run_folder(self, given: str, expected: str) -> None:
-        for form in FORMS.values():
-            logger = {"class_path": f"{LOGGERS}.CSVLogger", "init_args": {"save_dir": given, "name": "mine"}}
-            cli = RunCLI(args_with(form(logger)))
-            [mine] = [logger for logger in loggers_of(cli) if logger.name == "mine"]
-            assert mine.save_dir == expected
+    def test_that_is_given_is_one_in_the_run_folder(self, given: str, expected: str, form: Form) -> None:
+        loggers, _ = built(csv_logger(save_dir=given, name="mine"), form)
+        [mine] = [logger for logger in loggers if logger.name == "mine"]
+        assert mine.save_dir == expected
 
     @pytest.mark.parametrize("given", ["{}/elsewhere", "~/elsewhere", "../elsewhere"])
     def test_that_is_given_outside_is_taken_and_said(
         self, given: str, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("HOME", str(folder))
-        cli = RunCLI(
-            args_with([{"class_path": f"{LOGGERS}.CSVLogger", "init_args": {"save_dir": given.format(folder)}}])
-        )
-        [logger] = loggers_of(cli)
+        [logger], told = built(csv_logger(save_dir=given.format(folder)), FORMS["in a list"])
         assert Path(logger.save_dir).resolve() in (folder / "elsewhere", folder.parent / "elsewhere")
-        assert cli._remarks == [f"trainer.logger: CSVLogger writes to {logger.save_dir}, outside of the run folder"]
+        assert told == [f"trainer.logger: CSVLogger writes to {logger.save_dir}, outside of the run folder"]
 
     def test_of_lightnings_own_is_the_run_folder(self) -> None:
-        [logger] = loggers_of(RunCLI(args_with(True)))
-        assert logger.save_dir == "run"
-        assert loggers_of(RunCLI(args_with(False))) == []
+        trainer = dict_to_namespace({"logger": True})
+        place_loggers(trainer, run_dir=Path("run"), run_id="id")
+        assert trainer.logger.init_args.save_dir == "run"
 
     def test_what_is_given_on_the_command_line_is_the_same(self) -> None:
         args = fit_args(Path("run"), model__network="two_conv", trainer__logger="CSVLogger")
         [logger] = loggers_of(RunCLI(args))
         assert logger.save_dir == "run"
-        args = fit_args(Path("run"), "--trainer.logger.init_args.name=mine", trainer__logger=None)
-        [wandb] = loggers_of(RunCLI(args))
-        assert (wandb.save_dir, wandb._wandb_init["name"]) == ("run", "mine")
 
     def test_config_keeps_what_was_given(self) -> None:
         cli = RunCLI(args_with([WANDB, CSV]))
+        wandb, _ = loggers_of(cli)
+        assert (wandb.save_dir, wandb._wandb_init["id"]) == ("run", cli.location.run_id)
         logger = cli.saved_config.trainer.logger
         assert [type(one) for one in logger] == [Namespace, Namespace]
         assert (logger[0].init_args.id, logger[1].init_args.save_dir) == (None, "logs")
 
 
 class TestMode:
-    @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-    def test_disabled_leaves_the_others(self, form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    @every_form
+    def test_disabled_leaves_the_others(self, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WANDB_MODE", "disabled")
-        loggers = loggers_of(RunCLI(args_with(form(WANDB))))
-        assert [type(logger) for logger in loggers] == [CSVLogger] * (form(WANDB) != WANDB and len(form(WANDB)) == 2)
+        loggers, _ = built(WANDB, form)
+        assert [type(logger) for logger in loggers] == [CSVLogger] * (
+            form in (FORMS["after another"], FORMS["before another"])
+        )
 
-    @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+    @every_form
     @pytest.mark.parametrize(("mode", "offline"), [("offline", True), ("dryrun", True), ("", False), (None, False)])
     def test_goes_over_the_config(
-        self, mode: str | None, offline: bool, form: Any, monkeypatch: pytest.MonkeyPatch
+        self, mode: str | None, offline: bool, form: Form, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("lightning_rl.cli.loggers.silent_server", lambda: None)
         if mode is None:
             monkeypatch.delenv("WANDB_MODE")
         else:
             monkeypatch.setenv("WANDB_MODE", mode)
-        online = {"class_path": f"{LOGGERS}.WandbLogger", "init_args": {"offline": False}}
-        [wandb] = [x for x in loggers_of(RunCLI(args_with(form(online)))) if isinstance(x, WandbLogger)]
+        loggers, _ = built({"class_path": f"{LOGGERS}.WandbLogger", "init_args": {"offline": False}}, form)
+        [wandb] = [logger for logger in loggers if isinstance(logger, WandbLogger)]
         assert wandb._offline is offline
 
     def test_online_without_an_answer_is_offline_in_a_list_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WANDB_MODE", "online")
         monkeypatch.setattr("lightning_rl.cli.loggers.silent_server", lambda: "http://nowhere")
-        cli = RunCLI(args_with([CSV, WANDB]))
-        _, wandb = loggers_of(cli)
+        (_, wandb), told = built(WANDB, FORMS["after another"])
         assert wandb._offline
-        assert cli._remarks == ["W&B's http://nowhere does not answer: the run is logged offline, for `wandb sync`"]
+        assert told == ["W&B's http://nowhere does not answer: the run is logged offline, for `wandb sync`"]
 
 
 def test_a_list_of_loggers_goes_on_with_one_wandb_run_and_all_is_in_the_run_folder(folder: Path) -> None:
@@ -170,35 +198,44 @@ def test_a_list_of_loggers_goes_on_with_one_wandb_run_and_all_is_in_the_run_fold
 
 
 class TestOneWriter:
-    @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
     @pytest.mark.parametrize(
         "place",
         [
             {"save_dir": "run", "name": "", "version": ""},
-            {"save_dir": ".", "name": None, "version": ""},
+            {"save_dir": ".", "name": "run", "version": ""},
             {"save_dir": "{}", "name": "run", "version": ""},
             {"save_dir": "{}/link", "name": "", "version": ""},
         ],
     )
-    def test_of_metrics_csv(
-        self, place: dict[str, Any], form: Any, folder: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_of_metrics_csv(self, place: dict[str, Any], folder: Path) -> None:
         (folder / "link").symlink_to("run")
-        given = {key: value and value.format(folder) for key, value in place.items()}
-        args = args_with(form({"class_path": f"{LOGGERS}.CSVLogger", "init_args": given}))
-        message = refusal(args, capsys)
+        logger = CSVLogger(**{key: value.format(folder) for key, value in place.items()})
+        for loggers in ([logger], [CSVLogger("logs"), logger]):
+            with pytest.raises(UsageError, match=r"CSVLogger must not write the run's own run/metrics.csv; give it a"):
+                check_one_writer(Path("run"), loggers=loggers, callbacks=[])
+        check_one_writer(Path("run"), loggers=[CSVLogger("run", name="mine")], callbacks=[])
+
+    @pytest.mark.parametrize("as_a_list", [False, True])
+    def test_of_metrics_csv_in_one_line(self, as_a_list: bool, capsys: pytest.CaptureFixture[str]) -> None:
+        logger = csv_logger(save_dir=".", name=None, version="")
+        message = refusal(args_with([CSV, logger] if as_a_list else logger), capsys)
         assert "trainer.logger: CSVLogger must not write the run's own run/metrics.csv; give it a name" in message
         assert not Path("run").exists()
 
     @pytest.mark.parametrize(
         "options", [{"save_last": True}, {"filename": "best"}, {"filename": "last"}, {"filename": "previous"}]
     )
-    def test_of_the_checkpoints(self, options: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    def test_of_the_checkpoints(self, options: dict[str, Any]) -> None:
+        callback = ModelCheckpoint(dirpath="run", **options)
+        with pytest.raises(UsageError, match=r"trainer.callbacks: ModelCheckpoint must not write the run's own"):
+            check_one_writer(Path("run"), loggers=[], callbacks=[callback])
+
+    def test_of_the_checkpoints_in_one_line(self, capsys: pytest.CaptureFixture[str]) -> None:
         callback = {
             "class_path": "pytorch_lightning.callbacks.ModelCheckpoint",
-            "init_args": {"dirpath": "run", **options},
+            "init_args": {"dirpath": "run", "save_last": True},
         }
         Path("more.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
         message = refusal(fit_args(Path("run"), "--config", "more.yaml", model__network="two_conv"), capsys)
-        assert "trainer.callbacks: ModelCheckpoint must not write the run's own" in message
+        assert "trainer.callbacks: ModelCheckpoint must not write the run's own run/last.ckpt" in message
         assert not Path("run").exists()

@@ -2,11 +2,14 @@
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from lightning_rl.cli.config_files import check_order
+from lightning_rl.errors import UsageError
 from tests.support.command_lines import parsed, refusal
 from tests.support.methods import CONFIGS
 
@@ -85,14 +88,18 @@ class TestConfigComesFirst:
             (["--trainer.precision=32-true"], "hardware/cpu", "trainer.precision"),
         ],
     )
-    def test_what_it_would_replace_is_refused(
-        self, before: list[str], config: str, named: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_what_it_would_replace_is_refused(self, before: list[str], config: str, named: str) -> None:
         path = str(CONFIGS / f"{config}.yaml")
         told = f"{named} is given before --config {path}, which would replace it; --config comes first"
-        assert told in refusal(["fit", *before, "--config", path], capsys)
-        assert told in refusal(["fit", "--config", str(CONFIGS / "ppo.yaml"), *before, f"--config={path}"], capsys)
-        assert told in refusal(["fit", *before, "-c", path], capsys)
+        for args in (["--config", path], ["-c", path]):
+            with pytest.raises(UsageError, match=re.escape(told)):
+                check_order(["fit", *before, *args])
+        with pytest.raises(UsageError, match=re.escape(told)):
+            check_order(["fit", "--config", str(CONFIGS / "ppo.yaml"), *before, f"--config={path}"])
+
+    def test_is_told_in_one_line(self, empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        args = ["fit", "--model", "ImpalaModule", "--config", str(CONFIGS / "ppo.yaml")]
+        assert "model is given before --config" in refusal(args, capsys)
         assert os.listdir(empty_folder) == []
 
     def test_what_it_leaves_alone_is_taken(self) -> None:

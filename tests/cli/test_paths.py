@@ -1,9 +1,8 @@
 """Paths with blanks, brackets, quotes and ~: taken as they are meant, and shown so that they can be used again."""
 
 import shlex
+from contextlib import redirect_stdout
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import yaml
@@ -22,16 +21,16 @@ ODD = "exp[seed=1] a'b [/bold] with a name that is longer than a line of a termi
 
 @pytest.fixture(scope="module")
 def odd_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = tmp_path_factory.mktemp("paths") / ODD
-    fit(run_dir, iterations=1, model__network="two_conv")
-    return run_dir
+    folder = tmp_path_factory.mktemp("paths")
+    with (folder / "printed.txt").open("w") as printed, redirect_stdout(printed):
+        fit(folder / ODD, iterations=1, model__network="two_conv")
+    return folder / ODD
 
 
-def test_what_comes_next_can_be_pasted_into_a_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_dir = tmp_path / ODD
-    fit(run_dir, iterations=1, model__network="two_conv")
-    [following] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next:")]
-    assert shlex.split(following)[1:] == ["lightning-rl", "test", "--ckpt_path", str(run_dir / "last.ckpt")]
+def test_what_comes_next_can_be_pasted_into_a_shell(odd_run: Path) -> None:
+    printed = (odd_run.parents[1] / "printed.txt").read_text().splitlines()
+    [following] = [line for line in printed if line.startswith("next:")]
+    assert shlex.split(following)[1:] == ["lightning-rl", "test", "--ckpt_path", str(odd_run / "last.ckpt")]
 
 
 def test_predict_shows_where_its_files_are(odd_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,11 +41,15 @@ def test_predict_shows_where_its_files_are(odd_run: Path, capsys: pytest.Capture
     assert returns.exists()
 
 
-def test_how_to_continue_after_a_failure_can_be_pasted_into_a_shell(capsys: pytest.CaptureFixture[str]) -> None:
-    def fail() -> None:
+def test_how_to_continue_after_a_failure_can_be_pasted_into_a_shell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: RunCLI) -> None:
         raise ActorError("actor 0 died")
 
-    cli: Any = SimpleNamespace(run=fail, run_dir=Path("runs/a [1]"))
+    cli = RunCLI.__new__(RunCLI)  # what builds it is not needed here
+    cli.run_dir = Path("runs/a [1]")
+    monkeypatch.setattr(RunCLI, "run", fail)
     assert _status_of(cli) == 1
     assert "--run_dir 'runs/a [1]' --ckpt_path last" in capsys.readouterr().err
 

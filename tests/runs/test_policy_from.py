@@ -14,8 +14,10 @@ from lightning_rl.modules.impala_vae import ImpalaVAEModule, VAEConfig
 from lightning_rl.modules.ppo import PPOModule
 from lightning_rl.modules.ppo_distill import PPODistillModule
 from lightning_rl.modules.simple.module import SimPLeModule
+from lightning_rl.modules.simple.world_model import WorldModelConfig
 from lightning_rl.runs.checkpoint_files import METADATA, take_policy
-from tests.support.runs import fit, fit_args, load
+from tests.support.runs import fit_args, load
+from tests.support.shared_runs import SharedRuns
 
 
 def saved(module: RLModule, folder: Path) -> Path:
@@ -41,7 +43,7 @@ def stacked_ppo() -> PPOModule:
 
 
 def stacked_simple() -> SimPLeModule:
-    return SimPLeModule(obs_shape=(64, 64, 12))
+    return SimPLeModule(obs_shape=(64, 64, 12), world_model=WorldModelConfig(hidden=8))
 
 
 @pytest.mark.parametrize(
@@ -84,15 +86,13 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(old: Any, new: Any, na
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
 
 
-def test_the_command_takes_the_encoder_too(tmp_path: Path) -> None:
-    fit(tmp_path / "old", config="impala_vae", iterations=1)
-    args = fit_args(
-        tmp_path / "new", config="impala_vae", policy_from=tmp_path / "old" / "last.ckpt", seed_everything=7
-    )
+def test_the_command_takes_the_encoder_too(runs: SharedRuns, tmp_path: Path) -> None:
+    old = runs.finished("impala_vae")
+    args = fit_args(tmp_path / "new", config="impala_vae", policy_from=old / "last.ckpt", seed_everything=7)
     built = RunCLI(args).model.state_dict()
     differing = {
         name.split(".")[0] + "." + name.split(".")[1]
-        for name, tensor in load(tmp_path / "old")["state_dict"].items()
+        for name, tensor in load(old)["state_dict"].items()
         if not torch.equal(tensor, built[name])
     }
     assert differing == {"vae.decoder"}
