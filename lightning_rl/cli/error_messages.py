@@ -30,8 +30,8 @@ def short_message(message: str, args: list[str]) -> str:
         names = [arg for arg in args if arg.startswith(lacking[1]) and not values([arg, "--"], arg)[0].strip("-")]
         return f"{', '.join(names)}: expected a value"
     if missing := re.search(r"arguments are required: (?:\w+\.)?(\w+)", message):
-        hint = "; give --config FILE, or the name of a shipped one, as ppo" if missing[1] in CLASSES else ""
-        return f"{key}.{missing[1]}".lstrip(".") + " is missing" + hint
+        remedy = "" if key else "; give --config FILE, or the name of a shipped one, as ppo"
+        return f"{key}.{missing[1]} is missing{remedy}".lstrip(".")
     if re.match("Problems parsing config|Unexpected config", message):
         return f"config: {', '.join(values(args, '--config', '-c'))} is not a config: {message.partition(': ')[2]}"
     return _wrong_value(key, message)
@@ -49,6 +49,23 @@ def _key(message: str) -> str:
 
 _NO_REASON = "Expected|Does|Import path|Not a valid|Problem with|a class path|a dict with"
 """Beginnings of lines that only list the allowed types."""
+
+
+_KEYS_OF_CLASSES = {"loggers.logger.Logger": "trainer.logger", "callbacks.callback.Callback": "trainer.callbacks"}
+"""Options whose classes the parser builds; what goes wrong then comes without the key."""
+
+
+def _of_a_class(key: str, message: str) -> str | None:
+    """Why a class could not be found or built; None where it is not about that."""
+    options = [option for base, option in _KEYS_OF_CLASSES.items() if base in message]
+    option = key or next(iter(options), "")
+    if unknown := re.search(r"Expected a dot import path string: (.*)", message):
+        return f"{option} must be a class, named by its import path, found {unknown[1]}"
+    failed = re.search(r"^( *)- Problem with given class_path '([^']*)':\n((?:\1 +.*(?:\n|$))+)", message, re.MULTILINE)
+    if failed is None or re.search(r"^ *- |Parser key", failed[3], re.MULTILINE):
+        return None
+    name = failed[2].rpartition(".")[2] if failed[2].startswith("pytorch_lightning.") else failed[2]
+    return f"{option}: {name}: {failed[3]}".lstrip(": ")
 
 
 def _wrong_value(key: str, message: str) -> str:
@@ -79,7 +96,7 @@ def _wrong_class(key: str, message: str, value: str | None) -> str | None:
         return _foreign(key, refused[1])
     if other := re.search(r"Expected '([^']+)' to be a subclass of (?:Union\[)?(\w+)", message):
         return f"{key} must be a subclass of {other[2]}, found {other[1]}"
-    return None
+    return _of_a_class(key, message)
 
 
 def _foreign(key: str, class_path: str) -> str:

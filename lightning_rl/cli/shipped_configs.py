@@ -1,6 +1,7 @@
 """The package's own configs, found by their names from any working folder."""
 
 import difflib
+import os
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -40,8 +41,9 @@ def with_shipped_configs(args: list[str]) -> list[str]:
 
 
 def _is_there(value: str) -> bool:
+    path = Path(os.path.expanduser(value))
     try:
-        return Path(value).exists() and not Path(value).is_dir()
+        return path.exists() and not path.is_dir()
     except OSError:  # longer than the name of a file can be
         return True  # which the parser says better
 
@@ -50,7 +52,7 @@ def _shipped(value: str) -> str:
     name, known = value.removeprefix("configs/").removesuffix(".yaml"), names()
     if name in known:
         return str(folder() / f"{name}.yaml")
-    if Path(value).is_dir():
+    if Path(os.path.expanduser(value)).is_dir():
         return value
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
