@@ -117,6 +117,11 @@ class TestSlurm:
         assert slurm(tmp_path, status=143, state=state)[0] == 143
         assert "scontrol" not in (tmp_path / "calls").read_text()
 
+    def test_of_an_array_each_job_is_a_seed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        _, [call] = slurm(tmp_path, status=0, SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_JOB_ID="16")
+        cli = started(options(call, "lightning-rl"), monkeypatch)
+        assert (cli.run_dir, cli.config.fit.seed_everything) == (tmp_path / "run" / "seed_3", 3)
+
     def test_does_not_go_round_for_ever(self, tmp_path: Path) -> None:
         assert slurm(tmp_path, status=143, SLURM_RESTART_COUNT="3", MAX_RESTARTS="3")[0] == 143
         assert "scontrol" not in (tmp_path / "calls").read_text()
@@ -210,7 +215,7 @@ class TestSweep:
 
         for key, value in ids.items():
             monkeypatch.setenv(key, value)
-        monkeypatch.setattr("lightning_rl.cli.command.silent_server", lambda: None)  # there is a network on a cluster
+        monkeypatch.setattr("lightning_rl.cli.loggers.silent_server", lambda: None)  # there is a network on a cluster
         args = options(call, "lightning-rl")
         assert args[args.index("--ckpt_path") + 1] == "last"
         cli = started(args, monkeypatch)

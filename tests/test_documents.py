@@ -119,8 +119,9 @@ def test_a_command_is_one_that_its_program_takes(command: str, monkeypatch: pyte
         case "pytest":
             check_pytest(args)
         case "sbatch" | "bash":
-            assert Path(args[0]).is_file()
-            check_fit(["fit", "--config", variables["CONFIG"], *args[1:]])
+            options = args[args.index("--array") + 2 :] if "--array" in args else args
+            assert Path(options[0]).is_file()
+            check_fit(["fit", "--config", variables["CONFIG"], *options[1:]])
         case "kubectl" | "wandb":
             assert [word for word in args if word.endswith(".yaml") and not Path(word).is_file()] == []
         case "pip":

@@ -4,6 +4,7 @@ import logging
 import shlex
 import sys
 import warnings
+from argparse import SUPPRESS
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +31,7 @@ from lightning_rl.callbacks.same_start import SameStart
 from lightning_rl.callbacks.time_limit import TimeLimit
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model_report import WorldModelReport
+from lightning_rl.cli import seeds
 from lightning_rl.cli.config_files import (
     asked_data_class,
     check_configs,
@@ -127,6 +129,8 @@ class RunCLI(StagedCLI):
             default=False,
             help="Accept a checkpoint of another number of ranks, actors or environments; games start anew.",
         )
+        for option, meaning in seeds.OPTIONS.items():  # for the help: `main` takes them before
+            parser.add_argument(option, type=str, default=SUPPRESS, help=meaning)
         trainer = yaml.safe_load(Path(__file__).with_name("defaults.yaml").read_text(encoding="utf-8"))["trainer"]
         defaults = {f"trainer.{key}": value for key, value in trainer.items()}
         parser.set_defaults({**defaults, "data": {"class_path": self._data_class}})
@@ -149,6 +153,9 @@ class RunCLI(StagedCLI):
     def before_instantiate_classes(self) -> None:
         """Checks the options, and finds the run folder and the checkpoint."""
         config = self.config[self.subcommand]
+        for option in seeds.OPTIONS:
+            if (name := option.removeprefix("--")) in config:
+                raise UsageError(f"{name} is an option of the command line, found in a config")
         for key in ("model", "data", "trainer"):
             if not isinstance(config.get(key), Namespace):
                 raise UsageError(f"{key} must be a group of options, found {config.get(key)}")

@@ -125,6 +125,8 @@ _OWN_OPTIONS = [
     "trainer",
     "seed_everything",
     "run_dir",
+    "seeds",
+    "seeds_at_once",
     "ckpt_path",
     "policy_from",
     "allow_inexact_resume",

@@ -17,6 +17,7 @@ from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.config_files import with_run_config
 from lightning_rl.cli.error_messages import say, short_message
 from lightning_rl.cli.run_location import launchers_run_dir
+from lightning_rl.cli.seeds import end_with_others, is_asked_for, run_seeds, this_program
 from lightning_rl.cli.standard_streams import keep_open
 from lightning_rl.cpu import allocator
 from lightning_rl.errors import ActorError, BusyError, ReplayError, UnsavedError, UsageError
@@ -39,9 +40,12 @@ def main(args: list[str] | None = None) -> int:
     allocator.keep_freed_memory()
     if launchers_run_dir() is not None:
         end_with(os.getppid())
+    end_with_others()
     os.environ.setdefault("WANDB_SILENT", "true")  # W&B would print six lines about the run folder
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning uses it, users cannot help it
     given = sys.argv[1:] if args is None else args
+    if is_asked_for(given):
+        return run_seeds(given, this_program(args))
     with _signals_answered() as signal_watcher:
         return _answered(given, signal_watcher)
 
