@@ -1,11 +1,11 @@
 """Videos of the policy playing, and the learning curve."""
 
 import json
+import sys
 from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
-from rich.console import Console
 
 from lightning_rl.callbacks.graceful_stop import is_stopped_by_signal
 from lightning_rl.callbacks.iteration_metrics import data_of
@@ -57,7 +57,7 @@ class RecordMedia(Callback):
         played = {"returns": outputs.returns.tolist(), "lengths": outputs.lengths.tolist()}
         returns = self.video.with_suffix(".json")
         returns.write_text(json.dumps(played) + "\n", encoding="utf-8")
-        Console().print(f"returns {played['returns']}\nvideo   {self.video}\nreturns {returns}", highlight=False)
+        sys.stdout.write(f"returns {played['returns']}\nvideo   {self.video}\nreturns {returns}\n")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plays episodes with the trained policy and draws the curve, unless a signal stopped the run.

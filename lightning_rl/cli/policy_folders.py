@@ -1,5 +1,6 @@
 """Exported policies on the command line: found, checked, and judged with the options that they bring."""
 
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +38,8 @@ def policy_folder(source: str) -> Path | None:
     """
     if source.startswith(HUB):
         return local_folder(source)
-    return Path(source) if is_policy_folder(Path(source)) else None
+    path = Path(os.path.expanduser(source))
+    return path if is_policy_folder(path) else None
 
 
 def asked_policy(args: list[str]) -> AskedPolicy | None:
@@ -101,9 +103,10 @@ def find_location(
     return RunLocation.of_policy(policy.folder, policy.name, run_dir=config.run_dir)
 
 
-def policy_at(source: str) -> Path:
-    """The policy folder or the checkpoint that `--policy_from` names; in a run folder the last checkpoint."""
-    return policy_folder(source) or checkpoint_at(Path(source))[0]
+def policy_at(source: str) -> tuple[Path, tuple[str, ...]]:
+    """The policy folder or checkpoint that `--policy_from` names, and what to tell the user about the choice."""
+    folder = policy_folder(source)
+    return checkpoint_at(Path(source)) if folder is None else (folder, ())
 
 
 def trained_for(policy: AskedPolicy) -> State:

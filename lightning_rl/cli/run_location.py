@@ -27,6 +27,17 @@ _LAUNCHER_VARIABLE = "LIGHTNING_RL_RUN_DIR"
 """Environment variable in which a process leaves its process id and its run folder to the ranks that it starts."""
 
 
+def users_path(key: str, given: str | None) -> str | None:
+    """A path with the user's home folder in the place of `~`, which a shell replaces in some places only.
+
+    Raises:
+        UsageError: it is empty, as where it is a shell's variable that is not set.
+    """
+    if given == "":
+        raise UsageError(f"{key} must be a path, found an empty text")
+    return None if given is None else os.path.expanduser(given)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunLocation:
     """The run folder and the checkpoint that a command works with.

@@ -92,8 +92,8 @@ class PolicyModule(RLModule):
         self._refuse()
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
-        """None, which is what a policy learns from."""
-        return 0
+        """One, which is never asked for."""
+        return 1
 
     def batches(self, source: Source) -> Iterator[Batch]:
         """Refuses."""

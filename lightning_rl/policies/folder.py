@@ -78,10 +78,10 @@ def _content(path: Path, limit: int) -> bytes:
     """The bytes of a file; pipes, devices and files above the limit are refused before they are read."""
     if not path.is_file():
         _refuse(f"is no policy folder: its {path.name} is {'no file' if path.exists() else 'not there'}")
-    if path.stat().st_size > limit:
-        _refuse(f"has a {path.name} of {path.stat().st_size} bytes, where at most {limit} can belong to it")
+    if (size := path.stat().st_size) > limit:
+        _refuse(f"has a {path.name} of {size} bytes, where at most {limit} can belong to it")
     with path.open("rb") as file:
-        return file.read(limit)
+        return file.read(size)
 
 
 def _config(content: bytes) -> PolicyConfig:

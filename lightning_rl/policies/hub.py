@@ -38,7 +38,7 @@ def local_folder(source: str) -> Path:
     name, client = repository(source), _client()
     try:
         return Path(client.snapshot_download(name, allow_patterns=_FILES))
-    except Exception as error:  # httpx's, the hub's own and OS errors have no common class
+    except _failures(client) as error:
         raise ValueError(f"{source} could not be fetched: {_first_line(error)}") from error
 
 
@@ -60,9 +60,15 @@ def push(folder: Path, name: str) -> str:
         api = client.HfApi()
         address = str(api.create_repo(name, exist_ok=True))
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Add the policy")
-    except Exception as error:  # as above
+    except _failures(client) as error:
         raise ValueError(f"push: {name} could not be uploaded: {_first_line(error)}") from error
     return address
+
+
+def _failures(client: Any) -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises where the hub cannot be reached or refuses; its errors have no common class."""
+    own = [kind for kind in vars(client.errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (OSError, ValueError, *own)
 
 
 def _first_line(error: Exception) -> str:
