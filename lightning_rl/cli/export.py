@@ -98,16 +98,16 @@ def main(args: list[str]) -> int:
         ValueError: likewise.
     """
     options, rest = parser().parse_known_args(args)
-    if not values(rest, "--ckpt_path"):
+    if not (checkpoint := values(rest, "--ckpt_path")):
         raise UsageError("ckpt_path: export needs a checkpoint, found none; give --ckpt_path FILE")
+    if folder.is_policy_folder(Path(checkpoint[-1])):
+        raise UsageError(f"ckpt_path: {checkpoint[-1]} is exported already; give a checkpoint")
     out: Path = options.out
     _check_target(out, overwrite=options.overwrite)
     name = options.push and hub.repository(options.push)
     if not values(rest, "--run_dir"):
         rest = [*rest, "--run_dir", str(out.absolute().parent)]  # so that a run may be on a disk that is only read
     run = _Checkpoint(with_run_config(["test", *rest]))
-    if run.policy is not None:
-        raise UsageError(f"ckpt_path: {run.checkpoint} is exported already; give a checkpoint")
     _write_whole(out, lambda partial: _write(partial, run, options))
     sys.stdout.write(f"policy     {out}\nnext:      lightning-rl test --ckpt_path {out}\n")
     if name is not None:

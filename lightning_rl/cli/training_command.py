@@ -1,6 +1,5 @@
 """The command that repeats a run, from its resolved config."""
 
-import json
 import shlex
 from collections.abc import Iterator
 from inspect import signature
@@ -42,7 +41,19 @@ def _differing(key: str, options: dict[str, Any], defaults: dict[str, Any]) -> I
     """Names and values of the options that are not the default."""
     for name, value in options.items():
         default = as_plain(defaults.get(name))
-        if isinstance(value, dict) and "class_path" not in value:
+        if _is_group(value, default):
             yield from _differing(f"{key}.{name}", value, default if isinstance(default, dict) else {})
         elif value != default:
-            yield from (f"--{key}.{name}", value if isinstance(value, str) else json.dumps(value))
+            text = value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=10**6)
+            yield from (f"--{key}.{name}", text.removesuffix("\n").removesuffix("\n..."))
+
+
+def _is_group(value: Any, default: Any) -> bool:
+    """Whether a value is given option by option, rather than as a whole: no class, no dict of numbers, no lost part.
+
+    The parser takes null for a part of a group only where the group is given as a whole.
+    """
+    if not isinstance(value, dict) or not value or "class_path" in value:
+        return False
+    before = default if isinstance(default, dict) else {}
+    return all(isinstance(key, str) and (part is not None or before.get(key) is None) for key, part in value.items())
