@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-class _Checkpoint(RunCLI):
+class Checkpoint(RunCLI):
     """The module and the games of a checkpoint, on the CPU, with its weights."""
 
     model: RLModule
@@ -82,6 +82,19 @@ class _Checkpoint(RunCLI):
         self.model.load_state_dict(saved["state_dict"])
         if (games := saved.get(type(self.datamodule).__qualname__)) is not None:
             self.datamodule.load_state_dict(games)
+
+
+def load_checkpoint(args: list[str]) -> Checkpoint:
+    """The module and the games of a checkpoint.
+
+    Args:
+        args: options of `test`.
+
+    Raises:
+        UsageError: an option or the checkpoint is wrong.
+        ValueError: likewise.
+    """
+    return Checkpoint(with_run_config(["test", *args]))
 
 
 def main(args: list[str]) -> int:
@@ -107,7 +120,7 @@ def main(args: list[str]) -> int:
     name = options.push and hub.repository(options.push)
     if not values(rest, "--run_dir"):
         rest = [*rest, "--run_dir", str(out.absolute().parent)]  # so that a run may be on a disk that is only read
-    run = _Checkpoint(with_run_config(["test", *rest]))
+    run = load_checkpoint(rest)
     _write_whole(out, lambda partial: _write(partial, run, options))
     sys.stdout.write(f"policy     {out}\nnext:      lightning-rl test --ckpt_path {out}\n")
     if name is not None:
@@ -140,7 +153,7 @@ def _write_whole(out: Path, write: Callable[[Path], None]) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _write(out: Path, run: _Checkpoint, options: argparse.Namespace) -> None:
+def _write(out: Path, run: Checkpoint, options: argparse.Namespace) -> None:
     """Writes all files of the policy folder."""
     model, name = run.model, options.out.absolute().name
     policy = ExportedPolicy(_description(run, options.dtype))
@@ -162,14 +175,14 @@ def _write(out: Path, run: _Checkpoint, options: argparse.Namespace) -> None:
     (out / folder.CARD).write_text(card, encoding="utf-8")
 
 
-def _resolved(run: _Checkpoint) -> dict[str, Any]:
+def _resolved(run: Checkpoint) -> dict[str, Any]:
     """The config that the run was started with, without the command line's overrides of how it is judged."""
     dumped = run.subcommand_parser.dump(run.saved_config, skip_none=False)
     config: dict[str, Any] = yaml.safe_load(dumped)
     return config | {"trainer": config["trainer"] | {"precision": run.trained_with.precision}}
 
 
-def _description(run: _Checkpoint, dtype: str) -> PolicyConfig:
+def _description(run: Checkpoint, dtype: str) -> PolicyConfig:
     model, data, trainer = run.model, run.datamodule, run.trained_with
     config = _resolved(run)
     games = {key: value for key, value in config["data"]["init_args"].items() if key not in _NOT_THE_GAMES}
@@ -227,7 +240,7 @@ def _write_world_model(out: Path, model: RLModule, dtype: str, files: dict[str, 
     return options | {"reward_values": model.reward_values.tolist()}
 
 
-def _write_video(path: Path, run: _Checkpoint) -> None:
+def _write_video(path: Path, run: Checkpoint) -> None:
     """Copies the video that the end of the run has left, or plays one."""
     checkpoint = run.checkpoint or Path()
     own = checkpoint.parent / "media" / path.name
@@ -240,7 +253,7 @@ def _write_video(path: Path, run: _Checkpoint) -> None:
         recorder.write(path)
 
 
-def _results(run: _Checkpoint) -> dict[str, Any] | None:
+def _results(run: Checkpoint) -> dict[str, Any] | None:
     """The level sets of the test.json beside the checkpoint, where that is of the same weights."""
     checkpoint = run.checkpoint or Path()
     path = checkpoint.with_name("test.json")
