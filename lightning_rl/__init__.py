@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lightning_rl.modules.ppo_distill import DistillationConfig, PPODistillModule
     from lightning_rl.modules.simple.module import SimPLeModule
     from lightning_rl.modules.simple.world_model import WorldModelConfig
+    from lightning_rl.policies.folder import load_policy
 
 # imported when asked for: a process that plays games needs no Lightning, and `doctor` must start where it is missing
 _HOMES = {
@@ -28,6 +29,7 @@ _HOMES = {
     "SurpriseConfig": "modules.impala_vae",
     "VAEConfig": "modules.impala_vae",
     "WorldModelConfig": "modules.simple.world_model",
+    "load_policy": "policies.folder",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "VAEConfig",
     "WorldModelConfig",
     "__version__",
+    "load_policy",
 ]
 
 

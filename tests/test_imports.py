@@ -48,7 +48,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "gym3": ("envs/procgen.py",),
     "gym": ("envs/procgen.py",),
     "ale_py": ("envs/atari.py", "envs/atari_games.py"),
-    "numba": ("cpu/jit.py", "cpu/max_pool.py", "cpu/channel_norm.py"),
+    "numba": ("cpu/jit.py", "cpu/max_pool_kernels.py", "cpu/channel_norm.py"),
     "pytorch_lightning": LIGHTNING,
     "lightning_fabric": LIGHTNING,
     "lightning": (),

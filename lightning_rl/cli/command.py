@@ -38,8 +38,8 @@ from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model_report import WorldModelReport
 from lightning_rl.cli.config_files import asked_data_class, check_configs, check_numbers, with_todays_classes
 from lightning_rl.cli.error_messages import say
+from lightning_rl.cli.policy_folders import asked_policy, find_location, policy_at, trained_for, with_policy_config
 from lightning_rl.cli.registry import data_class, module_class
-from lightning_rl.cli.run_location import RunLocation
 from lightning_rl.cpu.bfloat16 import supported_precision, uses_cuda
 from lightning_rl.data.continuation import read_games
 from lightning_rl.errors import UnsavedError, UsageError
@@ -76,7 +76,8 @@ class RunCLI(StagedCLI):
 
     Attributes:
         run_dir: everything that the run writes goes there.
-        checkpoint: the checkpoint that is continued or judged.
+        checkpoint: the checkpoint that is continued or judged, or the folder of an exported policy.
+        policy: the exported policy that is judged, if any.
         complete: whether the checkpoint has reached `data.total_env_steps`.
     """
 
@@ -85,8 +86,11 @@ class RunCLI(StagedCLI):
         self._remarks: list[str] = []  # printed once the command is known to be right
         self._asked = args[0] if args else ""
         check_configs(args)
-        self._data_class = asked_data_class(args)
+        self.policy = asked_policy(args)
+        self._data_class = asked_data_class(args, default=self.policy and self.policy.config.data.class_path)
         args = with_todays_classes(args)
+        if self.policy is not None:
+            args = with_policy_config(args, self.policy)
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -169,12 +173,10 @@ class RunCLI(StagedCLI):
         module = module_class(config.model.class_path)
         self.method = module.method(config.model.init_args.as_dict())
         self.game = data_class(config.data.class_path).game_named(str(config.data.init_args.get("game")))
-        self.location = RunLocation.find(
-            str(self.subcommand), run_dir=config.run_dir, ckpt_path=config.ckpt_path, method=self.method, game=self.game
-        )
+        self.location = find_location(config, self.policy, str(self.subcommand), method=self.method, game=self.game)
         self.run_dir, self.checkpoint = self.location.run_dir, self.location.checkpoint
         self._remarks.extend(self.location.remarks)
-        config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
+        config.ckpt_path = None if self.location.saved is None else str(self.checkpoint)
         self._place_logger(config.trainer)
 
     def _suit_precision(self, trainer: Namespace) -> None:
@@ -218,7 +220,9 @@ class RunCLI(StagedCLI):
             if self.location.saved is not None and self.checkpoint is not None:
                 self._check(self.location.saved, self.checkpoint)
             elif (given := self.config[self.subcommand].policy_from) is not None:
-                checkpoint_files.take_policy(Path(given), self.model.network)
+                checkpoint_files.take_policy(policy_at(given), self.model.network)
+            if self.policy is not None:
+                self.datamodule.load_state_dict(trained_for(self.policy))
         self.location = replace(self.location, saved=None)  # as large as the run; Lightning reads the file itself
 
     def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:

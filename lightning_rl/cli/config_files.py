@@ -71,12 +71,16 @@ def _check_nesting(text: str) -> None:
             raise ValueError(f"more than {_MAX_CONFIG_VALUES} values, or nested more than {_MAX_CONFIG_DEPTH} deep")
 
 
-def asked_data_class(args: list[str]) -> str:
+def asked_data_class(args: list[str], *, default: str | None = None) -> str:
     """Class path of the data module that the command line, or else the last config, names; by default Procgen's.
 
     The parser must start from this class's defaults, because it would keep those of another class for equal names.
+
+    Args:
+        args: the command line without the program's name.
+        default: another default.
     """
-    named = ["ProcgenDataModule"]
+    named = ["ProcgenDataModule", default or ""]
     for path in values(args, "--config", "-c"):
         with suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # what is wrong the parser will tell
             named.append(yaml.safe_load(Path(path).read_text(encoding="utf-8"))["data"]["class_path"])
@@ -98,7 +102,9 @@ def with_run_config(args: list[str]) -> list[str]:
     if not named or values(args, "--config", "-c", "--model"):
         return args
     run_dir = (values(args, "--run_dir") or [""])[-1]
-    folder = Path(run_dir) if named[-1] in ("last", "best") else Path(named[-1]).parent
+    checkpoint = Path(named[-1])
+    beside = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    folder = Path(run_dir) if named[-1] in ("last", "best") else beside
     config = folder / "config.yaml"
     return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args
 

@@ -56,7 +56,7 @@ class RunLocation:
         Args:
             subcommand: fit, validate, test or predict.
             run_dir: as given on the command line.
-            ckpt_path: as given: a file, `last`, `best` or nothing.
+            ckpt_path: as given: a file, a run folder, `last`, `best` or nothing.
             method: part of a new run's path.
             game: likewise.
 
@@ -84,6 +84,24 @@ class RunLocation:
             last_seen=last_seen,
             remarks=remarks,
         )
+
+    @classmethod
+    def of_policy(cls, folder: Path, name: str, *, run_dir: str | None) -> "RunLocation":
+        """Where the results of judging an exported policy go, which is never its own folder.
+
+        Args:
+            folder: the policy folder.
+            name: part of the default path.
+            run_dir: as given on the command line.
+
+        Raises:
+            UsageError: the folder cannot be used, or is the policy's.
+        """
+        results = Path("checkpoints", "judged", name) if run_dir is None else _folder(run_dir)
+        if folder.resolve() in (results.resolve(), *results.resolve().parents):
+            raise UsageError(f"run_dir must not be within {folder}, whose policy is judged, found {results}")
+        _check_writable(results)
+        return cls(run_dir=results, checkpoint=folder, saved=None, run_id=name, last_seen=None, remarks=())
 
     @contextmanager
     def held_alone(self) -> Iterator[None]:
@@ -126,13 +144,22 @@ def _checkpoint(subcommand: str, given: str | None, run_dir: Path | None) -> tup
         return _last_of(subcommand, run_dir) if given == "last" else (run_dir / checkpoint_files.BEST, ())
     if "://" in given:
         raise UsageError(f"ckpt_path must be a file of this machine, found {given}")
-    return Path(given), ()
+    return checkpoint_at(Path(given))
+
+
+def checkpoint_at(path: Path) -> tuple[Path, tuple[str, ...]]:
+    """The file itself or the newest good one of a run folder, and what to tell the user about the choice."""
+    return _newest_in(path) if path.is_dir() else (path, ())
 
 
 def _last_of(subcommand: str, run_dir: Path) -> tuple[Path | None, tuple[str, ...]]:
-    last, previous = run_dir / checkpoint_files.LAST, run_dir / checkpoint_files.PREVIOUS
-    if subcommand == "fit" and not last.exists() and not previous.exists():
+    if subcommand == "fit" and not any((run_dir / name).exists() for name in _FILES_OF_A_RUN[:2]):
         return None, (f"{run_dir} holds no checkpoint yet: a new run starts",)
+    return _newest_in(run_dir)
+
+
+def _newest_in(run_dir: Path) -> tuple[Path, tuple[str, ...]]:
+    last, previous = run_dir / checkpoint_files.LAST, run_dir / checkpoint_files.PREVIOUS
     if checkpoint_files.is_readable(last) or not checkpoint_files.is_readable(previous):
         return last, ()
     state = "damaged" if last.exists() else "not there"

@@ -67,6 +67,8 @@ class RolloutDataModule(LightningDataModule, ABC):
 
     obs_shape: tuple[int, int, int]
     num_actions: int
+    action_meanings: tuple[str, ...] = ()
+    """A name for each action, where the games have such."""
     distribution_mode: str | None = None
     decisive: tuple[str, ...]
     """Attributes that must be as they were for games to go on where they stopped."""

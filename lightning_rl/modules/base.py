@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
@@ -20,6 +20,8 @@ from lightning_rl.cpu.bfloat16 import cpu_has_bf16
 from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gradients, threads
 from lightning_rl.modules.hyper_parameters import as_plain, constructor_options, from_plain
 from lightning_rl.modules.optimizers import fused_on
+from lightning_rl.policies.config import NetworkConfig
+from lightning_rl.policies.policy import sample_actions
 from lightning_rl.protocols import Source
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.checkpoint_files import METADATA
@@ -47,13 +49,6 @@ class Objective(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-def sample_actions(logits: Float32[Tensor, "B A"], generator: torch.Generator, *, greedy: bool) -> Int64[Tensor, "B"]:
-    """Actions sampled with `generator`, or the most likely ones."""
-    if greedy:
-        return logits.argmax(-1)
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
-
-
 Module = TypeVar("Module", bound="RLModule")  # not `Self`, which the shape checks of tests cannot resolve
 
 
@@ -62,7 +57,7 @@ class RLModule(LightningModule, ABC):
 
     A subclass sets `network` and `loss_weights` and defines `method`, `batches_per_iteration`, `batches` and
     `objective`. It sets `on_policy` to False if it can learn from rollouts of an older policy, and `uses_replay` to
-    True if it learns from a replay buffer.
+    True if it learns from a replay buffer; `learns` is False for what can only be judged.
 
     Args:
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
@@ -78,6 +73,7 @@ class RLModule(LightningModule, ABC):
     loss_weights: dict[str, float]
     on_policy = True
     uses_replay = False
+    learns = True
     phase = ""
     _given: dict[str, Any]
 
@@ -113,6 +109,14 @@ class RLModule(LightningModule, ABC):
     @abstractmethod
     def objective(self, batch: Any, generator: torch.Generator) -> Objective:
         """Losses and metrics of a batch; `generator` is the source of all randomness, such as dropout."""
+
+    def network_config(self) -> NetworkConfig:
+        """How the acting network is built, for exported policies.
+
+        Raises:
+            ValueError: the method does not say.
+        """
+        raise ValueError(f"model: {type(self).__name__} cannot be exported: it defines no network_config")
 
     def act(
         self,

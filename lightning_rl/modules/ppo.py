@@ -19,6 +19,7 @@ from lightning_rl.modules.base import Objective, RLModule
 from lightning_rl.modules.optimizers import adam
 from lightning_rl.networks.actor_critic import NETWORKS
 from lightning_rl.networks.impala_cnn import CNNShape, Pooling
+from lightning_rl.policies.config import NetworkConfig
 from lightning_rl.protocols import Source
 from lightning_rl.types import Rollout, TensorFields
 
@@ -198,6 +199,16 @@ class PPOModule(RLModule):
     def method(cls, init_args: dict[str, Any]) -> str:  # noqa: ARG003  # the same for all
         """`ppo`."""
         return "ppo"
+
+    def network_config(self) -> NetworkConfig:
+        """See `RLModule`."""
+        return NetworkConfig(
+            name=self.hparams["network"],
+            num_critics=self.num_critics,
+            width=self.width,
+            pooling=self.pooling,
+            pooling_size=self.pooling_size,
+        )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam."""

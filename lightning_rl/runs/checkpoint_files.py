@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_rl.policies.folder import is_policy_folder, read_policy
 from lightning_rl.runs.atomic_files import atomic_write, flush
 from lightning_rl.runs.lightning_private import callbacks_of, saved_loops
 from lightning_rl.state import Declared, from_plain, like, validate_state
@@ -200,15 +201,15 @@ def is_readable(path: Path) -> bool:
 
 
 def take_policy(path: Path, network: nn.Module) -> None:
-    """Puts the policy of a checkpoint, of whatever method, into `network`.
+    """Puts the policy of a checkpoint, of whatever method, or of a policy folder into `network`.
 
     Raises:
         ValueError: the file cannot be read, or its policy is of another shape.
     """
     try:
-        saved = read(path)["state_dict"]
+        saved = read_policy(path).weights if is_policy_folder(path) else read(path)["state_dict"]
     except ValueError as error:
-        raise ValueError(str(error).replace("ckpt_path", "policy_from", 1)) from error
+        raise ValueError("policy_from: " + str(error).removeprefix("ckpt_path: ")) from error
     prefix = "network."
     policy = {name.removeprefix(prefix): tensor for name, tensor in saved.items() if name.startswith(prefix)}
     built = network.state_dict()
