@@ -213,6 +213,8 @@ class RunCLI(StagedCLI):
         with _notices_held_back():
             super().instantiate_classes()
             _require_known_strategy(self.trainer)
+            if self.location.saved is not None:
+                self.model.prepare_for(self.location.saved)
             self.datamodule.check_agent(self.model)
             if self.subcommand == "fit":
                 self.model.check_trainer(self.trainer)

@@ -208,6 +208,8 @@ class PPOModule(RLModule):
             width=self.width,
             pooling=self.pooling,
             pooling_size=self.pooling_size,
+            channels=None if self.channels is None else list(self.channels),
+            hidden=self.hidden,
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -220,9 +222,13 @@ class PPOModule(RLModule):
 
     def batches(self, source: Source) -> Iterator[PPOBatch]:
         """One rollout, its advantages and returns, then shuffled minibatches of it."""
-        trajectories = self.trajectories(source.collect(self).to(self.device), source.memory)
+        rollout = source.collect(self).to(self.device)
+        return self.minibatches(self.trajectories(rollout, source.memory), source.generator)
+
+    def minibatches(self, trajectories: Trajectories, generator: torch.Generator) -> Iterator[PPOBatch]:
+        """Shuffled minibatches, each sample once in each pass."""
         passes: dict[str, Any] = {"epochs": self.epochs, "minibatch_size": self.minibatch_size}
-        order = list(shuffled(trajectories.actions.numel(), generator=source.generator, **passes))
+        order = list(shuffled(trajectories.actions.numel(), generator=generator, **passes))
         for number, indices in enumerate(order, start=1):
             batch = trajectories.minibatch(indices.to(self.device))
             if self.normalize_advantages == "minibatch":
