@@ -41,8 +41,9 @@ from lightning_rl.cli.config_files import (
 )
 from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.loggers import check_one_writer, place_loggers
-from lightning_rl.cli.registry import data_class, import_classes, module_class
-from lightning_rl.cli.run_location import RunLocation, checkpoint_at, users_path
+from lightning_rl.cli.policy_folders import asked_policy, find_location, policy_at, trained_for, with_policy_config
+from lightning_rl.cli.registry import data_class, import_plugins, module_class
+from lightning_rl.cli.run_location import users_path
 from lightning_rl.cli.shipped_configs import with_shipped_configs
 from lightning_rl.cli.trainer_options import (
     check_built,
@@ -75,7 +76,8 @@ class RunCLI(StagedCLI):
 
     Attributes:
         run_dir: everything that the run writes goes there.
-        checkpoint: the checkpoint that is continued or judged.
+        checkpoint: the checkpoint that is continued or judged, or the folder of an exported policy.
+        policy: the exported policy that is judged, if any.
         complete: whether the checkpoint has reached `data.total_env_steps`.
     """
 
@@ -83,12 +85,15 @@ class RunCLI(StagedCLI):
         self.stopper = StopAtBoundary(signal_watcher)
         self._remarks: list[str] = []  # printed once the command is known to be right
         self._asked = args[0] if args else ""
-        import_classes()
+        import_plugins()
         args = with_shipped_configs(args)
         check_configs(args)
         check_order(args)
-        self._data_class = asked_data_class(args)
+        self.policy = asked_policy(args)
+        self._data_class = asked_data_class(args, default=self.policy and self.policy.config.data.class_path)
         args = with_todays_classes(args)
+        if self.policy is not None:
+            args = with_policy_config(args, self.policy)
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -172,12 +177,10 @@ class RunCLI(StagedCLI):
         module = module_class(config.model.class_path)
         self.method = module.method(config.model.init_args.as_dict())
         self.game = data_class(config.data.class_path).game_named(str(config.data.init_args.get("game")))
-        self.location = RunLocation.find(
-            str(self.subcommand), run_dir=config.run_dir, ckpt_path=config.ckpt_path, method=self.method, game=self.game
-        )
+        self.location = find_location(config, self.policy, str(self.subcommand), method=self.method, game=self.game)
         self.run_dir, self.checkpoint = self.location.run_dir, self.location.checkpoint
         self._remarks.extend(self.location.remarks)
-        config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
+        config.ckpt_path = None if self.location.saved is None else str(self.checkpoint)
         if self.subcommand != "fit" or config.trainer.fast_dev_run:
             config.trainer.logger = False  # they are for training; evaluation writes test.json and a video
         self._remarks.extend(place_loggers(config.trainer, run_dir=self.run_dir, run_id=self.location.run_id))
@@ -187,6 +190,8 @@ class RunCLI(StagedCLI):
         self.complete = False
         with _notices_held_back():
             super().instantiate_classes()
+            if self.location.saved is not None:
+                self.model.prepare_for(self.location.saved)
             batches = self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
             epoch = self.config[self.subcommand].data.init_args.get("iterations_per_epoch", 1)
             check_built(self.trainer, batches=batches * epoch)
@@ -197,9 +202,11 @@ class RunCLI(StagedCLI):
             if self.location.saved is not None and self.checkpoint is not None:
                 self._check(self.location.saved, self.checkpoint)
             elif (given := self.config[self.subcommand].policy_from) is not None:
-                policy, remarks = checkpoint_at(Path(given))
+                policy, remarks = policy_at(given)
                 self._remarks.extend(remarks)
                 checkpoint_files.take_policy(policy, self.model, parts=self.model.policy_parts)
+            if self.policy is not None:
+                self.datamodule.load_state_dict(trained_for(self.policy))
         self.location = replace(self.location, saved=None)  # as large as the run; Lightning reads the file itself
 
     def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:

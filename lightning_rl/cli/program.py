@@ -13,9 +13,11 @@ from contextlib import contextmanager
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+from lightning_rl.cli import bench, export
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.config_files import with_run_config
 from lightning_rl.cli.error_messages import say, short_message
+from lightning_rl.cli.registry import import_plugins
 from lightning_rl.cli.run_location import launchers_run_dir
 from lightning_rl.cli.seeds import end_with_others, is_asked_for, run_seeds, this_program
 from lightning_rl.cli.standard_streams import keep_open
@@ -50,12 +52,19 @@ def main(args: list[str] | None = None) -> int:
         return _answered(given, signal_watcher)
 
 
+_OTHERS = {"export": export.main, "bench": bench.main}
+"""Commands beside Lightning's subcommands."""
+
+
 def _answered(given: list[str], signal_watcher: SignalWatcher) -> int:
     try:
+        import_plugins()
+        if given and given[0] in _OTHERS:
+            return _OTHERS[given[0]](given[1:])
         cli = RunCLI(with_run_config(given), signal_watcher=signal_watcher)
     except (UsageError, ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
         say(short_message(str(error), given))
-        return 2
+        return 1 if isinstance(error, OSError) and error.errno in _NO_ROOM else 2
     except (MemoryError, OverflowError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and re.search("alloc|overflow|dimension", str(error)) is None:
             raise

@@ -22,8 +22,12 @@ _TRUSTED = ("torch.optim",)
 """Packages without a class that is looked for below, whose classes a config may name, too."""
 
 
-def import_classes() -> None:
-    """Imports this package's classes and the installed plug-ins, and lets configs name no others.
+for _name in lightning_rl.__all__:  # a class that is not imported is no subclass of anything
+    getattr(lightning_rl, _name)
+
+
+def import_plugins() -> None:
+    """Imports the installed plug-ins, and lets configs name no classes but theirs and this package's.
 
     The parser accepts only classes that are imported, and would import whatever module a config names. Installed
     plug-ins are trusted, and so is what has been imported before; a YAML from elsewhere is not.
@@ -31,8 +35,6 @@ def import_classes() -> None:
     Raises:
         UsageError: a plug-in cannot be imported.
     """
-    for name in lightning_rl.__all__:
-        getattr(lightning_rl, name)
     for plugin in entry_points(group=PLUGINS):
         try:
             plugin.load()
@@ -58,7 +60,7 @@ def module_class(class_path: str) -> type[RLModule]:
     Raises:
         UsageError: there is none of this name.
     """
-    found: type[RLModule] = _named("model", class_path)
+    found: type[RLModule] = _named("model", class_path, _subclasses(RLModule))
     return found
 
 
@@ -68,7 +70,7 @@ def data_class(class_path: str) -> type[RolloutDataModule]:
     Raises:
         UsageError: there is none of this name.
     """
-    found: type[RolloutDataModule] = _named("data", class_path)
+    found: type[RolloutDataModule] = _named("data", class_path, CLASSES["data"]())
     return found
 
 
@@ -80,8 +82,8 @@ def class_paths(owner: type) -> list[str]:
     return [f"{name}.{owner.__qualname__}" for name in (*exporting, owner.__module__)]
 
 
-def _named(key: str, class_path: str) -> Any:
-    for c in CLASSES[key]():
+def _named(key: str, class_path: str, known: list[Any]) -> Any:
+    for c in known:
         if class_path in class_paths(c):
             return c
     raise UsageError(none_of(key, class_path))
@@ -101,7 +103,8 @@ def _usable(parent: type[Any]) -> list[Any]:
     return [child for child in _subclasses(parent) if not inspect.isabstract(child)]
 
 
+# of methods those that learn: the module of an exported policy is the command's own choice
 CLASSES: dict[str, Callable[[], list[Any]]] = {
-    "model": lambda: _usable(RLModule),
+    "model": lambda: [method for method in _usable(RLModule) if method.learns],
     "data": lambda: _usable(RolloutDataModule),
 }

@@ -96,6 +96,24 @@ class RunLocation:
             remarks=remarks,
         )
 
+    @classmethod
+    def of_policy(cls, folder: Path, name: str, *, run_dir: str | None) -> "RunLocation":
+        """Where the results of judging an exported policy go, which is never its own folder.
+
+        Args:
+            folder: the policy folder.
+            name: part of the default path.
+            run_dir: as given on the command line.
+
+        Raises:
+            UsageError: the folder cannot be used, or is the policy's.
+        """
+        results = Path("checkpoints", "judged", name) if run_dir is None else _folder(run_dir)
+        if folder.resolve() in (results.resolve(), *results.resolve().parents):
+            raise UsageError(f"run_dir must not be within {folder}, whose policy is judged, found {results}")
+        _check_writable(results)
+        return cls(run_dir=results, checkpoint=folder, saved=None, run_id=name, last_seen=None, remarks=())
+
     @contextmanager
     def held_alone(self) -> Iterator[None]:
         """Keeps other processes from training in the folder as long as this one does.

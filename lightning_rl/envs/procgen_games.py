@@ -1,6 +1,13 @@
 """What is known of Procgen's games without playing them: their names, modes, rewards and published returns."""
 
-NUM_ACTIONS = 15
+ACTION_MEANINGS = (
+    *("left+down", "left", "left+up", "down", "none", "up", "right+down", "right", "right+up"),
+    *("D", "A", "W", "S", "Q", "E"),
+)
+"""What each action presses: openai/procgen, procgen/env.py, `get_combos`."""
+
+
+NUM_ACTIONS = len(ACTION_MEANINGS)
 
 
 _MAX_THREADS = 1024

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
@@ -24,7 +24,9 @@ from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gr
 from lightning_rl.modules.hyper_parameters import as_plain, constructor_options, from_plain
 from lightning_rl.modules.optimizers import check_factories, configured, fused_on, partial_of_class
 from lightning_rl.modules.trainer_checks import check_trainer_for
-from lightning_rl.protocols import Source
+from lightning_rl.policies.config import NetworkConfig
+from lightning_rl.policies.policy import sample_actions
+from lightning_rl.protocols import Policy, Source
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.runs.lightning_private import attached_trainer, find_unused_parameters
@@ -51,13 +53,6 @@ class Objective(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-def sample_actions(logits: Float32[Tensor, "B A"], generator: torch.Generator, *, greedy: bool) -> Int64[Tensor, "B"]:
-    """Actions sampled with `generator`, or the most likely ones."""
-    if greedy:
-        return logits.argmax(-1)
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
-
-
 def _tell_lightnings_apart() -> None:
     """Warns where the other package of Lightning is imported: its Trainer only says that this is no LightningModule."""
     if "lightning.pytorch" in sys.modules:
@@ -76,7 +71,8 @@ class RLModule(LightningModule, ABC):
 
     A subclass sets `network` and `loss_weights` and defines `method`, `batches_per_iteration`, `batches`, `objective`,
     and `parameter_groups` or `configure_optimizers`. It sets `on_policy` to False if it can learn from rollouts of an
-    older policy, and `uses_replay` to True if it learns from a replay buffer.
+    older policy, and `uses_replay` to True if it learns from a replay buffer; `learns` is False for what can only be
+    judged.
 
     Args:
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
@@ -96,6 +92,7 @@ class RLModule(LightningModule, ABC):
     """Modules that acting needs, which `--policy_from` takes from a checkpoint."""
     on_policy = True
     uses_replay = False
+    learns = True
     phase = ""
     _given: dict[str, Any]
 
@@ -153,6 +150,25 @@ class RLModule(LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """Adam, or what `optimizer` and `scheduler` ask for."""
         return configured(self.parameter_groups(), optimizer=self.optimizer, scheduler=self.scheduler)
+
+    def prepare_for(self, checkpoint: dict[str, Any]) -> None:
+        """Builds what only a checkpoint says, before its weights are loaded; nothing by default.
+
+        Raises:
+            ValueError: the checkpoint does not say it.
+        """
+
+    def yardsticks(self) -> dict[str, Policy]:
+        """Other policies that `test` plays on all levels, by name; none by default."""
+        return {}
+
+    def network_config(self) -> NetworkConfig:
+        """How the acting network is built, for exported policies.
+
+        Raises:
+            ValueError: the method does not say.
+        """
+        raise ValueError(f"model: {type(self).__name__} cannot be exported: it defines no network_config")
 
     def act(
         self,
@@ -291,6 +307,7 @@ class RLModule(LightningModule, ABC):
         if method != cls.method(options):
             raise ValueError(f"{checkpoint_path} is of method {method}, {cls.__name__} of {cls.method(options)}")
         module = cls(**from_plain(cls, options))
+        module.prepare_for(saved)
         module.load_state_dict(saved["state_dict"], strict=strict is not False)
         return module.to(map_location or "cpu")
 

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
+from lightning_rl.policies.folder import is_policy_folder, read_policy
 from lightning_rl.runs.atomic_files import atomic_write, flush
 from lightning_rl.runs.lightning_private import callbacks_of, saved_loops
 from lightning_rl.state import Declared, from_plain, like, validate_state
@@ -201,10 +202,10 @@ def is_readable(path: Path) -> bool:
 
 
 def take_policy(path: Path, module: LightningModule, *, parts: Sequence[str]) -> None:
-    """Puts the policy of a checkpoint, of whatever method, into `module`.
+    """Puts the policy of a checkpoint, of whatever method, or of a policy folder into `module`.
 
     Args:
-        path: the checkpoint.
+        path: the checkpoint or the folder.
         module: the new agent.
         parts: names of the modules in it that acting needs.
 
@@ -212,9 +213,9 @@ def take_policy(path: Path, module: LightningModule, *, parts: Sequence[str]) ->
         ValueError: the file cannot be read, or its policy is of another shape.
     """
     try:
-        saved = read(path)["state_dict"]
+        saved = read_policy(path).weights if is_policy_folder(path) else read(path)["state_dict"]
     except ValueError as error:
-        raise ValueError(str(error).replace("ckpt_path", "policy_from", 1)) from error
+        raise ValueError("policy_from: " + str(error).removeprefix("ckpt_path: ")) from error
     prefixes = tuple(f"{part}." for part in parts)
     policy, built = (
         {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from _pytest.mark.structures import ParameterSet
 
-from lightning_rl.cli.registry import import_classes, module_class
+from lightning_rl.cli.registry import module_class
 from lightning_rl.modules.base import RLModule
+from tests.support.teachers import shared_teacher
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -103,6 +104,9 @@ _PPO_ON_GPU = {
 }
 _MANY_OF_PPO = {"data.num_steps": 4, "data.iterations_per_epoch": 10, "model.minibatch_size": 8}
 
+_TINY_STUDENT: Options = _TINY_PPO | {"model.teacher": shared_teacher(), "data.iterations_per_epoch": 1}
+_PROXIMAL = {"model.loss": "proximal", "model.fading_steps": 100, "model.teacher_share": 0.5}
+
 _TINY_ATARI: Options = {"data.game": "Breakout", "data.max_episode_steps": 12}
 _STICKY = {"data.sticky_actions": True}
 
@@ -193,6 +197,13 @@ ROWS = {
         on_gpu=(Variant("scale-bf16", _PPO_ON_GPU), Variant("running_std-bf16", _PPO_ON_GPU | RUNNING_STD)),
         like_cpu={"model.dropout": 0, "model.distillation.dropout": 0},
     ),
+    "policy_distill": Row(
+        tiny=_TINY_STUDENT,
+        resumed=(Variant("proximal-fp32", _PROXIMAL | {"model.teacher_share_steps": 80}),),
+        ranks=Variant("values", {"model.regress_values": True}, slow=True),
+        enduring=None,
+        on_gpu=(Variant("bf16", _PPO_ON_GPU),),
+    ),
     "ppo_distill_rnd": Row(of="ppo_distill", slow=True, resumed=()),
     "quickstart": Row(of="ppo_distill", resumed=()),
     "ppo_atari": Row(
@@ -278,5 +289,4 @@ def tiny(config: str) -> Options:
 def module_of(config: str) -> type[RLModule]:
     """The class that the config names."""
     named = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text())["model"]["class_path"]
-    import_classes()
     return module_class(named)

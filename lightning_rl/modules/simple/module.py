@@ -20,6 +20,7 @@ from lightning_rl.modules.simple.outer_loop import OuterLoopConfig, Slice
 from lightning_rl.modules.simple.simulator import Simulator
 from lightning_rl.modules.simple.world_model import COLORS, WorldModelBatch, WorldModelConfig, window_losses
 from lightning_rl.networks.actor_critic import NETWORKS
+from lightning_rl.policies.config import NetworkConfig
 from lightning_rl.protocols import Replay, Source
 from lightning_rl.types import Rollout
 
@@ -167,6 +168,10 @@ class SimPLeModule(RLModule):
                 "trainer.val_check_interval must be a share of an epoch for SimPLeModule, whose iterations differ in"
                 f" length, found {every}; with trainer.check_val_every_n_epoch null it may be a number of batches"
             )
+
+    def network_config(self) -> NetworkConfig:
+        """See `RLModule`."""
+        return NetworkConfig(name=self.hparams["network"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adafactor (or Adam) for the world model and Adam for the policy, joined in one optimizer."""
