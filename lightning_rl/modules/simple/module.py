@@ -18,7 +18,13 @@ from lightning_rl.modules.optimizers import JointOptimizer, adam
 from lightning_rl.modules.ppo import PPOBatch, Trajectories, normalized_over_ranks, ppo_objective
 from lightning_rl.modules.simple.outer_loop import OuterLoopConfig, Slice
 from lightning_rl.modules.simple.simulator import Simulator
-from lightning_rl.modules.simple.world_model import COLORS, WorldModelBatch, WorldModelConfig, window_losses
+from lightning_rl.modules.simple.world_model import (
+    COLORS,
+    REWARD_CUTOFF,
+    WorldModelBatch,
+    WorldModelConfig,
+    window_losses,
+)
 from lightning_rl.networks.actor_critic import NETWORKS
 from lightning_rl.protocols import Replay, Source
 from lightning_rl.types import Rollout
@@ -43,7 +49,8 @@ class SimPLeModule(RLModule):
             learned from.
         imagined_outcomes: `likeliest`: each imagined step pays the most likely reward, and the episode ends if that is
             more likely than not (the paper). `expected`: it pays the expected reward, and the episode ends at random,
-            for games whose rewards and ends are uncertain.
+            for games whose rewards and ends are uncertain. Rewards are then learned without a cutoff, because a
+            probability of 3 % that the loss forgives would be paid for at every step.
         learn_from_real: let the policy also learn from each collected rollout, as the published code does.
         gamma: γ, discount per env step.
         lambda_: λ of generalised advantage estimation.
@@ -118,6 +125,8 @@ class SimPLeModule(RLModule):
         self.num_imagined_envs = num_imagined_envs
         self.imagined_length = imagined_length
         self.imagined_outcomes = imagined_outcomes
+        default_cutoff = 0.0 if imagined_outcomes == "expected" else REWARD_CUTOFF
+        self.reward_cutoff = default_cutoff if world_model.reward_cutoff is None else world_model.reward_cutoff
         self.learn_from_real = learn_from_real
         self.gamma = gamma
         self.lambda_ = lambda_
@@ -143,18 +152,25 @@ class SimPLeModule(RLModule):
         """See `RLModule`.
 
         Raises:
-            ValueError: the Trainer would not reload the length of each slice.
+            ValueError: this could not learn as it is meant to; see `check_trainer`.
         """
         super().setup(stage)
         if stage == "fit":
             self.check_trainer(self.trainer)
 
     def check_trainer(self, trainer: Trainer) -> None:
-        """Refuses a Trainer that would not reload the length of each slice.
+        """Refuses a Trainer that would not reload the length of each slice, and expected rewards with a cutoff.
+
+        The cutoff is refused here and not on construction, so that policies that learned with one can still be judged.
 
         Raises:
-            ValueError: names its option.
+            ValueError: names the option.
         """
+        honest = self.imagined_outcomes == "likeliest" or self.reward_cutoff == 0
+        allowed = (
+            "0 or null with model.imagined_outcomes expected, which pays for the probability that a cutoff forgives"
+        )
+        check_option("model.world_model.reward_cutoff", self.reward_cutoff, honest, allowed)
         found = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]  # set by a connector
         if found != 1:
             raise ValueError(
@@ -313,7 +329,12 @@ class SimPLeModule(RLModule):
         """The world model's losses on windows of real play, or the policy's on samples of imagined play."""
         if isinstance(batch, WorldModelBatch):
             losses = window_losses(
-                self.world_model, batch, self.options, reward_values=self.reward_values, generator=generator
+                self.world_model,
+                batch,
+                self.options,
+                reward_values=self.reward_values,
+                reward_cutoff=self.reward_cutoff,
+                generator=generator,
             )
             return Objective(losses, {})
         logits, values = self.network(batch.obs)

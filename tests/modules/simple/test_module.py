@@ -1,14 +1,18 @@
 """SimPLe's loop: what is learned when, from what, and by which network."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.replay import ReplayBuffer
+from lightning_rl.envs.imagined import Outcomes
 from lightning_rl.losses.returns import discounts_from, generalized_advantages
 from lightning_rl.modules.ppo import PPOBatch
 from lightning_rl.modules.simple.module import SimPLeModule
@@ -296,6 +300,57 @@ def test_a_row_says_what_imagined_steps_earned(source: Recorded, monkeypatch: py
     assert len(means) == 4
     assert [key for key, _ in logged] == ["imagined/reward"] * 2
     assert [value for _, value in logged] == pytest.approx([sum(means[:2]) / 2, sum(means[2:]) / 2])
+
+
+def with_reward_logits(learner: SimPLeModule, logits: list[float]) -> SimPLeModule:
+    """The module, its reward head saying the same whatever it sees, until it learns."""
+    output: Any = learner.world_model.reward[2]
+    torch.nn.init.zeros_(output.weight)
+    output.bias.data = torch.tensor(logits)
+    return learner
+
+
+@pytest.mark.parametrize(("outcomes", "cutoff"), [("likeliest", 0.03), ("expected", 0.0)])
+def test_expected_rewards_are_learned_without_a_cutoff(outcomes: Outcomes, cutoff: float) -> None:
+    logits = [0.4, 5.5, -0.3, 0.1]  # of the rewards −1, 0, 0.25 and 1
+    learner, given = with_reward_logits(module(imagined_outcomes=outcomes), logits), windows()
+    given = replace(given, rewards=torch.zeros_like(given.rewards))
+
+    gradients, logged = learn_once(learner, WorldModelBatch(windows=given, update=1))
+
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    nats = -math.log(probabilities[1])
+    assert 0 < nats < 0.03
+    slope = (probabilities - [0, 1, 0, 0]) * (nats > cutoff)
+    assert logged["loss/reward"].item() == pytest.approx(max(nats - cutoff, 0.0), rel=1e-4)
+    found = gradients["world_model.reward.2.bias"]
+    assert found is not None
+    assert found.tolist() == pytest.approx(slope.tolist(), abs=1e-5)
+
+
+def test_rewards_that_never_came_are_not_paid_for() -> None:
+    learner, given = with_reward_logits(module(imagined_outcomes="expected"), [0.0, 0.0, 0.0, 3.0]), windows()
+    batch = WorldModelBatch(windows=replace(given, rewards=torch.zeros_like(given.rewards)), update=1)
+    bias: Any = learner.world_model.reward[2].bias
+    obs = torch.cat(list(given.frames[:, :K].unbind(1)), dim=-1)
+
+    for _ in range(100):
+        (slope,) = torch.autograd.grad(
+            learner.objective(batch, torch.Generator().manual_seed(0)).losses["reward"], bias
+        )
+        bias.data -= 2 * slope
+
+    paid = learner.simulator().imagine(obs, given.actions[:, 0], torch.Generator()).expected_rewards
+    assert paid.abs().max() < 0.01  # with the paper's cutoff 0.03 would be left
+
+
+def test_a_cutoff_under_expected_rewards_is_refused_where_it_would_learn_and_can_still_be_judged() -> None:
+    learner = module(imagined_outcomes="expected", world_model={"reward_cutoff": 0.03})
+
+    with pytest.raises(
+        ValueError, match=r"model\.world_model\.reward_cutoff must be 0 or null with .*expected.*, found 0\.03"
+    ):
+        fit(learner, Batches(WorldModelBatch(windows=windows(), update=1)))
 
 
 @pytest.mark.parametrize("predicts", [True, False])

@@ -29,7 +29,14 @@ def losses(given: Windows, *, kind: str = "deterministic", update: int = 0, seed
     learner = module(kind, world_model={"dropout": 0.0, "residual_dropout": 0.0})
     batch = WorldModelBatch(windows=given, update=update)
     generator = torch.Generator().manual_seed(seed)
-    return window_losses(learner.world_model, batch, learner.options, reward_values=VALUES, generator=generator)
+    return window_losses(
+        learner.world_model,
+        batch,
+        learner.options,
+        reward_values=VALUES,
+        reward_cutoff=learner.reward_cutoff,
+        generator=generator,
+    )
 
 
 def test_a_reward_is_its_nearest_class_but_never_none_unless_it_is_none() -> None:
@@ -139,6 +146,7 @@ def test_weights_learn_from_steps_that_own_frames_were_fed_to_under_mixed_precis
                 batch,
                 learner.options,
                 reward_values=VALUES,
+                reward_cutoff=learner.reward_cutoff,
                 generator=torch.Generator().manual_seed(0),
             )
         learner.zero_grad()
@@ -160,6 +168,7 @@ def test_losses_of_windows_of_which_some_are_fed_own_frames_are_those_of_each_st
             WorldModelBatch(windows=given, update=0),
             learner.options,
             reward_values=VALUES,
+            reward_cutoff=learner.reward_cutoff,
             generator=torch.Generator().manual_seed(4),
         )
 
@@ -183,7 +192,7 @@ def test_losses_of_windows_of_which_some_are_fed_own_frames_are_those_of_each_st
                 of_reward = clipped_cross_entropy(
                     predicted.reward_logits,
                     reward_classes(given.rewards[window : window + 1, step], VALUES),
-                    cutoff=learner.options.reward_cutoff,
+                    cutoff=learner.reward_cutoff,
                 )
                 expected["reward"] += float(of_reward)
                 assert predicted.end_logits is not None
