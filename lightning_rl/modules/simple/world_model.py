@@ -206,11 +206,15 @@ def window_losses(
     reward_cutoff: float,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Losses of the predictions along windows, means over all their steps.
+    """Losses of the predictions along windows, means over the target frames.
 
     After the first stack, each frame that the model is fed is its own prediction or the real frame. A recurrent model
-    also predicts its warm-up frames. Steps outside the window's episode are masked, and so is the frame after an
-    episode's end, which cannot be predicted.
+    also predicts its warm-up frames: their mean frame loss is added to that of the targets, and the prior's loss is a
+    mean over both. Steps outside the window's episode are masked, and so is the frame after an episode's end, which
+    cannot be predicted.
+
+    Reference:
+        tensor2tensor, models/video/base.py, for the means of a recurrent model
     """
     along = _remembered_losses if options.recurrent_size else _independent_losses
     mixed = mixing(batch.update, options.ramp)
@@ -232,7 +236,13 @@ def _remembered_losses(
         rows.append(losses(predicted, slice(step, step + 1)))
         own = partial(_likeliest, model, predicted.frames, newest)
         newest, state = target if step < warm_up else feed(own, target), predicted.state
-    return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}
+    averaged = dict.fromkeys(rows[0], rows[warm_up:]) | ({"prior": rows} if "prior" in rows[0] else {})
+    means = {name: _mean(name, its) for name, its in averaged.items()}
+    return means | ({"frames": means["frames"] + _mean("frames", rows[:warm_up])} if warm_up else {})
+
+
+def _mean(name: str, rows: Sequence[dict[str, Tensor]]) -> Tensor:
+    return torch.stack([row[name] for row in rows]).mean()
 
 
 def _likeliest(
