@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.collector import Collector
 from lightning_rl.envs.imagined import ImaginedVectorEnv, Outcomes
 from lightning_rl.errors import check_option
+from lightning_rl.modules.adafactor import Adafactor
 from lightning_rl.modules.base import Objective, RLModule
 from lightning_rl.modules.optimizers import JointOptimizer, adam
 from lightning_rl.modules.ppo import PPOBatch, Trajectories, normalized_over_ranks, ppo_objective
@@ -26,8 +28,13 @@ from lightning_rl.modules.simple.world_model import (
     window_losses,
 )
 from lightning_rl.networks.actor_critic import NETWORKS
+from lightning_rl.networks.stacked_linear import StackedLinear
 from lightning_rl.protocols import Replay, Source
+from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.types import Rollout
+
+RECIPE = 2
+"""How the world model learns from play; kept in checkpoints. Those without a number are of recipe 1."""
 
 
 class SimPLeModule(RLModule):
@@ -178,6 +185,33 @@ class SimPLeModule(RLModule):
                 f" length, found {found}"
             )
 
+    def check_continuation(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Refuses a world model that learned by another recipe, which would not be the same model afterwards.
+
+        A model without latent and recurrent state that learns with Adam goes on: nothing of it has changed.
+
+        Raises:
+            ValueError: says what has changed.
+        """
+        options = self.options
+        changed = {
+            "Adafactor": options.optimizer == "adafactor",
+            "the latent's posterior": options.latent is not None,
+            "the recurrent model's frame loss": options.recurrent_size > 0,
+        }
+        names = [name for name, concerns in changed.items() if concerns]
+        found = checkpoint[METADATA].get("recipe", 1)
+        if names and found != RECIPE:
+            raise ValueError(
+                f"ckpt_path: the world model of {path} learned by recipe {found}, this version's by {RECIPE}, which"
+                f" differs in {', '.join(names)}; train anew, or go on with its policy alone by --policy_from"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Says in the file by which recipe the world model learned, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[METADATA]["recipe"] = RECIPE
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adafactor (or Adam) for the world model and Adam for the policy, joined in one optimizer."""
         options = self.options
@@ -185,10 +219,16 @@ class SimPLeModule(RLModule):
             {"params": list(self.world_model.parameters()), "max_grad_norm": options.max_grad_norm}
         ]
         policy: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
-        kind = torch.optim.Adafactor if options.optimizer == "adafactor" else adam
+        optimizer: torch.optim.Optimizer
+        if options.optimizer == "adam":
+            optimizer = adam(model, lr=options.learning_rate)
+        else:
+            stacks = [layer for layer in self.world_model.modules() if isinstance(layer, StackedLinear)]
+            stacked = {parameter: layer.count for layer in stacks for parameter in layer.parameters()}
+            optimizer = Adafactor(model, lr=options.learning_rate, stacked=stacked)
         return JointOptimizer(
             [
-                kind(model, lr=options.learning_rate),
+                optimizer,
                 adam(policy, lr=self.learning_rate, betas=(0.85, 0.997), eps=1e-6),
             ]
         )

@@ -19,6 +19,7 @@ from lightning_rl.modules.simple.module import SimPLeModule
 from lightning_rl.modules.simple.outer_loop import OuterLoopConfig
 from lightning_rl.modules.simple.world_model import WorldModelBatch
 from lightning_rl.protocols import Replay, Source, WorldModel
+from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.types import Rollout
 from tests.support.dreams import KINDS, OBS_SHAPE, REWARDS, K, Recorded, module, play, windows
 from tests.support.worlds import Batches, fit, learn_once
@@ -199,6 +200,72 @@ def test_the_world_models_learning_rate_warms_up_by_its_own_updates() -> None:
         rates.append([group["lr"] for group in optimizer.param_groups])
 
     assert rates == [[pytest.approx(0.03), 1e-4], [pytest.approx(0.15), 1e-4], [0.3, 1e-4], [0.3, 1e-4]]
+
+
+@pytest.mark.parametrize("size", [1e-5, 1e-3])
+def test_output_channels_of_the_world_model_move_equally_whatever_the_size_of_their_gradients(size: float) -> None:
+    learner = module("stochastic", world_model={"learning_rate": 0.01})
+    optimizer = learner.configure_optimizers()
+    weight = learner.world_model.embed.weight  # a 1×1 convolution
+    before = weight.detach().clone()
+    channels = torch.arange(1.0, len(weight) + 1).view(-1, 1, 1, 1)
+    weight.grad = size * channels**2 * torch.ones_like(weight)
+
+    optimizer.step()
+
+    moved = (before - weight.detach()).flatten().tolist()
+    assert moved == pytest.approx([0.01 * float(before.square().mean().sqrt())] * len(moved), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "optimizer", "changed"),
+    [
+        ("deterministic", "adam", None),
+        ("deterministic", "adafactor", "Adafactor"),
+        ("stochastic", "adam", "the latent's posterior, the recurrent model's frame loss"),
+    ],
+)
+def test_a_model_that_learned_by_the_first_recipe_goes_on_or_is_refused_with_the_reason(
+    kind: str, optimizer: str, changed: str | None
+) -> None:
+    learner, old = module(kind, world_model={"optimizer": optimizer}), {METADATA: {"method": "simple"}}
+    new: dict[str, Any] = {}
+    fit(learner, Batches(WorldModelBatch(windows=windows(), update=1)))
+    learner.on_save_checkpoint(new)
+
+    learner.check_continuation(new, Path("new.ckpt"))
+    if changed is None:
+        learner.check_continuation(old, Path("old.ckpt"))
+    else:
+        with pytest.raises(ValueError, match=rf"old\.ckpt learned by recipe 1, .* by 2, which differs in {changed};"):
+            learner.check_continuation(old, Path("old.ckpt"))
+
+
+def test_what_adafactor_remembers_is_no_larger_than_in_the_published_code() -> None:
+    learner = module("stochastic")
+    for parameter in learner.world_model.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    optimizer = learner.configure_optimizers()
+
+    optimizer.step()
+
+    sizes = {}
+    for name, parameter in learner.world_model.named_parameters():
+        state = optimizer.state.get(parameter, {})
+        sizes[name] = sum(value.numel() for key, value in state.items() if key != "step")
+    published = {}
+    for name, layer in learner.world_model.named_modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            height, width = layer.kernel_size
+            published[name] = height * width * (layer.in_channels + layer.out_channels) + layer.out_channels
+        elif isinstance(layer, torch.nn.Linear):
+            parts = {"start": 3, "dense": 2 if "action" in name or "injection" in name else 1}.get(
+                name.split(".")[-1], 1
+            )
+            biases = layer.out_features if layer.bias is not None else 0
+            published[name] = parts * layer.in_features + layer.out_features + biases
+    remembered = {name: sizes[f"{name}.weight"] + sizes.get(f"{name}.bias", 0) for name in published}
+    assert remembered == published
 
 
 def test_a_recurrent_models_state_is_warmed_up_on_the_older_frames_of_the_stack() -> None:
