@@ -26,6 +26,7 @@ OVERLAYS: dict[str, list[tuple[str, ...]]] = {
     "scale/impala_vae_cpu": [("impala_vae", "scale/impala_cpu")],
     "scale/quickstart": [("ppo",)],
     "scale/simple_cpu": [("simple",), ("simple_atari",)],
+    "scale/simple_stochastic_cpu": [("simple",)],
     "scale/simple_atari_cpu": [("simple_atari", "scale/simple_cpu")],
     "variants/rnd": [("ppo",), ("ppo_distill",)],
     "variants/impoola": [("ppo",), ("impala",)],
