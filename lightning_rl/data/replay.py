@@ -117,7 +117,7 @@ class ReplayBuffer:
         ends = lengths.cumsum(0)
         drawn = torch.randint(int(ends[-1]), (number,), generator=generator)
         which = torch.searchsorted(ends, drawn, right=True)
-        return self._gathered(*lots[which].unbind(1), drawn - (ends - lengths)[which], num_targets)
+        return self._gathered(lots[which], drawn - (ends - lengths)[which], num_targets)
 
     def sample_whole(self, number: int, *, num_targets: int, generator: torch.Generator) -> Windows | None:
         """Held-out windows that neither their episode's end nor their rollout's cuts short; the last step may end it.
@@ -135,20 +135,16 @@ class ReplayBuffer:
             environments = torch.tensor(self._trajectories(chunk_number, held_out=True), dtype=torch.int64)
             steps, columns = (left[:, environments] >= num_targets).nonzero().unbind(1)
             starts.append(torch.stack([torch.full_like(steps, chunk_number), environments[columns], steps], dim=1))
-        candidates = torch.cat(starts)
+        candidates = torch.cat(starts)  # each a chunk, an environment and a step
         if not len(candidates):
             return None
         drawn = torch.randint(len(candidates), (number,), generator=generator)
-        return self._gathered(*candidates[drawn].unbind(1), num_targets)
+        return self._gathered(candidates[drawn, :2], candidates[drawn, 2], num_targets)
 
-    def _gathered(
-        self,
-        chunk_numbers: Int64[Tensor, "N"],
-        environments: Int64[Tensor, "N"],
-        steps: Int64[Tensor, "N"],
-        num_targets: int,
-    ) -> Windows:
+    def _gathered(self, trajectories: Int64[Tensor, "N 2"], steps: Int64[Tensor, "N"], num_targets: int) -> Windows:
+        """The windows whose first target steps are these, of chunks and environments."""
         number = len(steps)
+        chunk_numbers, environments = trajectories.unbind(1)
         sampled: dict[str, Tensor] = {}
         for chunk_number, chunk in enumerate(self._chunks):
             rows = (chunk_numbers == chunk_number).nonzero().squeeze(1)

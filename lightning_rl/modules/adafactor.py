@@ -79,7 +79,7 @@ class Adafactor(Optimizer):
 
 def _layers(values: Tensor, count: int) -> Tensor:
     """A view of the values of so many layers, the dimensions of outputs and inputs last."""
-    layers = values.unflatten(0, (count, -1))
+    layers: Tensor = values.unflatten(0, (count, -1))
     return layers if layers.ndim < 3 else layers.movedim((1, 2), (-2, -1))
 
 

@@ -54,9 +54,9 @@ def test_steps_match_their_definition(name: str, scale: float) -> None:
                 its.append(gradient)
         optimizer.step()
 
-    for parameter, weights, its in zip(parameters, before, gradients, strict=True):
+    for parameter, weights, all_given in zip(parameters, before, gradients, strict=True):
         after = in_tensorflow(parameter, count)
-        for one, start, given in zip(after, weights, its, strict=True):
+        for one, start, given in zip(after, weights, all_given, strict=True):
             expected = reference.adafactor(start, given, learning_rate=0.8)
             np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-6)
             assert np.abs(one - start).max() > 1e-4 * np.abs(start).max()

@@ -231,7 +231,9 @@ class SimPLeModule(RLModule):
             optimizer = adam(model, lr=options.learning_rate)
         else:
             stacks = [layer for layer in self.world_model.modules() if isinstance(layer, StackedLinear)]
-            stacked = {parameter: layer.count for layer in stacks for parameter in layer.parameters()}
+            stacked: dict[Tensor, int] = {
+                parameter: layer.count for layer in stacks for parameter in layer.parameters()
+            }
             optimizer = Adafactor(model, lr=options.learning_rate, stacked=stacked)
         return JointOptimizer(
             [

@@ -59,14 +59,20 @@ class PooledHead(nn.Sequential):
     def __init__(self, num_features: int, num_outputs: int) -> None:
         super().__init__(nn.Linear(num_features, 128), nn.ReLU(), OutputLinear(128, num_outputs))
 
+    @property
+    def output(self) -> OutputLinear:
+        """The last layer."""
+        layer = self[-1]
+        assert isinstance(layer, OutputLinear)
+        return layer
+
     def initialize(self) -> None:
         """Draws the output layer's weights, which the published code does not scale uniformly as all others.
 
         Reference:
             tensor2tensor, layers/modalities.py, `symbol_top`
         """
-        output = self[-1]
-        nn.init.normal_(output.weight, std=output.in_features**-0.5)
+        nn.init.normal_(self.output.weight, std=self.output.in_features**-0.5)
 
 
 class NextFramePredictor(nn.Module):
