@@ -576,7 +576,7 @@ class TestSimPLe:
         changed = ["--model.world_model.optimizer", "adafactor"]
         message = refusal([*args, *changed], capsys)
         judged = RunCLI(
-            ["validate", "--ckpt_path", str(copy / "last.ckpt"), "--config", str(copy / "config.yaml"), *changed]
+            ["validate", "--config", str(copy / "config.yaml"), "--ckpt_path", str(copy / "last.ckpt"), *changed]
         )
 
         assert f"ckpt_path: the world model of {copy / 'last.ckpt'} learned by recipe 1" in message

@@ -175,9 +175,7 @@ class SimPLeModule(RLModule):
             ValueError: names the option.
         """
         honest = self.imagined_outcomes == "likeliest" or self.reward_cutoff == 0
-        allowed = (
-            "0 or null with model.imagined_outcomes expected, which pays for the probability that a cutoff forgives"
-        )
+        allowed = "0 with model.imagined_outcomes expected, which pays for the probability that a cutoff forgives"
         check_option("model.world_model.reward_cutoff", self.reward_cutoff, honest, allowed)
         found = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]  # set by a connector
         if found != 1:
