@@ -205,7 +205,10 @@ class RunCLI(StagedCLI):
     def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:
         """Refuses a checkpoint that does not fit, and finds out whether its run is complete."""
         checkpoint_files.check_fits(saved, checkpoint, module=self.model, method=self.method, game=self.game)
-        checkpoint_files.check_progress(saved, checkpoint, module=self.model, trainer=self.trainer)
+        learns = self.subcommand == "fit"
+        if learns:
+            self.model.check_continuation(saved, checkpoint)
+        checkpoint_files.check_progress(saved, checkpoint, module=self.model, trainer=self.trainer, learns=learns)
         games = saved.get(type(self.datamodule).__qualname__)
         if self.subcommand != "fit":
             if games is not None:

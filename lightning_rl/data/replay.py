@@ -117,8 +117,34 @@ class ReplayBuffer:
         ends = lengths.cumsum(0)
         drawn = torch.randint(int(ends[-1]), (number,), generator=generator)
         which = torch.searchsorted(ends, drawn, right=True)
-        chunk_numbers, environments = lots[which].unbind(1)
-        steps = drawn - (ends - lengths)[which]
+        return self._gathered(lots[which], drawn - (ends - lengths)[which], num_targets)
+
+    def sample_whole(self, number: int, *, num_targets: int, generator: torch.Generator) -> Windows | None:
+        """Held-out windows that neither their episode's end nor their rollout's cuts short; the last step may end it.
+
+        Their first target step is drawn uniformly from all that are followed by enough; None where there are none.
+
+        Args:
+            number: n.
+            num_targets: p.
+            generator: draws.
+        """
+        starts = []
+        for chunk_number, chunk in enumerate(self._chunks):
+            left = chunk.lasts - torch.arange(len(chunk.lasts))[:, None] + 1
+            environments = torch.tensor(self._trajectories(chunk_number, held_out=True), dtype=torch.int64)
+            steps, columns = (left[:, environments] >= num_targets).nonzero().unbind(1)
+            starts.append(torch.stack([torch.full_like(steps, chunk_number), environments[columns], steps], dim=1))
+        candidates = torch.cat(starts)  # each a chunk, an environment and a step
+        if not len(candidates):
+            return None
+        drawn = torch.randint(len(candidates), (number,), generator=generator)
+        return self._gathered(candidates[drawn, :2], candidates[drawn, 2], num_targets)
+
+    def _gathered(self, trajectories: Int64[Tensor, "N 2"], steps: Int64[Tensor, "N"], num_targets: int) -> Windows:
+        """The windows whose first target steps are these, of chunks and environments."""
+        number = len(steps)
+        chunk_numbers, environments = trajectories.unbind(1)
         sampled: dict[str, Tensor] = {}
         for chunk_number, chunk in enumerate(self._chunks):
             rows = (chunk_numbers == chunk_number).nonzero().squeeze(1)

@@ -179,6 +179,9 @@ class RLModule(LightningModule, ABC):
     def check_trainer(self, trainer: Trainer) -> None:
         """Raises a ValueError if the method cannot learn with this Trainer; accepts every Trainer by default."""
 
+    def check_continuation(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Raises a ValueError if the method cannot go on learning from this checkpoint; accepts all by default."""
+
     def precision(self) -> AbstractContextManager[Any]:
         """The trainer's autocast context; Lightning enters it around `training_step` only, and in one thread."""
         if (trainer := attached_trainer(self)) is not None:

@@ -250,8 +250,17 @@ def check_fits(checkpoint: dict[str, Any], path: Path, *, module: LightningModul
             )
 
 
-def check_progress(checkpoint: dict[str, Any], path: Path, *, module: LightningModule, trainer: Trainer) -> None:
+def check_progress(
+    checkpoint: dict[str, Any], path: Path, *, module: LightningModule, trainer: Trainer, learns: bool = True
+) -> None:
     """Refuses a checkpoint whose training state does not fit, before Lightning restores a part of it.
+
+    Args:
+        checkpoint: its contents.
+        path: its file.
+        module: the module that it is for.
+        trainer: the Trainer that it is for.
+        learns: whether the run goes on learning, and needs the optimizer's state.
 
     Raises:
         ValueError: names the key.
@@ -269,8 +278,9 @@ def check_progress(checkpoint: dict[str, Any], path: Path, *, module: LightningM
         validate_state(checkpoint, schema)
         if re.fullmatch(r"\d+(\.\d+)+\w*", version := checkpoint["pytorch-lightning_version"]) is None:
             raise ValueError(f"pytorch-lightning_version must be a version, found {version}")  # noqa: TRY301  # told as the rest
-        known = checkpoint["optimizer_states"][0]["state"].keys()
-        validate_state(checkpoint, _optimizer_schema(module, known))
+        if learns:
+            known = checkpoint["optimizer_states"][0]["state"].keys()
+            validate_state(checkpoint, _optimizer_schema(module, known))
         for callback in callbacks_of(trainer):
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, DeclaresState):
