@@ -273,10 +273,15 @@ class RunCLI(StagedCLI):
             steps = self.datamodule.total_env_steps
             say(f"{self.checkpoint} has reached data.total_env_steps {steps}: nothing to do; give more to continue")
             return
-        if self.subcommand == "fit" and self.trainer.is_global_zero and not is_fast_dev_run(self.trainer):
+        if self.saves and self.trainer.is_global_zero:
             self._train_alone()
         else:
             self._run()
+
+    @property
+    def saves(self) -> bool:
+        """Whether the command leaves checkpoints."""
+        return self.subcommand == "fit" and not is_fast_dev_run(self.trainer)
 
     def _train_alone(self) -> None:
         """Trains, unless another process trains in the same folder.

@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from lightning_rl.runs.atomic_files import atomic_write, flush
 from lightning_rl.runs.lightning_private import callbacks_of, saved_loops
+from lightning_rl.runs.signals import signals_held_back
 from lightning_rl.state import Declared, from_plain, like, validate_state
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -66,7 +67,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         try:
             _require_space_beside(target)
-            with atomic_write(target) as file:
+            with signals_held_back(), atomic_write(target) as file:
                 torch.save(checkpoint, file)
                 flush(file)
                 if target.name == LAST and target.exists():
@@ -83,7 +84,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: str | Path, map_location: Any | None = lambda storage, _: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Loads tensors and plain containers; what a checkpoint carries beyond that is refused, never executed."""
-        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        with signals_held_back():
+            checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
         return checkpoint
 
 
@@ -126,7 +128,8 @@ def _load(path: Path) -> dict[str, Any]:
         raise _UnusableError("is no file" if path.exists() else "is not there")
     try:
         _check_archive(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with signals_held_back():
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         carries_code = re.search("GLOBAL|blocked", str(error)) is not None
         reason = "carries code or foreign objects, which are never executed" if carries_code else "is damaged"
