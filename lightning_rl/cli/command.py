@@ -52,6 +52,7 @@ from lightning_rl.cli.trainer_options import (
 from lightning_rl.data.continuation import read_games
 from lightning_rl.errors import UnsavedError, UsageError
 from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.boundaries import check_boundary
 from lightning_rl.runs.lightning_private import StagedCLI, callbacks_of, is_fast_dev_run
 from lightning_rl.runs.metrics_csv import MetricsCSV
 from lightning_rl.runs.signals import STOPPED, SignalWatcher
@@ -206,6 +207,7 @@ class RunCLI(StagedCLI):
             return
         if games is None:
             raise UsageError(f"ckpt_path: {checkpoint} holds no games to continue; a last.ckpt does")
+        check_boundary(saved, checkpoint)
         done, most = saved["epoch"] + 1, self.trainer.max_epochs
         if most is not None and 0 <= most < done:
             raise UsageError(f"trainer.max_epochs must be at least {done}, which {checkpoint} has done, found {most}")

@@ -23,6 +23,7 @@ from lightning_rl.modules.optimizers import fused_on
 from lightning_rl.modules.trainer_checks import check_trainer_for
 from lightning_rl.protocols import Source
 from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.boundaries import check_boundary
 from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.runs.lightning_private import attached_trainer, find_unused_parameters
 from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
@@ -262,11 +263,16 @@ class RLModule(LightningModule, ABC):
 
         With a learning-rate scheduler the saved ones are kept, because the scheduler changes them. `fused` follows the
         device that this run trains on, to which Lightning moves the weights only later.
+
+        Raises:
+            ValueError: training would go on from within an epoch.
         """
+        trainer = attached_trainer(self)
+        if "loops" in checkpoint and trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            check_boundary(checkpoint, Path(trainer.ckpt_path) if trainer.ckpt_path else None)
         if checkpoint.get("optimizer_states") and not checkpoint.get("lr_schedulers"):
             (saved,) = checkpoint["optimizer_states"]
             optimizer: Any = self.configure_optimizers()
-            trainer = attached_trainer(self)
             device = self.device if trainer is None else trainer.strategy.root_device
             for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True):
                 old |= {key: value for key, value in new.items() if key != "params"}
