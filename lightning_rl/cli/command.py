@@ -22,9 +22,7 @@ import lightning_rl
 from lightning_rl.callbacks.checkpointing import RunCheckpoint
 from lightning_rl.callbacks.evaluation_report import EvaluationReport
 from lightning_rl.callbacks.graceful_stop import StopAtBoundary
-from lightning_rl.callbacks.iteration_metrics import IterationMetrics
 from lightning_rl.callbacks.progress import EnvStepsProgress
-from lightning_rl.callbacks.random_states import RandomStates
 from lightning_rl.callbacks.reconstructions import AutoencoderPictures
 from lightning_rl.callbacks.run_folder import RunFolder
 from lightning_rl.callbacks.same_start import SameStart
@@ -199,7 +197,8 @@ class RunCLI(StagedCLI):
     def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:
         """Refuses a checkpoint that does not fit, and finds out whether its run is complete."""
         checkpoint_files.check_fits(saved, checkpoint, module=self.model, method=self.method, game=self.game)
-        checkpoint_files.check_progress(saved, checkpoint, module=self.model, trainer=self.trainer)
+        callbacks = [*callbacks_of(self.trainer), *self.model.configure_callbacks()]
+        checkpoint_files.check_progress(saved, checkpoint, module=self.model, trainer=self.trainer, callbacks=callbacks)
         games = saved.get(type(self.datamodule).__qualname__)
         if self.subcommand != "fit":
             if games is not None:
@@ -249,8 +248,6 @@ class RunCLI(StagedCLI):
         return [
             SameStart(self._start),
             RunFolder(self.run_dir, config=self.saved_config, parser=self.subcommand_parser),
-            IterationMetrics(),
-            RandomStates(),
             self.stopper,
             RunCheckpoint(self.run_dir, metadata),
             AutoencoderPictures(self.run_dir, title=f"{self.method} on {self.game}"),

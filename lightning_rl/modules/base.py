@@ -12,13 +12,15 @@ from typing import IO, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from numpy.typing import NDArray
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_rl.cpu.bfloat16 import cpu_has_bf16
 from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gradients, threads
+from lightning_rl.distributed import collectives
 from lightning_rl.modules.hyper_parameters import as_plain, constructor_options, from_plain
+from lightning_rl.modules.iteration_metrics import IterationMetrics
 from lightning_rl.modules.optimizers import fused_on
 from lightning_rl.modules.trainer_checks import check_trainer_for
 from lightning_rl.protocols import Source
@@ -26,6 +28,7 @@ from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.boundaries import check_boundary
 from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.runs.lightning_private import attached_trainer, find_unused_parameters
+from lightning_rl.runs.random_states import RandomStates
 from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 
 _STATE_BEFORE = "the newest checkpoint holds the state before it"
@@ -72,7 +75,7 @@ class RLModule(LightningModule, ABC):
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
 
     Attributes:
-        validation_returns: mean return per level set, from the last validation.
+        validation_returns: mean return per level set, from the last validation since the last epoch end.
         phase: name of the current phase, shown beside the progress bar; empty for methods without phases.
     """
 
@@ -161,6 +164,10 @@ class RLModule(LightningModule, ABC):
             # A batch may train a part of the parameters only. The option also keeps DDP from rebuilding its buckets
             # after the first step, which would change how a resumed run rounds sums over three or more ranks.
             find_unused_parameters(trainer.strategy)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What every Trainer gets: the rows of metrics, the end at the budget of env steps, and exact resuming."""
+        return [IterationMetrics(), RandomStates()]
 
     def check_trainer(self, trainer: Trainer) -> None:
         """Raises a ValueError if the method cannot learn with this Trainer; accepts every Trainer by default."""
@@ -319,16 +326,18 @@ class RLModule(LightningModule, ABC):
             self.trainer.should_stop, self._stops_at_boundary = False, True
 
     def on_train_epoch_end(self) -> None:
-        """Stops, where a callback has asked for it within the epoch."""
+        """Puts the validation's returns into the row; stops, where a callback has asked for it within the epoch."""
+        self.log_dict(collectives.all_reduce_mean(self.validation_returns), sync_dist=True)
+        self.validation_returns = {}
         if self._stops_at_boundary:
             self.trainer.should_stop, self._stops_at_boundary = True, False
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the returns; during `fit`, `IterationMetrics` logs them with the rest of the row."""
+        """Logs the returns; in training for callbacks alone, since loggers get one row at each epoch end."""
         if self.trainer.sanity_checking:
             self.validation_returns = {}
-        if self.trainer.state.fn == TrainerFn.VALIDATING:
-            self.log_dict(self.validation_returns, sync_dist=True)
+        to_loggers = None if self.trainer.state.fn == TrainerFn.VALIDATING else False
+        self.log_dict(self.validation_returns, logger=to_loggers, sync_dist=True)
 
     def test_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
         """Does nothing: the `EvaluationReport` callback reports the episodes."""

@@ -15,14 +15,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_rl.runs.atomic_files import atomic_write, flush
-from lightning_rl.runs.lightning_private import callbacks_of, saved_loops
+from lightning_rl.runs.lightning_private import saved_loops
 from lightning_rl.runs.signals import signals_held_back
 from lightning_rl.state import Declared, from_plain, like, validate_state
 
@@ -252,8 +252,17 @@ def check_fits(checkpoint: dict[str, Any], path: Path, *, module: LightningModul
             )
 
 
-def check_progress(checkpoint: dict[str, Any], path: Path, *, module: LightningModule, trainer: Trainer) -> None:
+def check_progress(
+    checkpoint: dict[str, Any], path: Path, *, module: LightningModule, trainer: Trainer, callbacks: Iterable[Callback]
+) -> None:
     """Refuses a checkpoint whose training state does not fit, before Lightning restores a part of it.
+
+    Args:
+        checkpoint: what was read.
+        path: of the file.
+        module: the agent.
+        trainer: of `fit`.
+        callbacks: that will be restored.
 
     Raises:
         ValueError: names the key.
@@ -273,7 +282,7 @@ def check_progress(checkpoint: dict[str, Any], path: Path, *, module: LightningM
             raise ValueError(f"pytorch-lightning_version must be a version, found {version}")  # noqa: TRY301  # told as the rest
         known = checkpoint["optimizer_states"][0]["state"].keys()
         validate_state(checkpoint, _optimizer_schema(module, known))
-        for callback in callbacks_of(trainer):
+        for callback in callbacks:
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, DeclaresState):
                 from_plain(callback.saved_as, state, f"callbacks.{callback.state_key}")
