@@ -33,6 +33,11 @@ from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 
 _STATE_BEFORE = "the newest checkpoint holds the state before it"
 VALIDATION_KEYS = {"train_levels": "validation/train_levels_return", "full_distribution": "validation/return"}
+TEST_KEYS = {
+    "train_levels": "test/train_levels_return",
+    "full_distribution": "test/return",
+    "random_policy": "test/random_policy_return",
+}
 
 
 @runtime_checkable
@@ -340,7 +345,14 @@ class RLModule(LightningModule, ABC):
         self.log_dict(self.validation_returns, logger=to_loggers, sync_dist=True)
 
     def test_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Does nothing: the `EvaluationReport` callback reports the episodes."""
+        """Logs the mean return on one level set; the command's `EvaluationReport` says more."""
+        self.log(
+            TEST_KEYS[episodes.level_set],
+            episodes.returns.mean(),
+            batch_size=len(episodes.returns),
+            add_dataloader_idx=False,
+            sync_dist=True,
+        )
 
     def predict_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> Episodes:
         """The episodes, unchanged."""
