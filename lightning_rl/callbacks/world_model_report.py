@@ -13,12 +13,12 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_rl.callbacks.iteration_metrics import data_of
 from lightning_rl.callbacks.media_output import going_on_without
 from lightning_rl.data.replay import ReplayBuffer
 from lightning_rl.distributed.collectives import all_reduce_mean
 from lightning_rl.media.figures import draw_image_rows
 from lightning_rl.media.videos import captioned, tiled, write_video
+from lightning_rl.modules.iteration_metrics import data_of
 from lightning_rl.modules.simple.module import SimPLeModule
 from lightning_rl.modules.simple.world_model import reward_classes
 from lightning_rl.runs.wandb_run import log_media

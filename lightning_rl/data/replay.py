@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_rl.errors import ReplayError
 from lightning_rl.runs.atomic_files import atomic_write
+from lightning_rl.runs.signals import signals_held_back
 from lightning_rl.types import Rollout, Windows
 
 _HELD_OUT_EVERY = 11  # trajectories; the released code keeps one shard of eleven apart
@@ -85,7 +86,7 @@ class ReplayBuffer:
         }
         path = self._path(len(self._chunks))
         try:
-            with atomic_write(path) as file:
+            with signals_held_back(), atomic_write(path) as file:
                 torch.save(contents, file)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise ReplayError(
@@ -258,7 +259,8 @@ class ReplayBuffer:
 
 
 def _opened(path: Path) -> _Chunk:
-    contents = torch.load(path, mmap=True, weights_only=True)  # pages are read when they are needed
+    with signals_held_back():
+        contents = torch.load(path, mmap=True, weights_only=True)  # pages are read when they are needed
     actions, terminated = contents["actions"], contents["terminated"]
     num_steps = len(actions)
     earlier = len(contents["frames"]) - num_steps - 1
@@ -273,7 +275,8 @@ def _opened(path: Path) -> _Chunk:
 
 def _game_of(path: Path) -> str:
     try:
-        contents = torch.load(path, mmap=True, weights_only=True)
+        with signals_held_back():
+            contents = torch.load(path, mmap=True, weights_only=True)
         return str(contents["game"]) if set(contents) == set(_CHUNK_KEYS) else "?"
     except Exception as error:  # torch raises whatever its unpickler meets
         raise ValueError(f"ckpt_path: its real frames {path} are damaged or cut short") from error

@@ -12,25 +12,34 @@ from typing import IO, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_rl.cpu.bfloat16 import cpu_has_bf16
 from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gradients, threads
+from lightning_rl.distributed import collectives
 from lightning_rl.modules.hyper_parameters import as_plain, constructor_options, from_plain
+from lightning_rl.modules.iteration_metrics import IterationMetrics
 from lightning_rl.modules.optimizers import fused_on
 from lightning_rl.modules.trainer_checks import check_trainer_for
 from lightning_rl.policies.config import NetworkConfig
 from lightning_rl.policies.policy import sample_actions
 from lightning_rl.protocols import Policy, Source
 from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.boundaries import check_boundary
 from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.runs.lightning_private import attached_trainer, find_unused_parameters
+from lightning_rl.runs.random_states import RandomStates
 from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 
 _STATE_BEFORE = "the newest checkpoint holds the state before it"
 VALIDATION_KEYS = {"train_levels": "validation/train_levels_return", "full_distribution": "validation/return"}
+TEST_KEYS = {
+    "train_levels": "test/train_levels_return",
+    "full_distribution": "test/return",
+    "random_policy": "test/random_policy_return",
+}
 
 
 @runtime_checkable
@@ -66,7 +75,7 @@ class RLModule(LightningModule, ABC):
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
 
     Attributes:
-        validation_returns: mean return per level set, from the last validation.
+        validation_returns: mean return per level set, from the last validation since the last epoch end.
         phase: name of the current phase, shown beside the progress bar; empty for methods without phases.
     """
 
@@ -176,6 +185,10 @@ class RLModule(LightningModule, ABC):
             # after the first step, which would change how a resumed run rounds sums over three or more ranks.
             find_unused_parameters(trainer.strategy)
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What every Trainer gets: the rows of metrics, the end at the budget of env steps, and exact resuming."""
+        return [IterationMetrics(), RandomStates()]
+
     def check_trainer(self, trainer: Trainer) -> None:
         """Raises a ValueError if the method cannot learn with this Trainer; accepts every Trainer by default."""
 
@@ -281,11 +294,16 @@ class RLModule(LightningModule, ABC):
 
         With a learning-rate scheduler the saved ones are kept, because the scheduler changes them. `fused` follows the
         device that this run trains on, to which Lightning moves the weights only later.
+
+        Raises:
+            ValueError: training would go on from within an epoch.
         """
+        trainer = attached_trainer(self)
+        if "loops" in checkpoint and trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            check_boundary(checkpoint, Path(trainer.ckpt_path) if trainer.ckpt_path else None)
         if checkpoint.get("optimizer_states") and not checkpoint.get("lr_schedulers"):
             (saved,) = checkpoint["optimizer_states"]
             optimizer: Any = self.configure_optimizers()
-            trainer = attached_trainer(self)
             device = self.device if trainer is None else trainer.strategy.root_device
             for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True):
                 old |= {key: value for key, value in new.items() if key != "params"}
@@ -332,19 +350,28 @@ class RLModule(LightningModule, ABC):
             self.trainer.should_stop, self._stops_at_boundary = False, True
 
     def on_train_epoch_end(self) -> None:
-        """Stops, where a callback has asked for it within the epoch."""
+        """Puts the validation's returns into the row; stops, where a callback has asked for it within the epoch."""
+        self.log_dict(collectives.all_reduce_mean(self.validation_returns), sync_dist=True)
+        self.validation_returns = {}
         if self._stops_at_boundary:
             self.trainer.should_stop, self._stops_at_boundary = True, False
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the returns; during `fit`, `IterationMetrics` logs them with the rest of the row."""
+        """Logs the returns; in training for callbacks alone, since loggers get one row at each epoch end."""
         if self.trainer.sanity_checking:
             self.validation_returns = {}
-        if self.trainer.state.fn == TrainerFn.VALIDATING:
-            self.log_dict(self.validation_returns, sync_dist=True)
+        to_loggers = None if self.trainer.state.fn == TrainerFn.VALIDATING else False
+        self.log_dict(self.validation_returns, logger=to_loggers, sync_dist=True)
 
     def test_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Does nothing: the `EvaluationReport` callback reports the episodes."""
+        """Logs the mean return on one level set; the command's `EvaluationReport` says more."""
+        self.log(
+            TEST_KEYS[episodes.level_set],
+            episodes.returns.mean(),
+            batch_size=len(episodes.returns),
+            add_dataloader_idx=False,
+            sync_dist=True,
+        )
 
     def predict_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> Episodes:
         """The episodes, unchanged."""
