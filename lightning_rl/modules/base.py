@@ -35,11 +35,6 @@ from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 
 _STATE_BEFORE = "the newest checkpoint holds the state before it"
 VALIDATION_KEYS = {"train_levels": "validation/train_levels_return", "full_distribution": "validation/return"}
-TEST_KEYS = {
-    "train_levels": "test/train_levels_return",
-    "full_distribution": "test/return",
-    "random_policy": "test/random_policy_return",
-}
 
 
 @runtime_checkable
@@ -366,7 +361,7 @@ class RLModule(LightningModule, ABC):
     def test_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
         """Logs the mean return on one level set; the command's `EvaluationReport` says more."""
         self.log(
-            TEST_KEYS[episodes.level_set],
+            "test/return" if episodes.level_set == "full_distribution" else f"test/{episodes.level_set}_return",
             episodes.returns.mean(),
             batch_size=len(episodes.returns),
             add_dataloader_idx=False,
