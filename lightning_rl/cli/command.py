@@ -22,9 +22,7 @@ from pytorch_lightning.loggers import WandbLogger
 from lightning_rl.callbacks.checkpointing import RunCheckpoint
 from lightning_rl.callbacks.evaluation_report import EvaluationReport
 from lightning_rl.callbacks.graceful_stop import StopAtBoundary
-from lightning_rl.callbacks.iteration_metrics import IterationMetrics
 from lightning_rl.callbacks.progress import EnvStepsProgress
-from lightning_rl.callbacks.random_states import RandomStates
 from lightning_rl.callbacks.reconstructions import AutoencoderPictures
 from lightning_rl.callbacks.run_folder import RunFolder
 from lightning_rl.callbacks.same_start import SameStart
@@ -55,6 +53,7 @@ from lightning_rl.cli.trainer_options import (
 from lightning_rl.data.continuation import read_games
 from lightning_rl.errors import UnsavedError, UsageError
 from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.boundaries import check_boundary
 from lightning_rl.runs.lightning_private import StagedCLI, callbacks_of, is_fast_dev_run
 from lightning_rl.runs.metrics_csv import MetricsCSV
 from lightning_rl.runs.signals import STOPPED, SignalWatcher
@@ -212,7 +211,12 @@ class RunCLI(StagedCLI):
     def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:
         """Refuses a checkpoint that does not fit, and finds out whether its run is complete."""
         checkpoint_files.check_fits(saved, checkpoint, module=self.model, method=self.method, game=self.game)
-        checkpoint_files.check_progress(saved, checkpoint, module=self.model, trainer=self.trainer)
+        learns = self.subcommand == "fit"
+        if learns:
+            self.model.check_continuation(saved, checkpoint)
+        callbacks = [*callbacks_of(self.trainer), *self.model.configure_callbacks()]
+        owners: dict[str, Any] = {"module": self.model, "trainer": self.trainer, "callbacks": callbacks}
+        checkpoint_files.check_progress(saved, checkpoint, **owners, learns=learns)
         games = saved.get(type(self.datamodule).__qualname__)
         if self.subcommand != "fit":
             if games is not None:
@@ -220,6 +224,7 @@ class RunCLI(StagedCLI):
             return
         if games is None:
             raise UsageError(f"ckpt_path: {checkpoint} holds no games to continue; a last.ckpt does")
+        check_boundary(saved, checkpoint)
         done, most = saved["epoch"] + 1, self.trainer.max_epochs
         if most is not None and 0 <= most < done:
             raise UsageError(f"trainer.max_epochs must be at least {done}, which {checkpoint} has done, found {most}")
@@ -261,8 +266,6 @@ class RunCLI(StagedCLI):
         return [
             SameStart(self._start),
             RunFolder(self.run_dir, config=self.saved_config, parser=self.subcommand_parser),
-            IterationMetrics(),
-            RandomStates(),
             self.stopper,
             RunCheckpoint(self.run_dir, metadata),
             AutoencoderPictures(self.run_dir, title=f"{self.method} on {self.game}"),
@@ -287,10 +290,15 @@ class RunCLI(StagedCLI):
             steps = self.datamodule.total_env_steps
             say(f"{self.checkpoint} has reached data.total_env_steps {steps}: nothing to do; give more to continue")
             return
-        if self.subcommand == "fit" and self.trainer.is_global_zero and not is_fast_dev_run(self.trainer):
+        if self.saves and self.trainer.is_global_zero:
             self._train_alone()
         else:
             self._run()
+
+    @property
+    def saves(self) -> bool:
+        """Whether the command leaves checkpoints."""
+        return self.subcommand == "fit" and not is_fast_dev_run(self.trainer)
 
     def _train_alone(self) -> None:
         """Trains, unless another process trains in the same folder.

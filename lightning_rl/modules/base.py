@@ -1,8 +1,6 @@
 """Base class of the methods: acting, the training step, gradient clipping and evaluation."""
 
 import math
-import sys
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,22 +12,26 @@ from typing import IO, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_rl.cpu.bfloat16 import cpu_has_bf16
 from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gradients, threads
+from lightning_rl.distributed import collectives
 from lightning_rl.modules.hyper_parameters import as_plain, constructor_options, from_plain
-from lightning_rl.modules.optimizers import check_factories, configured, fused_on, partial_of_class
-from lightning_rl.modules.trainer_checks import check_trainer_for
+from lightning_rl.modules.iteration_metrics import IterationMetrics
+from lightning_rl.modules.optimizers import check_factories, configured, fuse, partial_of_class, take_options
+from lightning_rl.modules.trainer_checks import check_trainer_for, tell_lightnings_apart
 from lightning_rl.policies.config import NetworkConfig
 from lightning_rl.policies.policy import sample_actions
 from lightning_rl.protocols import Policy, Source
 from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.boundaries import check_boundary
 from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.runs.lightning_private import attached_trainer, find_unused_parameters
+from lightning_rl.runs.random_states import RandomStates
 from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 
 _STATE_BEFORE = "the newest checkpoint holds the state before it"
@@ -53,16 +55,6 @@ class Objective(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-def _tell_lightnings_apart() -> None:
-    """Warns where the other package of Lightning is imported: its Trainer only says that this is no LightningModule."""
-    if "lightning.pytorch" in sys.modules:
-        warnings.warn(
-            "lightning_rl is built on pytorch_lightning: take Trainer, callbacks and loggers from there; those of"
-            " lightning.pytorch, which is imported here, do not work with it",
-            stacklevel=2,
-        )
-
-
 Module = TypeVar("Module", bound="RLModule")  # not `Self`, which the shape checks of tests cannot resolve
 
 
@@ -82,7 +74,7 @@ class RLModule(LightningModule, ABC):
         scheduler: class of the learning-rate schedule, with its own options; None for constant rates.
 
     Attributes:
-        validation_returns: mean return per level set, from the last validation.
+        validation_returns: mean return per level set, from the last validation since the last epoch end.
         phase: name of the current phase, shown beside the progress bar; empty for methods without phases.
     """
 
@@ -113,7 +105,7 @@ class RLModule(LightningModule, ABC):
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        _tell_lightnings_apart()
+        tell_lightnings_apart()
         defaults = {name: option.default for name, option in constructor_options(type(self)).items()}
         self.save_hyperparameters(defaults | self._given, logger=False)  # W&B gets them from config.yaml
         self.micro_batches = micro_batches
@@ -213,8 +205,15 @@ class RLModule(LightningModule, ABC):
             # after the first step, which would change how a resumed run rounds sums over three or more ranks.
             find_unused_parameters(trainer.strategy)
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What every Trainer gets: the rows of metrics, the end at the budget of env steps, and exact resuming."""
+        return [IterationMetrics(), RandomStates()]
+
     def check_trainer(self, trainer: Trainer) -> None:
         """Raises a ValueError if the method cannot learn with this Trainer; accepts every Trainer by default."""
+
+    def check_continuation(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Raises a ValueError if the method cannot go on learning from this checkpoint; accepts all by default."""
 
     def precision(self) -> AbstractContextManager[Any]:
         """The trainer's autocast context; Lightning enters it around `training_step` only, and in one thread."""
@@ -316,18 +315,21 @@ class RLModule(LightningModule, ABC):
 
         With a learning-rate schedule the saved ones are kept, because the schedule changes them. Adam's `fused` follows
         the device that this run trains on, to which Lightning moves the weights only later.
+
+        Raises:
+            ValueError: training would go on from within an epoch.
         """
+        trainer = attached_trainer(self)
+        if "loops" in checkpoint and trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            check_boundary(checkpoint, Path(trainer.ckpt_path) if trainer.ckpt_path else None)
         if not checkpoint.get("optimizer_states"):
             return
         (saved,) = checkpoint["optimizer_states"]
         optimizer, schedules = checkpoint_files.optimizer_and_schedules(self.configure_optimizers())
-        trainer = attached_trainer(self)
         device = self.device if trainer is None else trainer.strategy.root_device
-        for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True):
-            if not schedules:
-                old |= {key: value for key, value in new.items() if key != "params"}
-            if "fused" in old and self.optimizer is None:
-                old["fused"] = fused_on(device.type)
+        take_options(saved["param_groups"], optimizer, scheduled=bool(schedules))
+        if self.optimizer is None:
+            fuse(saved["param_groups"], device.type)
 
     def configure_gradient_clipping(
         self,
@@ -369,19 +371,28 @@ class RLModule(LightningModule, ABC):
             self.trainer.should_stop, self._stops_at_boundary = False, True
 
     def on_train_epoch_end(self) -> None:
-        """Stops, where a callback has asked for it within the epoch."""
+        """Puts the validation's returns into the row; stops, where a callback has asked for it within the epoch."""
+        self.log_dict(collectives.all_reduce_mean(self.validation_returns), sync_dist=True)
+        self.validation_returns = {}
         if self._stops_at_boundary:
             self.trainer.should_stop, self._stops_at_boundary = True, False
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the returns; during `fit`, `IterationMetrics` logs them with the rest of the row."""
+        """Logs the returns; in training for callbacks alone, since loggers get one row at each epoch end."""
         if self.trainer.sanity_checking:
             self.validation_returns = {}
-        if self.trainer.state.fn == TrainerFn.VALIDATING:
-            self.log_dict(self.validation_returns, sync_dist=True)
+        to_loggers = None if self.trainer.state.fn == TrainerFn.VALIDATING else False
+        self.log_dict(self.validation_returns, logger=to_loggers, sync_dist=True)
 
     def test_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Does nothing: the `EvaluationReport` callback reports the episodes."""
+        """Logs the mean return on one level set; the command's `EvaluationReport` says more."""
+        self.log(
+            "test/return" if episodes.level_set == "full_distribution" else f"test/{episodes.level_set}_return",
+            episodes.returns.mean(),
+            batch_size=len(episodes.returns),
+            add_dataloader_idx=False,
+            sync_dist=True,
+        )
 
     def predict_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> Episodes:
         """The episodes, unchanged."""

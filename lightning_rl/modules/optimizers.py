@@ -33,6 +33,20 @@ def fused_on(*devices: str) -> bool | None:
     return True if devices == ("cpu",) else None
 
 
+def take_options(saved: list[dict[str, Any]], optimizer: Optimizer, *, scheduled: bool) -> None:
+    """Puts an optimizer's options into saved parameter groups, unless a schedule has changed them since."""
+    for old, new in zip(saved, optimizer.param_groups, strict=True):
+        if not scheduled:
+            old |= {key: value for key, value in new.items() if key != "params"}
+
+
+def fuse(saved: list[dict[str, Any]], device: str) -> None:
+    """Sets the `fused` option of Adam's saved parameter groups as for a device of this type."""
+    for group in saved:
+        if "fused" in group:
+            group["fused"] = fused_on(device)
+
+
 def configured(
     groups: Iterable[dict[str, Any]], *, optimizer: OptimizerCallable | None, scheduler: LRSchedulerCallable | None
 ) -> Any:
