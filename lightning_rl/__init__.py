@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lightning_rl.data.procgen import ProcgenDataModule
     from lightning_rl.modules.impala import ImpalaModule
     from lightning_rl.modules.impala_vae import ImpalaVAEModule, SurpriseConfig, VAEConfig
+    from lightning_rl.modules.policy_distill import PolicyDistillModule
     from lightning_rl.modules.ppo import PPOModule
     from lightning_rl.modules.ppo_distill import DistillationConfig, PPODistillModule
     from lightning_rl.modules.simple.module import SimPLeModule
@@ -22,6 +23,7 @@ _HOMES = {
     "DistillationConfig": "modules.ppo_distill",
     "ImpalaModule": "modules.impala",
     "ImpalaVAEModule": "modules.impala_vae",
+    "PolicyDistillModule": "modules.policy_distill",
     "PPODistillModule": "modules.ppo_distill",
     "PPOModule": "modules.ppo",
     "ProcgenDataModule": "data.procgen",
@@ -39,6 +41,7 @@ __all__ = [
     "ImpalaVAEModule",
     "PPODistillModule",
     "PPOModule",
+    "PolicyDistillModule",
     "ProcgenDataModule",
     "SimPLeModule",
     "SurpriseConfig",

@@ -184,6 +184,8 @@ class RunCLI(StagedCLI):
         self.complete = False
         with _notices_held_back():
             super().instantiate_classes()
+            if self.location.saved is not None:
+                self.model.prepare_for(self.location.saved)
             batches = self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
             epoch = self.config[self.subcommand].data.init_args.iterations_per_epoch
             check_built(self.trainer, batches=batches * epoch)

@@ -309,11 +309,12 @@ class RolloutDataModule(LightningDataModule, ABC):
         return [self.evaluation(name, self._agent, **sizes, greedy=self._agent.greedy) for name in self.level_sets]
 
     def test_dataloader(self) -> list[EvaluationDataset]:
-        """Training levels, where they are not all, all levels, and uniform random actions on all levels."""
+        """Training levels, where they are not all, all levels, and on these the method's yardsticks and random play."""
         budget = None if self.test_env_steps is None else -(-self.test_env_steps // self._world_size)
         sizes = self._evaluation_sizes(self.test_episodes) | {"env_steps": budget, "is_test": True}
         judged = [self.evaluation(name, self._agent, **sizes, greedy=self._agent.greedy) for name in self.level_sets]
-        return [*judged, self.evaluation("random_policy", UniformPolicy(self.num_actions), **sizes)]
+        others = self._agent.yardsticks() | {"random_policy": UniformPolicy(self.num_actions)}
+        return [*judged, *(self.evaluation(name, policy, **sizes) for name, policy in others.items())]
 
     def _evaluation_sizes(self, episodes: int) -> dict[str, Any]:
         """This rank's share."""

@@ -23,7 +23,7 @@ from lightning_rl.modules.optimizers import fused_on
 from lightning_rl.modules.trainer_checks import check_trainer_for
 from lightning_rl.policies.config import NetworkConfig
 from lightning_rl.policies.policy import sample_actions
-from lightning_rl.protocols import Source
+from lightning_rl.protocols import Policy, Source
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.runs.lightning_private import attached_trainer, find_unused_parameters
@@ -113,6 +113,17 @@ class RLModule(LightningModule, ABC):
     @abstractmethod
     def objective(self, batch: Any, generator: torch.Generator) -> Objective:
         """Losses and metrics of a batch; `generator` is the source of all randomness, such as dropout."""
+
+    def prepare_for(self, checkpoint: dict[str, Any]) -> None:
+        """Builds what only a checkpoint says, before its weights are loaded; nothing by default.
+
+        Raises:
+            ValueError: the checkpoint does not say it.
+        """
+
+    def yardsticks(self) -> dict[str, Policy]:
+        """Other policies that `test` plays on all levels, by name; none by default."""
+        return {}
 
     def network_config(self) -> NetworkConfig:
         """How the acting network is built, for exported policies.
@@ -258,6 +269,7 @@ class RLModule(LightningModule, ABC):
         if method != cls.method(options):
             raise ValueError(f"{checkpoint_path} is of method {method}, {cls.__name__} of {cls.method(options)}")
         module = cls(**from_plain(cls, options))
+        module.prepare_for(saved)
         module.load_state_dict(saved["state_dict"], strict=strict is not False)
         return module.to(map_location or "cpu")
 

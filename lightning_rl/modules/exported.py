@@ -1,6 +1,7 @@
-"""An exported policy as a module that `validate`, `test` and `predict` can judge."""
+"""An exported policy that plays in games, and as a module that `validate`, `test` and `predict` can judge."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,9 +12,45 @@ from pytorch_lightning import Trainer
 
 from lightning_rl.modules.base import Batch, Objective, RLModule
 from lightning_rl.policies.folder import load_policy, read_policy
-from lightning_rl.policies.policy import sample_actions
+from lightning_rl.policies.policy import ExportedPolicy, sample_actions
 from lightning_rl.protocols import Source
 from lightning_rl.types import ActorOutput, RecurrentInputs
+
+
+class Player:
+    """Plays with an exported policy.
+
+    Args:
+        policy: decides.
+        precision: the context of each decision, such as the trainer's autocast.
+    """
+
+    def __init__(self, policy: ExportedPolicy, precision: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._policy = policy
+        self._precision = precision
+
+    def act(
+        self,
+        obs: UInt8[NDArray[Any], "B H W C"],
+        generator: torch.Generator,
+        *,
+        recurrent_inputs: RecurrentInputs | None = None,
+        greedy: bool = False,
+    ) -> ActorOutput:
+        """Samples actions on the CPU."""
+        inputs = recurrent_inputs or RecurrentInputs.initial(len(obs))
+        with self._precision():
+            logits, values, state = self._policy(
+                obs,
+                inputs.state if inputs.state.shape[1] else None,
+                inputs.previous_actions,
+                inputs.previous_rewards,
+                inputs.starts,
+            )
+        logits = logits.cpu()
+        actions = sample_actions(logits, generator, greedy=greedy)
+        state = None if state is None else state.cpu()
+        return ActorOutput(actions=actions, logits=logits, values=values.cpu(), state=state)
 
 
 class PolicyModule(RLModule):
@@ -73,19 +110,8 @@ class PolicyModule(RLModule):
         greedy: bool = False,
     ) -> ActorOutput:
         """Runs the policy under the trainer's precision, and samples actions on the CPU."""
-        inputs = recurrent_inputs or RecurrentInputs.initial(len(obs))
-        with self.precision():
-            logits, values, state = self.policy(
-                obs,
-                inputs.state if inputs.state.shape[1] else None,
-                inputs.previous_actions,
-                inputs.previous_rewards,
-                inputs.starts,
-            )
-        logits = logits.cpu()
-        actions = sample_actions(logits, generator, greedy=greedy)
-        state = None if state is None else state.cpu()
-        return ActorOutput(actions=actions, logits=logits, values=values.cpu(), state=state)
+        player = Player(self.policy, self.precision)
+        return player.act(obs, generator, recurrent_inputs=recurrent_inputs, greedy=greedy)
 
     def check_trainer(self, trainer: Trainer) -> None:
         """Refuses to be trained."""

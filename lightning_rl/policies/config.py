@@ -37,6 +37,8 @@ class NetworkConfig:
         width: factor on the channels of an IMPALA CNN.
         pooling: `flatten` or `average`.
         pooling_size: with `average`, rows and columns of parts that are averaged separately.
+        channels: channels of each stack of `three_stack`; None for the published ones.
+        hidden: outputs of its dense layer; likewise.
         latent_size: length of the autoencoder's latent that the network sees beside the frame; 0 for none.
         images: what the autoencoder encodes, `binary` or `rgb`.
 
@@ -49,6 +51,8 @@ class NetworkConfig:
     width: int = 1
     pooling: str = "flatten"
     pooling_size: int = 1
+    channels: list[int] | None = None
+    hidden: int | None = None
     latent_size: int = 0
     images: str = "binary"
 
@@ -57,14 +61,22 @@ class NetworkConfig:
         for key in ("num_critics", "width", "pooling_size"):
             _check_size(key, getattr(self, key))
         _check_size("latent_size", self.latent_size, least=0)
+        for size in (*(self.channels or ()), *([] if self.hidden is None else [self.hidden])):
+            _check_size("channels and hidden", size)
         check_option("num_critics", self.num_critics, self.num_critics <= 100, "at most 100")
         _check_choice("pooling", self.pooling, get_args(Pooling))
         _check_choice("images", self.images, get_args(Images))
 
     @property
     def shape(self) -> CNNShape:
-        """Width and pooling of the IMPALA CNN."""
-        return CNNShape(width=self.width, pooling=cast(Pooling, self.pooling), pooling_size=self.pooling_size)
+        """Sizes and pooling of the IMPALA CNN."""
+        return CNNShape(
+            width=self.width,
+            pooling=cast(Pooling, self.pooling),
+            pooling_size=self.pooling_size,
+            channels=None if self.channels is None else tuple(self.channels),
+            hidden=self.hidden,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
