@@ -36,3 +36,11 @@ def test_without_results_the_card_says_that_nothing_was_measured() -> None:
     assert "## Results\n\nNothing was measured." in text
     assert "model-index" not in text
     assert "It hears raw rewards." in text
+
+
+def test_results_of_unrounded_weights_are_said_to_be_so() -> None:
+    config = description(NetworkConfig(name="two_conv"), dtype="bfloat16")
+
+    text = model_card(config, "ppo-maze", results=LEVEL_SETS, command=None)
+
+    assert "This was measured before the weights were rounded to bfloat16." in text

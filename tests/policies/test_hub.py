@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lightning_rl import load_policy
+from lightning_rl.cli.policy_folders import asked_policy
 from lightning_rl.policies import hub
 from lightning_rl.policies.config import NetworkConfig
 from lightning_rl.policies.folder import CONFIG, WEIGHTS
@@ -67,6 +68,20 @@ def test_a_missing_repository_is_told_in_one_line(repositories: Repositories, mo
 
         with pytest.raises(ValueError, match=r"^hf://someone/nothing could not be fetched: [^\n]+$"):
             load_policy("hf://someone/nothing")
+
+
+def test_the_command_judges_a_policy_on_the_hub(
+    repositories: Repositories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = written(tmp_path / "policy", new_policy(NetworkConfig(name="two_conv")))
+    repositories[NAME] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with serving(repositories) as address:
+        reach(address, monkeypatch)
+
+        asked = asked_policy(["test", "--ckpt_path", f"hf://{NAME}"])
+
+    assert asked is not None
+    assert (asked.name, asked.config) == ("ppo-maze", load_policy(folder).config)
 
 
 @pytest.mark.parametrize("source", ["hf://", "hf://name", "hf://a/b/c", "hf://../b", "hf://a/b?x=1", "hf://a b/c"])
