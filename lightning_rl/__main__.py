@@ -19,6 +19,10 @@ def run() -> None:
     from lightning_rl.runs.signals import end_at_signals
 
     end_at_signals()  # the imports that follow take seconds
+    if sys.argv[1:2] == ["report"]:
+        from lightning_rl.report import command  # needs no torch, whose import takes longer than a report
+
+        sys.exit(command.main(sys.argv[2:]))
     from lightning_rl.cli import main  # late: actor processes import this file, too, but need none of it
 
     sys.exit(main())
