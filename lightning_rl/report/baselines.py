@@ -53,7 +53,7 @@ def baselines(groups: Sequence[Group]) -> list[Group]:
                 published.setdefault((task.mode, group.env_steps), []).append(task)
     openai = [_openai(sorted(set(tasks)), steps) for (_, steps), tasks in _without_near(published).items()]
     measured = [_random(sorted(set(tasks))) for tasks in played.values()]
-    return [*_named([group for group in openai if group.scores]), *_named([group for group in measured if group.scores])]
+    return [named for kind in (openai, measured) for named in _named([group for group in kind if group.scores])]
 
 
 def _without_near(published: dict[tuple[str, int], list[Task]]) -> dict[tuple[str, int], list[Task]]:
@@ -135,8 +135,8 @@ def _random(tasks: Sequence[Task]) -> Group:
 
 
 def _tested(row: dict[str, str]) -> dict[str, dict[str, float]]:
-    numbers = {key: float(row[key]) for key in ("return_mean", "return_variance", "return_max", "return_min", "episodes")}
-    return {"full_distribution": numbers}
+    keys = ("return_mean", "return_variance", "return_max", "return_min", "episodes")
+    return {"full_distribution": {key: float(row[key]) for key in keys}}
 
 
 @cache

@@ -12,9 +12,7 @@ TOO_LOW = 0.9
 
 
 @cache
-def coverage(
-    runs: tuple[int, ...], *, repetitions: int = 500, resamples: int = 400, seed: int = 0
-) -> dict[str, float]:
+def coverage(runs: tuple[int, ...], *, repetitions: int = 500, resamples: int = 400, seed: int = 0) -> dict[str, float]:
     """Share of simulated studies whose interval holds the true value, by aggregate.
 
     Every score is drawn from the standard normal distribution, so that the truth of all aggregates is 0. The optimality

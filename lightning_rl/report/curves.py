@@ -66,7 +66,7 @@ def curves(group: Group, task: Task) -> dict[str, dict[str, Any]]:
 
 
 def _published(group: Group, task: Task) -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for name in KEYS:
         points = [openai_runs().get((str(task.mode), task.game, name, run), {}) for run in range(3)]
         if group.env_steps and all(points):

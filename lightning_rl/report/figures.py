@@ -102,7 +102,8 @@ def curves(groups: Groups, axis: str, level_set: str) -> list[Figure]:
 
 
 def _curves(groups: Groups, axis: str, level_set: str, game: str) -> Figure | None:
-    series, said = [], []
+    series: list[Series] = []
+    said = []
     for style, group in enumerate(groups):
         curve = group["curves"].get(game, {}).get(axis, {}).get(level_set)
         if curve is not None:
@@ -120,7 +121,8 @@ def _series(style: int, curve: Mapping[str, Any], *, published: bool) -> Iterato
     if "runs" in curve:
         yield from (Series(style, run["x"], run["y"]) for run in curve["runs"])
     else:
-        yield Series(style, curve["x"], curve["mean"], *curve["ci95"], marked=published)
+        low, high = curve["ci95"]
+        yield Series(style, curve["x"], curve["mean"], low, high, marked=published)
 
 
 def _end(curve: Mapping[str, Any]) -> str:

@@ -60,30 +60,37 @@ def page(report: Mapping[str, Any]) -> str:
     """
     groups = list(enumerate(report["groups"]))
     curves = _curves(report["groups"])
-    aggregates = {name: [pair for pair in groups if (pair[1][name] or {}).get("iqm") is not None] for name in LEVEL_SETS}
+    aggregates = {
+        name: [(number, group) for number, group in groups if (group[name] or {}).get("iqm") is not None]
+        for name in LEVEL_SETS
+    }
     gaps = [pair for pair in groups if pair[1]["generalization_gap"] is not None]
     drawn = {
         "aggregates": figures.aggregates(report["groups"]),
         "profiles": figures.profiles(report["groups"]),
         "improvements": figures.improvements(report),
     }
-    return _environment().get_template("page.html").render(
-        **{name: report[name] for name in ("comparisons", "left_out", "resamples", "coverage_too_low")},
-        aggregates=aggregates,
-        css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
-        curves=curves,
-        figures=drawn,
-        gaps=gaps,
-        generator=GENERATOR,
-        groups=groups,
-        key=key,
-        level_names=LEVEL_NAMES,
-        per_game=_per_game(report["groups"]),
-        script=Markup((_FOLDER / "page.js").read_text(encoding="utf-8")),
-        sections=_sections(report, curves, gaps, drawn),
-        summary=_summary(report["groups"]),
-        title="Results by method and setting",
-        version=report["lightning_rl_version"],
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            **{name: report[name] for name in ("comparisons", "left_out", "resamples", "coverage_too_low")},
+            aggregates=aggregates,
+            css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
+            curves=curves,
+            figures=drawn,
+            gaps=gaps,
+            generator=GENERATOR,
+            groups=groups,
+            key=key,
+            level_names=LEVEL_NAMES,
+            per_game=_per_game(report["groups"]),
+            script=Markup((_FOLDER / "page.js").read_text(encoding="utf-8")),
+            sections=_sections(report, curves, gaps, drawn),
+            summary=_summary(report["groups"]),
+            title="Results by method and setting",
+            version=report["lightning_rl_version"],
+        )
     )
 
 

@@ -103,11 +103,11 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[LeftOut]]:
     for path in paths:
         for folder, fault in search.below(path):
             try:
-                if fault:
-                    raise ValueError(fault)
-                runs.append(read_run(folder))
+                runs += [] if fault else [read_run(folder)]
             except (ValueError, OSError, RecursionError) as error:
-                left_out.append(LeftOut(shown(folder), _one_line(error)))
+                fault = _one_line(error)
+            if fault:
+                left_out.append(LeftOut(shown(folder), fault))
     return runs, left_out
 
 
@@ -191,16 +191,16 @@ def read_run(folder: Path) -> Run:
 
 
 def _config(path: Path) -> Mapping[str, Any]:
-    try:
-        config = yaml.load(path.read_bytes(), Loader=_Loader)  # noqa: S506  # a safe loader
+    try:  # which builds plain values only
+        config = yaml.load(path.read_bytes(), Loader=_Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"config.yaml is not YAML: {str(error).splitlines()[0]}") from error
     for key in ("model", "data"):
         part = config.get(key) if isinstance(config, dict) else None
         if not isinstance(part, dict) or not isinstance(part.get("class_path"), str):
-            raise ValueError(f"config.yaml is not of this package: no {key}.class_path")
+            raise ValueError(f"config.yaml is not of this package: no {key}.class_path")  # noqa: TRY004
         if not isinstance(options(part), dict):
-            raise ValueError(f"config.yaml is not of this package: {key}.init_args is no group of options")
+            raise ValueError(f"config.yaml is not of this package: {key}.init_args is no group")  # noqa: TRY004
     if options(config["data"]).get("game") is None:
         raise ValueError("config.yaml is not of this package: no data.game")
     seed = config.get("seed_everything", 0)
@@ -266,7 +266,7 @@ def _level_sets(tested: Mapping[str, Any], games: tuple[str, ...]) -> dict[str, 
 
 def _checked(level_sets: object) -> dict[str, Mapping[str, Any]]:
     if not isinstance(level_sets, dict) or not isinstance(level_sets.get("full_distribution"), dict):
-        raise ValueError("test.json has no level_sets.full_distribution")
+        raise ValueError("test.json has no level_sets.full_distribution")  # noqa: TRY004
     found = {name: level_sets[name] for name in LEVEL_SETS if isinstance(level_sets.get(name), dict)}
     for name, values in found.items():
         value = values.get("return_mean")

@@ -9,7 +9,7 @@ from typing import Any
 Setting = dict[str, str]
 
 # the trainer's options that change what is learned; of the others, the machine or a person's habits decide
-_TRAINER = ("max_epochs", "min_epochs", "accumulate_grad_batches", "sync_batchnorm", "callbacks", "devices", "num_nodes")
+_TRAINER = ("accumulate_grad_batches", "callbacks", "devices", "max_epochs", "min_epochs", "num_nodes")
 _NO_SETTING = {
     "allow_inexact_resume",
     "ckpt_path",

@@ -30,8 +30,8 @@ def interquartile_mean(scores: Scores) -> Float64[NDArray[Any], "..."]:
     pooled = np.concatenate(scores, axis=-1)
     count = pooled.shape[-1]
     cut = count // 4
-    middle: Float64[NDArray[Any], "..."] = np.partition(pooled, (cut, count - cut - 1), axis=-1)
-    return np.asarray(middle[..., cut : count - cut].mean(-1))
+    ordered = np.partition(pooled, (cut, count - cut - 1), axis=-1)  # only the middle half's ends must stand right
+    return np.asarray(ordered[..., cut : count - cut].mean(-1))
 
 
 def mean(scores: Scores) -> Float64[NDArray[Any], "..."]:

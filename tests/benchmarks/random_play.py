@@ -13,8 +13,10 @@ from lightning_rl.envs.procgen import ProcgenVectorEnv
 from lightning_rl.envs.procgen_games import GAMES, NUM_ACTIONS
 from lightning_rl.envs.statistics import EpisodeStatistics
 
-COLUMNS = ("distribution_mode", "game", "run", "episodes", "env_steps", "return_mean", "return_variance")
-COLUMNS += ("return_max", "return_min")
+COLUMNS = (
+    *("distribution_mode", "game", "run", "episodes", "env_steps"),
+    *("return_mean", "return_variance", "return_max", "return_min"),
+)
 _NUM_ENVS = 64
 
 

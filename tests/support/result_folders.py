@@ -8,13 +8,10 @@ from typing import Any
 
 import yaml
 
-GAMES = ("bigfish", "bossfight", "caveflyer", "chaser", "climber", "coinrun", "dodgeball", "fruitbot")
-GAMES += ("heist", "jumper", "leaper", "maze", "miner", "ninja", "plunder", "starpilot")
+_TRAINER = {"accelerator": "cpu", "precision": "bf16-mixed", "logger": False, "devices": "auto"}
 
 
-def config(
-    *, model: str = "PPOModule", game: object = "starpilot", seed: int = 1, **options: object
-) -> dict[str, Any]:
+def config(*, model: str = "PPOModule", game: object = "starpilot", seed: int = 1, **options: object) -> dict[str, Any]:
     """A resolved config.
 
     Args:
@@ -25,7 +22,7 @@ def config(
     """
     found: dict[str, Any] = {
         "seed_everything": seed,
-        "trainer": {"accelerator": "cpu", "precision": "bf16-mixed", "logger": False, "devices": "auto"},
+        "trainer": dict(_TRAINER),
         "model": {"class_path": f"lightning_rl.{model}", "init_args": {"pooling": "flatten", "micro_batches": None}},
         "data": {
             "class_path": "lightning_rl.ProcgenDataModule",
@@ -51,7 +48,7 @@ def config(
     return found
 
 
-def tested(
+def results(
     *, train: float | None, full: float, game: str = "starpilot", method: str = "ppo", env_steps: int = 507_904
 ) -> dict[str, Any]:
     """A test.json.
