@@ -17,6 +17,7 @@ from pytorch_lightning import Trainer
 
 from lightning_rl.cli.registry import CLASSES, data_class, module_class
 from lightning_rl.modules.hyper_parameters import constructor_options
+from lightning_rl.report.command import parser as report_parser
 from tests.support.command_lines import parsed
 from tests.support.methods import CONFIGS
 
@@ -69,6 +70,9 @@ class _ParsedError(Exception):
 def check_fit(args: list[str]) -> None:
     """Arguments of `lightning-rl` that it takes; classes and game are ones that there are."""
     if args == ["doctor"]:  # `tests/cli/test_doctor.py` runs it
+        return
+    if args[0] == "report":
+        report_parser().parse_args(args[1:])
         return
     if "--config" not in args and "--ckpt_path" in args:  # a run folder's config.yaml would be taken
         args = [args[0], "--config", "configs/ppo.yaml", *args[1:]]

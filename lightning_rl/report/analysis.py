@@ -13,8 +13,9 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 
 from lightning_rl.report.coverage import TOO_LOW, coverage
-from lightning_rl.report.curves import curves, hours, number
+from lightning_rl.report.curves import curves
 from lightning_rl.report.groups import Group, Score
+from lightning_rl.report.measured_rows import steps_per_second
 from lightning_rl.report.run_folders import LEVEL_SETS, LeftOut, Run, Task, shown
 from lightning_rl.report.settings import command
 from lightning_rl.report.statistics import (
@@ -243,18 +244,9 @@ def _videos(folder: Path, out: Path) -> list[str]:
 
 def _cost(runs: Sequence[Run]) -> dict[str, float | None]:
     """Hours of wall-clock time in all, and env steps per second in training; None where metrics.csv does not tell."""
-    spent = [float(hours(run.rows)[-1]) if run.rows else math.nan for run in runs]
-    rates = [rate for run in runs for rate in [_rate(run)] if math.isfinite(rate)]
-    total = sum(spent)
+    total = sum(float(run.hours[-1]) if run.rows else math.nan for run in runs)
+    rates = [rate for run in runs if math.isfinite(rate := steps_per_second(run.rows))]
     return {
         "hours": total if runs and math.isfinite(total) else None,
         "env_steps_per_second": float(np.median(rates)) if rates else None,
     }
-
-
-def _rate(run: Run) -> float:
-    """Env steps over seconds of training: the harmonic mean of the rows' rates, each weighted with its steps."""
-    steps = np.diff([0.0, *(float(row["env_steps"]) for row in run.rows)])
-    rates = np.array([number(row, "time/env_steps_per_second") for row in run.rows])
-    known = np.isfinite(rates) & (rates > 0) & (steps > 0)
-    return float(steps[known].sum() / (steps[known] / rates[known]).sum()) if known.any() else math.nan

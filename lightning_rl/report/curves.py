@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from lightning_rl.report.baselines import openai_runs
 from lightning_rl.report.groups import Group
+from lightning_rl.report.measured_rows import column
 from lightning_rl.report.run_folders import Run, Task
 from lightning_rl.report.statistics import MIN_RUNS, t_quantile
-from lightning_rl.runs.metrics_rows import Row
 
 KEYS = {"train_levels": "episode/return", "full_distribution": "validation/return"}
 """What is drawn of each level set: returns in training, and of validations on all levels."""
@@ -25,25 +25,6 @@ class Line(NamedTuple):
 
     x: Float64[NDArray[Any], " N"]
     y: Float64[NDArray[Any], " N"]
-
-
-def hours(rows: Sequence[Row]) -> Float64[NDArray[Any], " N"]:
-    """Wall-clock hours at every row, validating and saving included; NaN from where a row lacks its speed."""
-    steps = np.array([float(row["env_steps"]) for row in rows])
-    rates = np.array([number(row, "time/env_steps_per_second") for row in rows])
-    beside = [sum(number(row, f"time/{what}", 0.0) for what in ("validating", "saving")) for row in rows]
-    working = 1 - np.minimum(np.array(beside), 0.999)  # the rate leaves validating and saving out
-    with np.errstate(divide="ignore", invalid="ignore"):
-        spent = np.diff(steps, prepend=0.0) / (rates * working) / 3600
-    return np.asarray(np.where(np.isfinite(spent), spent, np.nan).cumsum())
-
-
-def number(row: Row, key: str, missing: float = math.nan) -> float:
-    """A cell as a number; `missing` where there is none."""
-    try:
-        return float(row[key])
-    except (KeyError, ValueError):
-        return missing
 
 
 def curves(group: Group, task: Task) -> dict[str, dict[str, Any]]:
@@ -78,8 +59,8 @@ def _published(group: Group, task: Task) -> dict[str, Any]:
 
 def _line(run: Run, task: Task, key: str, axis: str) -> Line:
     several = f"{key}/{task.game}" if len(run.tasks) > 1 else key
-    y = np.array([number(row, several) for row in run.rows])
-    x = hours(run.rows) if axis == "hours" else np.array([float(row["env_steps"]) for row in run.rows])
+    y = column(run.rows, several)
+    x = run.hours if axis == "hours" else column(run.rows, "env_steps")
     known = np.isfinite(x) & np.isfinite(y)
     return Line(x[known], y[known])
 

@@ -4,12 +4,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from lightning_rl.envs.procgen_games import normalized_return
+from lightning_rl.report.measured_rows import Numbers, hours
 from lightning_rl.report.settings import Setting, class_name, game_names, method_name, options, setting
 from lightning_rl.runs.metrics_rows import Row, read_metrics
 
@@ -72,7 +74,12 @@ class Run:
     tested: Mapping[str, Mapping[str, Mapping[str, Any]]] | None
     rows: Sequence[Row]
 
-    def validated(self, task: Task, budget: float) -> tuple[int, dict[str, float]] | None:
+    @cached_property
+    def hours(self) -> Numbers:
+        """Wall-clock hours at every row."""
+        return hours(self.rows)
+
+    def validated(self, task: Task, budget: int) -> tuple[int, dict[str, float]] | None:
         """Env steps and returns by level set of the last validation at or before a number of env steps."""
         suffix = f"/{task.game}" if len(self.tasks) > 1 else ""
         keys = {

@@ -10,6 +10,7 @@ Reference:
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,26 +28,27 @@ MIN_RUNS = 3
 
 def interquartile_mean(scores: Scores) -> Float64[NDArray[Any], "..."]:
     """Mean of the middle half of all runs' scores, games pooled (scipy's `trim_mean` with 0.25)."""
-    pooled = np.concatenate(scores, axis=-1)
-    count = pooled.shape[-1]
+    ordered = np.sort(np.concatenate(scores, axis=-1), axis=-1)  # numpy sorts short rows faster than it partitions them
+    count = ordered.shape[-1]
     cut = count // 4
-    ordered = np.partition(pooled, (cut, count - cut - 1), axis=-1)  # only the middle half's ends must stand right
     return np.asarray(ordered[..., cut : count - cut].mean(-1))
 
 
 def mean(scores: Scores) -> Float64[NDArray[Any], "..."]:
     """Mean over games of the mean over runs."""
-    return np.asarray(_game_means(scores).mean(-1))
+    return _mean(_game_means(scores))
 
 
 def median(scores: Scores) -> Float64[NDArray[Any], "..."]:
     """Median over games of the mean over runs."""
-    return np.asarray(np.median(_game_means(scores), axis=-1))
+    ordered = np.sort(_game_means(scores), axis=-1)
+    count = ordered.shape[-1]
+    return np.asarray((ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2)
 
 
 def optimality_gap(scores: Scores) -> Float64[NDArray[Any], "..."]:
     """How far scores fall short of 1 on average; what is above 1 makes up for nothing."""
-    return np.asarray(1 - _game_means([np.minimum(game, 1) for game in scores]).mean(-1))
+    return np.asarray(1 - mean([np.minimum(game, 1) for game in scores]))
 
 
 AGGREGATES: dict[str, Statistic] = {
@@ -82,7 +84,13 @@ def _wins(ours: Float64[NDArray[Any], "... _"], theirs: Float64[NDArray[Any], ".
 
 
 def _game_means(scores: Scores) -> Float64[NDArray[Any], "... G"]:
-    return np.stack([game.mean(-1) for game in scores], axis=-1)
+    return np.stack([_mean(game) for game in scores], axis=-1)
+
+
+def _mean(values: Float64[NDArray[Any], "... _"]) -> Float64[NDArray[Any], "..."]:
+    """Mean over a short last axis, as a product: many times faster than numpy's."""
+    count = values.shape[-1]
+    return np.asarray(values @ np.full(count, 1 / count))
 
 
 def resampled(scores: Scores, resamples: int, rng: np.random.Generator) -> list[Float64[NDArray[Any], "R _"]]:
@@ -121,10 +129,11 @@ def mean_of_means_interval(scores: Scores) -> Interval | None:
     return center - half, center + half
 
 
+@cache
 def t_quantile(freedom: int, level: float = 0.95) -> float:
     """The half-width, in standard errors, of Student's interval, by bisection."""
     low, high = 0.0, 1e3
-    for _ in range(100):
+    for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if _t_within(middle, freedom) < level else (low, middle)
     return high

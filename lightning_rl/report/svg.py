@@ -9,6 +9,9 @@ from markupsafe import Markup, escape
 STYLES = 10
 """Series styles of the page; further series take them again."""
 
+Number = float | int
+"""Coordinates: a whole one is as good."""
+
 _MARKS = ("circle", "square", "diamond", "triangle")
 
 
@@ -25,10 +28,10 @@ class Series(NamedTuple):
     """
 
     style: int
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] = ()
-    high: Sequence[float] = ()
+    x: Sequence[Number]
+    y: Sequence[Number]
+    low: Sequence[Number] = ()
+    high: Sequence[Number] = ()
     marked: bool = False
 
 
@@ -44,25 +47,25 @@ class Bar(NamedTuple):
 
     style: int
     label: str
-    value: float
-    interval: Sequence[float] | None
+    value: Number
+    interval: Sequence[Number] | None
 
 
 class _Frame(NamedTuple):
     """Where data lies in a drawing: its box in pixels, and the values at the box's edges."""
 
-    left: float
-    top: float
-    right: float
-    bottom: float
-    x: tuple[float, float]
-    y: tuple[float, float]
+    left: Number
+    top: Number
+    right: Number
+    bottom: Number
+    x: tuple[Number, Number]
+    y: tuple[Number, Number]
 
-    def px(self, value: float) -> float:
+    def px(self, value: Number) -> float:
         share = (value - self.x[0]) / (self.x[1] - self.x[0])
         return round(self.left + share * (self.right - self.left), 1)
 
-    def py(self, value: float) -> float:
+    def py(self, value: Number) -> float:
         share = (value - self.y[0]) / (self.y[1] - self.y[0])
         return round(self.bottom - share * (self.bottom - self.top), 1)
 
@@ -76,7 +79,7 @@ def element(name: str, *children: str, **attributes: object) -> Markup:
 
 
 def line_plot(
-    series: Sequence[Series], *, title: str, x_label: str, alt: str, y_range: tuple[float, float] | None = None
+    series: Sequence[Series], *, title: str, x_label: str, alt: str, y_range: tuple[Number, Number] | None = None
 ) -> Markup:
     """Lines, each with its band.
 
@@ -97,7 +100,7 @@ def line_plot(
     return _drawing(width, height, title, alt, drawn)
 
 
-def interval_plot(bars: Sequence[Bar], *, title: str, x_label: str, alt: str, zero: float | None = None) -> Markup:
+def interval_plot(bars: Sequence[Bar], *, title: str, x_label: str, alt: str, zero: Number | None = None) -> Markup:
     """Marks with intervals, one below the other.
 
     Args:
@@ -125,7 +128,7 @@ def key(style: int) -> Markup:
     return element("svg", *drawn, viewBox="0 0 28 12", width=28, height=12, aria_hidden="true", class_="key")
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
+def ticks(low: Number, high: Number, count: int = 5) -> list[Number]:
     """About so many round numbers from low to high."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
@@ -134,7 +137,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(k * step, 10) for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def short(value: float) -> str:
+def short(value: Number) -> str:
     """A number for an axis: 500 k, 2.5 M, 0.25."""
     for size, unit in ((1e6, " M"), (1e3, " k")):
         if abs(value) >= size:
@@ -142,16 +145,16 @@ def short(value: float) -> str:
     return f"{value:g}"
 
 
-def _widened(low: float, high: float) -> tuple[float, float]:
+def _widened(low: Number, high: Number) -> tuple[Number, Number]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
-def _padded(values: Sequence[float]) -> tuple[float, float]:
+def _padded(values: Sequence[Number]) -> tuple[Number, Number]:
     low, high = _widened(min(values), max(values))
     return low - 0.05 * (high - low), high + 0.05 * (high - low)
 
 
-def _drawing(width: float, height: float, title: str, alt: str, drawn: Sequence[str]) -> Markup:
+def _drawing(width: Number, height: Number, title: str, alt: str, drawn: Sequence[str]) -> Markup:
     heading = _text(width / 2, 15, title, "title", "middle")
     return element("svg", heading, *drawn, viewBox=f"0 0 {width} {height}", role="img", aria_label=alt)
 
@@ -168,7 +171,7 @@ def _axes(frame: _Frame, x_label: str, *, ticks_y: bool) -> Markup:
     return element("g", *drawn)
 
 
-def _row(frame: _Frame, place: float, bar: Bar) -> Markup:
+def _row(frame: _Frame, place: Number, bar: Bar) -> Markup:
     y = frame.py(place)
     label = bar.label if len(bar.label) <= 36 else f"{bar.label[:35]}…"
     drawn = [_text(frame.left - 8, y + 4, label, "tick", "end"), _mark(frame.px(bar.value), y, bar.style)]
@@ -194,7 +197,7 @@ def _curve(frame: _Frame, series: Series) -> Markup:
     return element("g", *drawn)
 
 
-def _mark(x: float, y: float, style: int) -> Markup:
+def _mark(x: Number, y: Number, style: int) -> Markup:
     css = f"mark f{style % STYLES}"
     shape = _MARKS[style % len(_MARKS)]
     if shape == "circle":
@@ -207,9 +210,9 @@ def _mark(x: float, y: float, style: int) -> Markup:
     return element("polygon", points=" ".join(f"{x + dx:g},{y + dy:g}" for dx, dy in corners), class_=css)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> Markup:
+def _line(x1: Number, y1: Number, x2: Number, y2: Number, css: str) -> Markup:
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=css)
 
 
-def _text(x: float, y: float, text: str, css: str, anchor: str) -> Markup:
+def _text(x: Number, y: Number, text: str, css: str, anchor: str) -> Markup:
     return element("text", text, x=round(x, 1), y=round(y, 1), class_=css, text_anchor=anchor)

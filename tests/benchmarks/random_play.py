@@ -17,7 +17,7 @@ COLUMNS = (
     *("distribution_mode", "game", "run", "episodes", "env_steps"),
     *("return_mean", "return_variance", "return_max", "return_min"),
 )
-_NUM_ENVS = 64
+_NUM_ENVS = 32
 
 
 def measured(game: str, distribution_mode: str, *, run: int, episodes: int) -> tuple[str | int | float, ...]:
@@ -60,14 +60,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("procgen_random_play.csv"))
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--episodes", type=int, default=512)
+    parser.add_argument("--episodes", type=int, default=256)
+    parser.add_argument("--modes", nargs="+", default=["easy", "hard"])
     args = parser.parse_args()
     if not args.out.exists():
         args.out.write_text(",".join(COLUMNS) + "\n")
     with args.out.open() as file:
         known = {(row["distribution_mode"], row["game"], int(row["run"])) for row in csv.DictReader(file)}
     for run in range(args.runs):
-        for mode in ("easy", "hard"):
+        for mode in args.modes:
             for game in GAMES:
                 if (mode, game, run) not in known:
                     row = measured(game, mode, run=run, episodes=args.episodes)
