@@ -2,14 +2,13 @@
 
 import os
 import sys
-from io import TextIOWrapper
+
+from lightning_rl.cli.standard_streams import keep_open
 
 
 def run() -> None:
     """Console entry point."""
-    for stream in (sys.stdout, sys.stderr):  # a locale without dashes must not end the program
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    keep_open()
     # must be set before torch is imported; silences DDP's advice against find_unused_parameters
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if sys.argv[1:2] == ["doctor"]:

@@ -1,6 +1,7 @@
 """Videos of the policy playing, and the learning curve."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
-from rich.console import Console
 
 from lightning_rl.callbacks.graceful_stop import is_stopped_by_signal
 from lightning_rl.callbacks.iteration_metrics import data_of
@@ -71,7 +71,7 @@ class RecordMedia(Callback):
         played = {"returns": outputs.returns.tolist(), "lengths": outputs.lengths.tolist()}
         returns = self.video.with_suffix(".json")
         returns.write_text(json.dumps(played) + "\n", encoding="utf-8")
-        Console().print(f"returns {played['returns']}\nvideo   {self.video}\nreturns {returns}", highlight=False)
+        sys.stdout.write(f"returns {played['returns']}\nvideo   {self.video}\nreturns {returns}\n")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plays episodes with the trained policy and draws the curve, unless a signal stopped the run.

@@ -1,7 +1,7 @@
 """The `lightning-rl` command: LightningCLI with run folders."""
 
 import logging
-import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -10,19 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 import yaml
 from jsonargparse import Namespace
-from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import ProgressBar, Timer
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
-from pytorch_lightning.utilities import rank_zero_only
 
 import lightning_rl
 from lightning_rl.callbacks.checkpointing import RunCheckpoint
@@ -34,32 +28,38 @@ from lightning_rl.callbacks.random_states import RandomStates
 from lightning_rl.callbacks.reconstructions import AutoencoderPictures
 from lightning_rl.callbacks.run_folder import RunFolder
 from lightning_rl.callbacks.same_start import SameStart
+from lightning_rl.callbacks.time_limit import TimeLimit
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model_report import WorldModelReport
-from lightning_rl.cli.config_files import asked_data_class, check_configs, check_numbers, with_todays_classes
+from lightning_rl.cli.config_files import (
+    asked_data_class,
+    check_configs,
+    check_numbers,
+    check_order,
+    with_todays_classes,
+)
 from lightning_rl.cli.error_messages import say
+from lightning_rl.cli.loggers import check_one_writer, place_loggers
 from lightning_rl.cli.registry import data_class, module_class
-from lightning_rl.cli.run_location import RunLocation
-from lightning_rl.cpu.bfloat16 import supported_precision, uses_cuda
+from lightning_rl.cli.run_location import RunLocation, checkpoint_at, users_path
+from lightning_rl.cli.trainer_options import (
+    check_built,
+    check_options,
+    cluster_environment,
+    compute_deterministically,
+    fit_to_machine,
+)
 from lightning_rl.data.continuation import read_games
 from lightning_rl.errors import UnsavedError, UsageError
 from lightning_rl.runs import checkpoint_files
-from lightning_rl.runs.lightning_private import StagedCLI, is_fast_dev_run, starts_by_multiprocessing
+from lightning_rl.runs.lightning_private import StagedCLI, callbacks_of, is_fast_dev_run
 from lightning_rl.runs.metrics_csv import MetricsCSV
 from lightning_rl.runs.signals import STOPPED, SignalWatcher
-from lightning_rl.runs.wandb_run import drop_obsolete_settings, outlive, silent_server
+from lightning_rl.runs.wandb_run import drop_obsolete_settings, outlive
 from lightning_rl.version import __version__
 
 for _name in lightning_rl.__all__:  # the parser accepts only classes that are imported
     getattr(lightning_rl, _name)
-
-_CUTS_ITERATIONS = "it would cut iterations short; data.total_env_steps and trainer.max_epochs end a run"
-_REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
-    "gradient_clip_val": (("null", None), "model.max_grad_norm is the bound"),
-    "limit_train_batches": (("null", None), _CUTS_ITERATIONS),
-    "max_steps": ((-1,), _CUTS_ITERATIONS),
-}
-"""Refused options of Lightning's: the values that are allowed all the same, and what to use instead."""
 
 
 class _Parser(LightningArgumentParser):
@@ -85,6 +85,7 @@ class RunCLI(StagedCLI):
         self._remarks: list[str] = []  # printed once the command is known to be right
         self._asked = args[0] if args else ""
         check_configs(args)
+        check_order(args)
         self._data_class = asked_data_class(args)
         args = with_todays_classes(args)
         super().__init__(
@@ -153,19 +154,15 @@ class RunCLI(StagedCLI):
             if not isinstance(config.get(key), Namespace):
                 raise UsageError(f"{key} must be a group of options, found {config.get(key)}")
             check_numbers(config[key].as_dict(), key)
-        for key, (allowed, instead) in _REFUSED.items():
-            if config.trainer[key] not in allowed:
-                raise UsageError(f"trainer.{key} must be {allowed[0]}, found {config.trainer[key]}; {instead}")
+        check_options(config.trainer, subcommand=str(self.subcommand))
         config.data.init_args.seed = config.seed_everything
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # Lightning's table truncates names; `EvaluationReport` prints its own
-        if self.subcommand == "predict" and config.trainer.devices == "auto":
-            config.trainer.devices = 1  # it plays a few episodes into one video
-        self._suit_precision(config.trainer)
+        self._remarks.extend(fit_to_machine(config.trainer, subcommand=str(self.subcommand)))
         self.saved_config = config.clone()
-        if config.trainer.deterministic is None and uses_cuda(config.trainer.accelerator):
-            config.trainer.deterministic = True  # other kernels add in varying order, so resuming would not be exact
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nobody reads it
+        for key in ("run_dir", "ckpt_path", "policy_from"):
+            config[key] = users_path(key, config[key])
+        compute_deterministically(config.trainer)
         module = module_class(config.model.class_path)
         self.method = module.method(config.model.init_args.as_dict())
         self.game = data_class(config.data.class_path).game_named(str(config.data.init_args.get("game")))
@@ -175,50 +172,27 @@ class RunCLI(StagedCLI):
         self.run_dir, self.checkpoint = self.location.run_dir, self.location.checkpoint
         self._remarks.extend(self.location.remarks)
         config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
-        self._place_logger(config.trainer)
-
-    def _suit_precision(self, trainer: Namespace) -> None:
-        precision = supported_precision(trainer.precision, trainer.accelerator)
-        if precision != trainer.precision:
-            self._remarks.append(f"this CPU only emulates {trainer.precision}: trainer.precision {precision} is taken")
-            trainer.precision = precision
-
-    def _place_logger(self, trainer: Namespace) -> None:
-        mode = os.environ.get("WANDB_MODE")
-        if self.subcommand != "fit" or trainer.fast_dev_run:
-            trainer.logger = False  # W&B runs are for training; evaluation writes test.json and a video
-        elif isinstance(trainer.logger, Namespace) and trainer.logger.class_path.endswith(".WandbLogger"):
-            if mode == "disabled":
-                trainer.logger = False
-                return
-            place: dict[str, Any] = {
-                "save_dir": str(self.run_dir),
-                "id": self.location.run_id,
-                "name": self.location.run_id,
-            }
-            if mode is not None:
-                place["offline"] = mode != "online"
-            online = not place.get("offline", trainer.logger.init_args.get("offline", False))
-            if online and getattr(rank_zero_only, "rank", 0) == 0 and (server := silent_server()) is not None:
-                place["offline"] = True
-                self._remarks.append(f"W&B's {server} does not answer: the run is logged offline, for `wandb sync`")
-            for key, value in place.items():
-                trainer.logger.init_args[key] = value
+        if self.subcommand != "fit" or config.trainer.fast_dev_run:
+            config.trainer.logger = False  # they are for training; evaluation writes test.json and a video
+        self._remarks.extend(place_loggers(config.trainer, run_dir=self.run_dir, run_id=self.location.run_id))
 
     def instantiate_classes(self) -> None:
         """Builds module, data module and trainer, and checks that they and the checkpoint fit together."""
         self.complete = False
         with _notices_held_back():
             super().instantiate_classes()
-            _require_known_strategy(self.trainer)
+            batches = self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
+            epoch = self.config[self.subcommand].data.init_args.iterations_per_epoch
+            check_built(self.trainer, batches=batches * epoch)
             self.datamodule.check_agent(self.model)
             if self.subcommand == "fit":
                 self.model.check_trainer(self.trainer)
-            self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
             if self.location.saved is not None and self.checkpoint is not None:
                 self._check(self.location.saved, self.checkpoint)
             elif (given := self.config[self.subcommand].policy_from) is not None:
-                checkpoint_files.take_policy(Path(given), self.model.network)
+                policy, remarks = checkpoint_at(Path(given))
+                self._remarks.extend(remarks)
+                checkpoint_files.take_policy(policy, self.model, parts=self.model.policy_parts)
         self.location = replace(self.location, saved=None)  # as large as the run; Lightning reads the file itself
 
     def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:
@@ -248,6 +222,7 @@ class RunCLI(StagedCLI):
             callbacks.append(EnvStepsProgress())
         plugins = _as_list(config["plugins"])
         loggers = _as_list(config["logger"])
+        check_one_writer(self.run_dir, loggers=loggers, callbacks=callbacks)
         for logger in loggers:
             if isinstance(logger, WandbLogger):  # Lightning starts its run before it calls any callback
                 drop_obsolete_settings(logger)
@@ -255,14 +230,12 @@ class RunCLI(StagedCLI):
         if self.subcommand == "fit" and not config["fast_dev_run"]:
             loggers = [*loggers, MetricsCSV(self.run_dir / "metrics.csv")]
         if config["max_time"] is not None:
-            callbacks.append(
-                Timer(config["max_time"], interval="epoch")
-            )  # Lightning's default would stop within an iteration
+            callbacks.append(TimeLimit(config["max_time"]))
         self._checkpoint_io = checkpoint_files.AtomicCheckpointIO()
         trainer: Trainer = super().instantiate_trainer(
             callbacks=callbacks,
             logger=loggers or False,
-            plugins=[*plugins, *_cluster_environment(plugins), self._checkpoint_io],
+            plugins=[*plugins, *cluster_environment(plugins), self._checkpoint_io],
             default_root_dir=str(self.run_dir),
             max_time=None,
             **kwargs,
@@ -319,6 +292,22 @@ class RunCLI(StagedCLI):
                 last = self.run_dir / checkpoint_files.LAST
                 raise UnsavedError(f"{last} is older than the end of the run, which could not be saved")
             self._print_files()
+            self._tell_what_ended_it()
+
+    def _tell_what_ended_it(self) -> None:
+        """Says what has ended a run before its budget."""
+        done, budget = self.datamodule.env_steps, self.datamodule.total_env_steps
+        if done >= budget:
+            return
+        most = self.trainer.max_epochs
+        limits = [callback for callback in callbacks_of(self.trainer) if isinstance(callback, TimeLimit)]
+        cause, remedy = "a callback", f"--run_dir {shlex.quote(str(self.run_dir))} --ckpt_path last goes on"
+        if most is not None and 0 <= most <= self.trainer.current_epoch:
+            cause, remedy = f"trainer.max_epochs {most}", "give more to continue"
+        elif any(limit.is_reached for limit in limits):
+            cause = f"trainer.max_time {self.saved_config.trainer.max_time}"
+            remedy += ", for as long again"
+        say(f"{cause} ended the run at {done} of data.total_env_steps {budget}; {remedy}")
 
     def _run(self) -> None:
         with self.location.announced():
@@ -342,23 +331,8 @@ class RunCLI(StagedCLI):
             "vae": self.run_dir / "media" / "reconstructions.png",
         }
         lines = [f"{what:<11}{path}" for what, path in found.items() if path.exists()]
-        lines += [f"next:      lightning-rl test --ckpt_path {last}"]
+        lines += [f"next:      lightning-rl test --ckpt_path {shlex.quote(str(last))}"]
         sys.stdout.write("\n".join(lines) + "\n")
-
-
-def _cluster_environment(given: list[Any]) -> list[ClusterEnvironment]:
-    """Slurm's environment without Lightning's requeueing, which the sbatch file does by the exit status."""
-    if TorchElasticEnvironment.detect() or any(isinstance(plugin, ClusterEnvironment) for plugin in given):
-        return []
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-
-
-def _require_known_strategy(trainer: Trainer) -> None:
-    """Refuses strategies that shard parameters, and those that fork processes, which games do not survive."""
-    strategy = trainer.strategy
-    known = type(strategy) in (DDPStrategy, SingleDeviceStrategy)
-    if not known or starts_by_multiprocessing(strategy):
-        raise UsageError(f"trainer.strategy must be auto or ddp, found {type(strategy).__name__}")
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -1,6 +1,8 @@
 """Config files of the command line: which are given, whether they are safe to parse, and what they name."""
 
 import math
+import os
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -36,7 +38,7 @@ def check_configs(args: list[str]) -> None:
     Raises:
         UsageError: names the file and what is wrong.
     """
-    for path in (Path(name) for name in values(args, "--config", "-c")):
+    for path in config_paths(args):
         try:
             if path.exists() and not path.is_dir():
                 _check_config(path)
@@ -71,15 +73,51 @@ def _check_nesting(text: str) -> None:
             raise ValueError(f"more than {_MAX_CONFIG_VALUES} values, or nested more than {_MAX_CONFIG_DEPTH} deep")
 
 
+def check_order(args: list[str]) -> None:
+    """Refuses an option that a later config would replace, or judge as an option of another class.
+
+    Raises:
+        UsageError: names both.
+    """
+    given: list[str] = []
+    for arg, following in pairwise([*args, ""]):
+        name, _, value = arg.partition("=")
+        if name in ("--config", "-c"):
+            path = value or following
+            kept = set(_keys(_read(Path(os.path.expanduser(path)))))
+            for option in given:
+                if any(f"{option}.".startswith(f"{key}.") or f"{key}.".startswith(f"{option}.") for key in kept):
+                    raise UsageError(
+                        f"{option} is given before --config {path}, which would replace it; --config comes first"
+                    )
+        elif name.startswith("--"):
+            given.append(name.removeprefix("--").removesuffix("+").replace(".init_args", ""))
+
+
+def _read(path: Path) -> Any:
+    with suppress(OSError, ValueError, yaml.YAMLError):  # what is wrong the parser will tell
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return None
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    """What a config sets, without `init_args`; a group that is empty or names a class is set as a whole."""
+    if not isinstance(config, dict) or not config or "class_path" in config:
+        yield prefix
+        return
+    for name, inner in config.items():
+        yield from _keys(inner, prefix if name == "init_args" else f"{prefix}.{name}".lstrip("."))
+
+
 def asked_data_class(args: list[str]) -> str:
     """Class path of the data module that the command line, or else the last config, names; by default Procgen's.
 
     The parser must start from this class's defaults, because it would keep those of another class for equal names.
     """
     named = ["ProcgenDataModule"]
-    for path in values(args, "--config", "-c"):
+    for path in config_paths(args):
         with suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # what is wrong the parser will tell
-            named.append(yaml.safe_load(Path(path).read_text(encoding="utf-8"))["data"]["class_path"])
+            named.append(yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["class_path"])
     named += values(args, "--data", "--data.class_path")
     paths = {c.__name__: f"lightning_rl.{c.__name__}" for c in CLASSES["data"]()}
     known = [paths[name] for name in (str(given).rpartition(".")[2] for given in named) if name in paths]
@@ -92,13 +130,18 @@ def values(args: list[str], *names: str) -> list[str]:
     return [value for name, value in pairs if name in names]
 
 
+def config_paths(args: list[str]) -> list[Path]:
+    """The config files of a command line."""
+    return [Path(os.path.expanduser(name)) for name in values(args, "--config", "-c")]
+
+
 def with_run_config(args: list[str]) -> list[str]:
     """Adds the run's own config.yaml if a checkpoint is named and no config is given."""
     named = values(args, "--ckpt_path")
     if not named or values(args, "--config", "-c", "--model"):
         return args
-    run_dir = (values(args, "--run_dir") or [""])[-1]
-    folder = Path(run_dir) if named[-1] in ("last", "best") else Path(named[-1]).parent
+    run_dir, checkpoint = (Path(os.path.expanduser(paths[-1])) for paths in (values(args, "--run_dir") or [""], named))
+    folder = run_dir if named[-1] in ("last", "best") else checkpoint if checkpoint.is_dir() else checkpoint.parent
     config = folder / "config.yaml"
     return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args
 
@@ -115,7 +158,7 @@ def with_todays_classes(args: list[str]) -> list[str]:
         if path == value and (index == 0 or given[index - 1] not in ("--config", "-c")):
             continue
         with suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # what is wrong the parser will tell
-            if (text := _with_todays_class(Path(path).read_text(encoding="utf-8"))) is not None:
+            if (text := _with_todays_class(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))) is not None:
                 given[index] = value[: len(value) - len(path)] + text
     return given
 

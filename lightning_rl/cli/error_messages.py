@@ -30,7 +30,8 @@ def short_message(message: str, args: list[str]) -> str:
         names = [arg for arg in args if arg.startswith(lacking[1]) and not values([arg, "--"], arg)[0].strip("-")]
         return f"{', '.join(names)}: expected a value"
     if missing := re.search(r"arguments are required: (?:\w+\.)?(\w+)", message):
-        return f"{missing[1]} is missing; give --config FILE, as configs/ppo.yaml"
+        remedy = "" if key else "; give --config FILE, as configs/ppo.yaml"
+        return f"{key}.{missing[1]} is missing{remedy}".lstrip(".")
     if re.match("Problems parsing config|Unexpected config", message):
         return f"config: {', '.join(values(args, '--config', '-c'))} is not a config: {message.partition(': ')[2]}"
     return _wrong_value(key, message)
@@ -50,12 +51,31 @@ _NO_REASON = "Expected|Does|Import path|Not a valid|Problem with|a class path|a 
 """Beginnings of lines that only list the allowed types."""
 
 
+_KEYS_OF_CLASSES = {"loggers.logger.Logger": "trainer.logger", "callbacks.callback.Callback": "trainer.callbacks"}
+"""Options whose classes the parser builds; what goes wrong then comes without the key."""
+
+
+def _of_a_class(key: str, message: str) -> str | None:
+    """Why a class could not be found or built; None where it is not about that."""
+    options = [option for base, option in _KEYS_OF_CLASSES.items() if base in message]
+    option = key or next(iter(options), "")
+    if unknown := re.search(r"Expected a dot import path string: (.*)", message):
+        return f"{option} must be a class, named by its import path, found {unknown[1]}"
+    failed = re.search(r"^( *)- Problem with given class_path '([^']*)':\n((?:\1 +.*(?:\n|$))+)", message, re.MULTILINE)
+    if failed is None or re.search(r"^ *- |Parser key", failed[3], re.MULTILINE):
+        return None
+    name = failed[2].rpartition(".")[2] if failed[2].startswith("pytorch_lightning.") else failed[2]
+    return f"{option}: {name}: {failed[3]}".lstrip(": ")
+
+
 def _wrong_value(key: str, message: str) -> str:
     value = re.search(r"(?:Given|Got) value: (.*)", message)
     if key in CLASSES and re.search("import path|class_path '|Import path", message):
         found = re.search(r"class_path'(?::|, val=) ?'([^']+)'", value[1]) if value else None
         names = ", ".join(c.__name__ for c in CLASSES[key]())
         return f"{key} must be one of {names}, found {found[1] if found else value and value[1]}"
+    if (inner := _of_a_class(key, message)) is not None:
+        return inner
     reasons = [line for line in re.findall(r"^ *- (.*)", message, re.MULTILINE) if not re.match(_NO_REASON, line)]
     if reasons and "Parser key" not in reasons[-1]:
         return str(reasons[-1])

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.config_files import with_run_config
 from lightning_rl.cli.error_messages import say, short_message
 from lightning_rl.cli.run_location import launchers_run_dir
+from lightning_rl.cli.standard_streams import keep_open
 from lightning_rl.cpu import allocator
 from lightning_rl.errors import ActorError, BusyError, ReplayError, UnsavedError, UsageError
 from lightning_rl.runs.signals import SIGNALS, SignalWatcher, end_at_signals, end_with
@@ -33,6 +35,7 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 0 done; 1 a failure during the run; 2 wrong input; 143 stopped by a signal after saving.
             Failures and wrong input are told in one line on stderr.
     """
+    keep_open()
     allocator.keep_freed_memory()
     if launchers_run_dir() is not None:
         end_with(os.getppid())
@@ -65,7 +68,7 @@ def _status_of(cli: RunCLI) -> int:
         say(str(error))
         return 2
     except (ActorError, FloatingPointError, ReplayError, UnsavedError) as error:
-        say(f"{error}; to continue from the last boundary: --run_dir {cli.run_dir} --ckpt_path last")
+        say(f"{error}; to continue from the last boundary: --run_dir {shlex.quote(str(cli.run_dir))} --ckpt_path last")
         return 1
     except (BusyError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_ROOM:

@@ -27,6 +27,17 @@ _LAUNCHER_VARIABLE = "LIGHTNING_RL_RUN_DIR"
 """Environment variable in which a process leaves its process id and its run folder to the ranks that it starts."""
 
 
+def users_path(key: str, given: str | None) -> str | None:
+    """A path with the user's home folder in the place of `~`, which a shell replaces in some places only.
+
+    Raises:
+        UsageError: it is empty, as where it is a shell's variable that is not set.
+    """
+    if given == "":
+        raise UsageError(f"{key} must be a path, found an empty text")
+    return None if given is None else os.path.expanduser(given)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunLocation:
     """The run folder and the checkpoint that a command works with.
@@ -56,7 +67,7 @@ class RunLocation:
         Args:
             subcommand: fit, validate, test or predict.
             run_dir: as given on the command line.
-            ckpt_path: as given: a file, `last`, `best` or nothing.
+            ckpt_path: as given: a file, a run folder, `last`, `best` or nothing.
             method: part of a new run's path.
             game: likewise.
 
@@ -126,13 +137,22 @@ def _checkpoint(subcommand: str, given: str | None, run_dir: Path | None) -> tup
         return _last_of(subcommand, run_dir) if given == "last" else (run_dir / checkpoint_files.BEST, ())
     if "://" in given:
         raise UsageError(f"ckpt_path must be a file of this machine, found {given}")
-    return Path(given), ()
+    return checkpoint_at(Path(given))
+
+
+def checkpoint_at(path: Path) -> tuple[Path, tuple[str, ...]]:
+    """The file itself or the newest good one of a run folder, and what to tell the user about the choice."""
+    return _newest_in(path) if path.is_dir() else (path, ())
 
 
 def _last_of(subcommand: str, run_dir: Path) -> tuple[Path | None, tuple[str, ...]]:
-    last, previous = run_dir / checkpoint_files.LAST, run_dir / checkpoint_files.PREVIOUS
-    if subcommand == "fit" and not last.exists() and not previous.exists():
+    if subcommand == "fit" and not any((run_dir / name).exists() for name in _FILES_OF_A_RUN[:2]):
         return None, (f"{run_dir} holds no checkpoint yet: a new run starts",)
+    return _newest_in(run_dir)
+
+
+def _newest_in(run_dir: Path) -> tuple[Path, tuple[str, ...]]:
+    last, previous = run_dir / checkpoint_files.LAST, run_dir / checkpoint_files.PREVIOUS
     if checkpoint_files.is_readable(last) or not checkpoint_files.is_readable(previous):
         return last, ()
     state = "damaged" if last.exists() else "not there"

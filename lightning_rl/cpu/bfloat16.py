@@ -4,6 +4,10 @@ from pathlib import Path
 
 import torch
 
+SUPPORTED_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Lightning's names of the precisions that the networks support: weights, and what the games give, are float32."""
+
+_ALIASES = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "64": "64-true", "None": "32-true"}
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 
 
@@ -13,6 +17,16 @@ def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return any(flag in flags for flag in _BF16_FLAGS)
 
 
+def full_name(precision: str | int | None) -> str:
+    """Lightning's full name of a precision, of which it knows shorter ones."""
+    return _ALIASES.get(str(precision), str(precision))
+
+
+def on_cpu(accelerator: str) -> bool:
+    """Whether Lightning's `trainer.accelerator` selects the CPU on this machine."""
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+
+
 def supported_precision(precision: str | int | None, accelerator: str) -> str | int | None:
     """`precision`, or `32-true` in place of bf16 on a CPU that only emulates it.
 
@@ -20,8 +34,8 @@ def supported_precision(precision: str | int | None, accelerator: str) -> str | 
         precision: Lightning's `trainer.precision`.
         accelerator: Lightning's `trainer.accelerator`.
     """
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-    return "32-true" if precision == "bf16-mixed" and on_cpu and not cpu_has_bf16() else precision
+    emulated = full_name(precision) == "bf16-mixed" and on_cpu(accelerator) and not cpu_has_bf16()
+    return "32-true" if emulated else precision
 
 
 def uses_cuda(accelerator: str) -> bool:

@@ -20,6 +20,7 @@ from lightning_rl.cpu.bfloat16 import cpu_has_bf16
 from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gradients, threads
 from lightning_rl.modules.hyper_parameters import as_plain, constructor_options, from_plain
 from lightning_rl.modules.optimizers import fused_on
+from lightning_rl.modules.trainer_checks import check_trainer_for
 from lightning_rl.protocols import Source
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.checkpoint_files import METADATA
@@ -76,6 +77,8 @@ class RLModule(LightningModule, ABC):
 
     network: nn.Module
     loss_weights: dict[str, float]
+    policy_parts: tuple[str, ...] = ("network",)
+    """Modules that acting needs, which `--policy_from` takes from a checkpoint."""
     on_policy = True
     uses_replay = False
     phase = ""
@@ -96,6 +99,7 @@ class RLModule(LightningModule, ABC):
         self.greedy = greedy
         self.validation_returns: dict[str, float] = {}
         self._autocast: torch.dtype | None = None
+        self._stops_at_boundary = False
 
     @classmethod
     @abstractmethod
@@ -142,10 +146,17 @@ class RLModule(LightningModule, ABC):
         return tuple(torch.cat(column) for column in zip(*spread(outputs, parts), strict=True))
 
     def setup(self, stage: str) -> None:
-        """Sets the number of threads of operators outside micro-batches, and allows unused parameters under DDP."""
+        """Checks the Trainer, sets the threads of operators outside micro-batches, allows unused parameters in DDP.
+
+        Raises:
+            ValueError: the Trainer would cut iterations short, or compute in a precision that is not supported.
+        """
+        trainer = attached_trainer(self)
+        if trainer is not None:
+            check_trainer_for(trainer, fitting=stage == "fit")
         if self.micro_batches is not None:
             torch.set_num_threads(self.micro_batches.num_threads)
-        if (trainer := attached_trainer(self)) is not None:
+        if trainer is not None:
             # A batch may train a part of the parameters only. The option also keeps DDP from rebuilding its buckets
             # after the first step, which would change how a resumed run rounds sums over three or more ranks.
             find_unused_parameters(trainer.strategy)
@@ -288,8 +299,28 @@ class RLModule(LightningModule, ABC):
         """Stores the mean return on one level set."""
         self.validation_returns[VALIDATION_KEYS[episodes.level_set]] = float(episodes.returns.mean())
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Lets an epoch go on where a callback has asked to stop."""
+        self._put_off_stop()
+
+    def on_validation_end(self) -> None:
+        """Likewise, where validation comes within an epoch."""
+        self._put_off_stop()
+
+    def _put_off_stop(self) -> None:
+        """A callback, as Lightning's Timer, may ask to stop at any batch; a rollout is learned from to its end."""
+        if self.trainer.should_stop and not self.trainer.is_last_batch:
+            self.trainer.should_stop, self._stops_at_boundary = False, True
+
+    def on_train_epoch_end(self) -> None:
+        """Stops, where a callback has asked for it within the epoch."""
+        if self._stops_at_boundary:
+            self.trainer.should_stop, self._stops_at_boundary = True, False
+
     def on_validation_epoch_end(self) -> None:
         """Logs the returns; during `fit`, `IterationMetrics` logs them with the rest of the row."""
+        if self.trainer.sanity_checking:
+            self.validation_returns = {}
         if self.trainer.state.fn == TrainerFn.VALIDATING:
             self.log_dict(self.validation_returns, sync_dist=True)
 

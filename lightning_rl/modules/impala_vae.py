@@ -150,6 +150,7 @@ class ImpalaVAEModule(ImpalaModule):
     """
 
     vae: VAE
+    policy_parts = ("network", "vae.encoder")
 
     def __init__(self, *, vae: VAEConfig = VAEConfig(), surprise: SurpriseConfig | None = None, **impala: Any) -> None:
         self.vae_config = vae  # set first: the size of the latent is needed to build the network

@@ -7,7 +7,7 @@ import re
 import shutil
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from types import NoneType
@@ -17,7 +17,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -199,8 +199,13 @@ def is_readable(path: Path) -> bool:
     return True
 
 
-def take_policy(path: Path, network: nn.Module) -> None:
-    """Puts the policy of a checkpoint, of whatever method, into `network`.
+def take_policy(path: Path, module: LightningModule, *, parts: Sequence[str]) -> None:
+    """Puts the policy of a checkpoint, of whatever method, into `module`.
+
+    Args:
+        path: the checkpoint.
+        module: the new agent.
+        parts: names of the modules in it that acting needs.
 
     Raises:
         ValueError: the file cannot be read, or its policy is of another shape.
@@ -209,17 +214,19 @@ def take_policy(path: Path, network: nn.Module) -> None:
         saved = read(path)["state_dict"]
     except ValueError as error:
         raise ValueError(str(error).replace("ckpt_path", "policy_from", 1)) from error
-    prefix = "network."
-    policy = {name.removeprefix(prefix): tensor for name, tensor in saved.items() if name.startswith(prefix)}
-    built = network.state_dict()
+    prefixes = tuple(f"{part}." for part in parts)
+    policy, built = (
+        {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}
+        for tensors in (saved, module.state_dict())
+    )
     for name in sorted(policy.keys() | built.keys()):
         shapes = [None if tensors.get(name) is None else tuple(tensors[name].shape) for tensors in (policy, built)]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"policy_from: {path} has {prefix}{name} of shape {shapes[0]}, this network of shape {shapes[1]}; give"
+                f"policy_from: {path} has {name} of shape {shapes[0]}, this network of shape {shapes[1]}; give"
                 " --model.network and --data.frame_stack as that policy was trained"
             )
-    network.load_state_dict(policy)
+    module.load_state_dict(policy, strict=False)
 
 
 def check_fits(checkpoint: dict[str, Any], path: Path, *, module: LightningModule, method: str, game: str) -> None:

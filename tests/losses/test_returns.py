@@ -150,6 +150,13 @@ def test_normalized_advantages_with_std_1e_8_are_halved_by_the_constant() -> Non
     torch.testing.assert_close(normalized(advantages), torch.tensor([-0.5, 0.5], dtype=torch.float64))
 
 
+def test_normalized_advantages_of_a_part_use_the_moments_of_the_whole() -> None:
+    whole = rounded(3 * np.random.default_rng(7).normal(loc=2, size=(7, NUM_ENVS)))
+    moments = RunningMoments(mean=float(whole.mean()), variance=float(whole.var()), weight=float(whole.size))
+
+    assert_matches(normalized(tensor(whole[:5]), moments), reference.normalized(whole)[:5])
+
+
 @pytest.mark.parametrize("shape", [(1,), (5, 3)])
 def test_normalized_advantages_are_zero_if_all_are_equal(shape: tuple[int, ...]) -> None:
     assert torch.equal(normalized(torch.full(shape, 2.0)), torch.zeros(shape))

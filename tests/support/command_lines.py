@@ -1,11 +1,14 @@
-"""What command lines mean, without building anything that they ask for."""
+"""What command lines mean, without building anything that they ask for, and how they are refused."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from jsonargparse import Namespace
 
 from lightning_rl.cli.command import RunCLI
+from lightning_rl.cli.program import main
 from tests.support.methods import CONFIGS
 
 
@@ -38,3 +41,14 @@ def resolved(*configs: str | Path, **options: str) -> dict[str, Any]:
     found = parsed(["fit", *(text for path in paths for text in ("--config", str(path))), *flags]).as_dict()
     del found["config"]  # where the options were read
     return found
+
+
+def refusal(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line with which the command refuses `args`."""
+    capsys.readouterr()
+    status = main(args)
+    captured = capsys.readouterr()
+    assert status == 2
+    assert captured.out == ""
+    assert re.fullmatch(r"lightning-rl: [^\n]+\n", captured.err)
+    return captured.err

@@ -150,7 +150,7 @@ class SimPLeModule(RLModule):
             self.check_trainer(self.trainer)
 
     def check_trainer(self, trainer: Trainer) -> None:
-        """Refuses a Trainer that would not reload the length of each slice.
+        """Refuses a Trainer that would not reload the length of each slice, or count on it.
 
         Raises:
             ValueError: names its option.
@@ -160,6 +160,12 @@ class SimPLeModule(RLModule):
             raise ValueError(
                 f"trainer.reload_dataloaders_every_n_epochs must be 1 for SimPLeModule, whose iterations differ in"
                 f" length, found {found}"
+            )
+        every = getattr(trainer, "val_check_interval", None)  # there is none where it is a duration
+        if isinstance(every, int) and trainer.check_val_every_n_epoch is not None:
+            raise ValueError(
+                "trainer.val_check_interval must be a share of an epoch for SimPLeModule, whose iterations differ in"
+                f" length, found {every}; with trainer.check_val_every_n_epoch null it may be a number of batches"
             )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -298,6 +304,7 @@ class SimPLeModule(RLModule):
 
     def on_train_epoch_end(self) -> None:
         """Logs imagined steps, their mean reward, and updates of the world model."""
+        super().on_train_epoch_end()
         self.log_dict(
             {"imagined_steps": self.imagined_steps.double(), "world_model/updates": self.world_model_updates.double()}
         )

@@ -1,0 +1,108 @@
+"""What is told of wrong input: the innermost reason, and that `--config` comes first."""
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_rl.cli.config_files import check_order
+from lightning_rl.errors import UsageError
+from tests.support.command_lines import parsed, refusal
+from tests.support.methods import CONFIGS
+
+PPO = ["fit", "--config", str(CONFIGS / "ppo.yaml"), "--run_dir", "run"]
+LOGGERS = "pytorch_lightning.loggers"
+without_tensorboard = pytest.mark.skipif(
+    importlib.util.find_spec("tensorboard") is not None or importlib.util.find_spec("tensorboardX") is not None,
+    reason="tells what is missing",
+)
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class TestTheInnermostReason:
+    @without_tensorboard
+    @pytest.mark.parametrize("as_a_list", [False, True])
+    def test_of_a_logger_that_cannot_be_built(
+        self, as_a_list: bool, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        logger = {"class_path": f"{LOGGERS}.TensorBoardLogger", "init_args": {"save_dir": "logs"}}
+        other = {"class_path": f"{LOGGERS}.CSVLogger", "init_args": {"save_dir": "logs"}}
+        Path("more.yaml").write_text(yaml.safe_dump({"trainer": {"logger": [other, logger] if as_a_list else logger}}))
+        message = refusal([*PPO, "--config", "more.yaml"], capsys)
+        assert "trainer.logger: TensorBoardLogger: Neither `tensorboard` nor `tensorboardX` is available." in message
+        assert os.listdir(empty_folder) == ["more.yaml"]
+
+    @pytest.mark.parametrize(
+        ("callback", "told"),
+        [
+            ({"class_path": "nowhere.Foo"}, "trainer.callbacks: nowhere.Foo: No module named 'nowhere'"),
+            (
+                {"class_path": "pytorch_lightning.callbacks.EarlyStopping"},
+                "trainer.callbacks.monitor is missing",
+            ),
+            (
+                {"class_path": "pytorch_lightning.callbacks.EarlyStopping", "init_args": {"monitr": "x"}},
+                "trainer.callbacks.monitr is not an option",
+            ),
+            (
+                {
+                    "class_path": "pytorch_lightning.callbacks.EarlyStopping",
+                    "init_args": {"monitor": "x", "mode": "u"},
+                },
+                "`mode` can be min, max, got u",
+            ),
+        ],
+    )
+    def test_of_a_callback(self, callback: dict[str, object], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+        Path("more.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+        message = refusal([*PPO, "--config", "more.yaml"], capsys)
+        assert told in message
+        assert "--config FILE" not in message
+
+    @pytest.mark.parametrize(
+        ("option", "value"), [("logger", "FooLogger"), ("callbacks", "FooCallback"), ("plugins", "FooPlugin")]
+    )
+    def test_of_a_class_that_is_not_known(self, option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+        message = refusal([*PPO, f"--trainer.{option}", value], capsys)
+        assert f"trainer.{option} must be a class, named by its import path, found {value}" in message
+
+
+class TestConfigComesFirst:
+    @pytest.mark.parametrize(
+        ("before", "config", "named"),
+        [
+            (["--model.vae.latent_size", "8"], "impala_vae", "model.vae.latent_size"),
+            (["--model.init_args.network=two_conv"], "ppo", "model.network"),
+            (["--model", "ImpalaModule"], "ppo", "model"),
+            (["--data.frame_skip", "3"], "ppo_atari", "data.frame_skip"),
+            (["--data.num_envs", "4"], "impala", "data.num_envs"),
+            (["--model.micro_batches", "null"], "hardware/cpu", "model.micro_batches"),
+            (["--trainer.precision=32-true"], "hardware/cpu", "trainer.precision"),
+        ],
+    )
+    def test_what_it_would_replace_is_refused(self, before: list[str], config: str, named: str) -> None:
+        path = str(CONFIGS / f"{config}.yaml")
+        told = f"{named} is given before --config {path}, which would replace it; --config comes first"
+        for args in (["--config", path], ["-c", path]):
+            with pytest.raises(UsageError, match=re.escape(told)):
+                check_order(["fit", *before, *args])
+        with pytest.raises(UsageError, match=re.escape(told)):
+            check_order(["fit", "--config", str(CONFIGS / "ppo.yaml"), *before, f"--config={path}"])
+
+    def test_is_told_in_one_line(self, empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        args = ["fit", "--model", "ImpalaModule", "--config", str(CONFIGS / "ppo.yaml")]
+        assert "model is given before --config" in refusal(args, capsys)
+        assert os.listdir(empty_folder) == []
+
+    def test_what_it_leaves_alone_is_taken(self) -> None:
+        before = ["--run_dir", "run", "--trainer.max_epochs", "3", "--seed_everything=7"]
+        options = parsed(["fit", *before, "--config", str(CONFIGS / "ppo.yaml")])
+        assert (options.run_dir, options.trainer.max_epochs, options.seed_everything) == ("run", 3, 7)
