@@ -32,19 +32,22 @@ def reported(*args: object) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods of three seeds each, and a folder that is left out."""
+    folder = tmp_path_factory.mktemp("json")
+    three_seeds(folder / "runs" / "ppo")
+    three_seeds(folder / "runs" / "impala", model="ImpalaModule", method="impala", full=5.0)
+    write_run(folder / "runs" / "broken")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> dict[str, Any]:
+    return reported(folder / "runs", "--out", folder / "out", "--baseline", "none")
+
+
 class TestJson:
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        folder = tmp_path_factory.mktemp("json")
-        three_seeds(folder / "runs" / "ppo")
-        three_seeds(folder / "runs" / "impala", model="ImpalaModule", method="impala", full=5.0)
-        write_run(folder / "runs" / "broken")
-        return folder
-
-    @pytest.fixture(scope="class")
-    def report(self, folder: Path) -> dict[str, Any]:
-        return reported(folder / "runs", "--out", folder / "out", "--baseline", "none")
-
     def test_it_has_the_keys_that_others_rely_on(self, report: dict[str, Any]) -> None:
         group = report["groups"][1]
         aggregates = {f"{name}{of}" for name in ("iqm", "mean", "median", "optimality_gap") for of in ("", "_ci95")}
