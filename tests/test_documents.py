@@ -168,8 +168,9 @@ def with_options_shown(config: str) -> dict[str, Any]:
 
 @cache
 def is_of_tests(name: str) -> bool:
-    """Whether an option, by its name, is one of a program among the tests."""
-    programs = (path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    """Whether an option, by its name, is one of a program among the tests, or of `report`."""
+    paths = [*(ROOT / "tests").rglob("*.py"), ROOT / "lightning_rl/report/command.py"]
+    programs = (path.read_text(encoding="utf-8") for path in paths)
     return "." not in name and any(f'add_argument("--{name}"' in program for program in programs)
 
 

@@ -34,12 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or folder that holds some")
     options.add_argument("--out", type=Path, default=Path("report"), help="folder for the report (default: ./report)")
-    options.add_argument(
-        "--baseline",
-        choices=("all", "none"),
-        default="all",
-        help="none: leave OpenAI's published PPO and random play out (default: all)",
-    )
+    options.add_argument("--baseline", choices=("all", "none"), default="all", help="none: show only the runs given")
     return options
 
 
