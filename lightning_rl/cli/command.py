@@ -99,8 +99,8 @@ class RunCLI(StagedCLI):
             parser_kwargs={
                 "prog": "lightning-rl",
                 "version": __version__,
-                "epilog": "`lightning-rl report` shows statistics over runs; `lightning-rl doctor` shows what will break"
-                " on this machine, and what a bug report needs.",
+                "epilog": "`lightning-rl report` shows statistics over runs. `lightning-rl doctor` shows what will"
+                " break on this machine, and what a bug report needs.",
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,

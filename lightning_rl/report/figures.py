@@ -41,7 +41,8 @@ def _aggregate(groups: Groups, level_set: str, name: str) -> Figure | None:
     for style, group in enumerate(groups):
         values = group[level_set] or {}
         if values.get(name) is not None:
-            bars.append(Bar(style, group["name"], values[name], values[f"{name}_ci95"]))
+            label = f"{group['name']} *" if group["marked"] else group["name"]
+            bars.append(Bar(style, label, values[name], values[f"{name}_ci95"]))
     title = f"{AGGREGATE_NAMES[name]}, {LEVEL_NAMES[level_set]}"
     return _intervals(bars, title, "normalized return") if bars else None
 
@@ -111,9 +112,9 @@ def _curves(groups: Groups, axis: str, level_set: str, game: str) -> Figure | No
             said.append(f"{group['name']} ends at {_end(curve)}")
     if not series or all(group["baseline"] for group in groups if game in group["curves"]):
         return None
-    what = "training episodes" if level_set == "train_levels" else "all levels, validation"
+    what = "return in training" if level_set == "train_levels" else "return on all levels"
     x_label = "env steps" if axis == "env_steps" else "wall-clock hours"
-    alt = f"Return on {game}, {what}, against {x_label}: {'; '.join(said)}"
+    alt = f"{game}: {what} against {x_label}: {'; '.join(said)}"
     return Figure(line_plot(series, title=f"{game}: {what}", x_label=x_label, alt=alt), alt)
 
 

@@ -90,6 +90,7 @@ def page(report: Mapping[str, Any]) -> str:
             summary=_summary(report["groups"]),
             title="Results by method and setting",
             version=report["lightning_rl_version"],
+            with_curves=[(number, group) for number, group in groups if _has_curves(group)],
         )
     )
 
@@ -120,6 +121,10 @@ def _curves(groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, li
         if drawn:
             found.append((name, label, text + _OVER_SEEDS, drawn))
     return found
+
+
+def _has_curves(group: Mapping[str, Any]) -> bool:
+    return any(curve for axes in group["curves"].values() for curve in axes.values())
 
 
 def _per_game(groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, Mapping[str, Any], str, Mapping[str, Any]]]:
