@@ -131,7 +131,9 @@ def _random(tasks: Sequence[Task]) -> Group:
         for task in tasks
     }
     measured = {task: found for task, found in scores.items() if found}
-    return Group(name=RANDOM, method=RANDOM, scores=measured, env_steps=0, source=SOURCES[RANDOM])
+    episodes = {row["episodes"] for rows in played.values() for row in rows}
+    source = f"{SOURCES[RANDOM]}; each run is the mean of {' or '.join(sorted(episodes))} episodes"
+    return Group(name=RANDOM, method=RANDOM, scores=measured, env_steps=0, source=source)
 
 
 def _tested(row: dict[str, str]) -> dict[str, dict[str, float]]:

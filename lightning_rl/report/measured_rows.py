@@ -27,7 +27,10 @@ def column(rows: Sequence[Row], key: str, missing: float = math.nan) -> Numbers:
 
 
 def hours(rows: Sequence[Row]) -> Numbers:
-    """Wall-clock hours at every row, validating and saving included; NaN from where a row lacks its speed."""
+    """Wall-clock hours at every row, validating and saving included; NaN from where a row does not tell its time.
+
+    That is a row without its speed, or without env steps of its own: SimPLe logs rows while it only learns.
+    """
     steps = np.diff(column(rows, "env_steps"), prepend=0.0)
     beside = column(rows, "time/validating", 0.0) + column(rows, "time/saving", 0.0)
     working = 1 - np.minimum(beside, 0.999)  # the rate leaves validating and saving out
@@ -37,8 +40,12 @@ def hours(rows: Sequence[Row]) -> Numbers:
 
 
 def steps_per_second(rows: Sequence[Row]) -> float:
-    """Env steps over seconds of training: the harmonic mean of the rows' rates, each weighted with its steps."""
+    """Env steps over seconds of training; NaN where some row does not tell its time, as in `hours`.
+
+    The harmonic mean of the rows' rates, each weighted with its steps.
+    """
     steps = np.diff(column(rows, "env_steps"), prepend=0.0)
     rates = column(rows, "time/env_steps_per_second")
-    known = np.isfinite(rates) & (rates > 0) & (steps > 0)
-    return float(steps[known].sum() / (steps[known] / rates[known]).sum()) if known.any() else math.nan
+    if not len(steps) or not (np.isfinite(rates) & (rates > 0) & (steps > 0)).all():
+        return math.nan
+    return float(steps.sum() / (steps / rates).sum())

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from lightning_rl.envs.procgen_games import normalized_return
-from lightning_rl.report.measured_rows import Numbers, hours
+from lightning_rl.report.measured_rows import Numbers, hours, number
 from lightning_rl.report.settings import Setting, class_name, game_names, method_name, options, setting
 from lightning_rl.runs.metrics_rows import Row, read_metrics
 
@@ -87,13 +87,14 @@ class Run:
             "train_levels": f"validation/train_levels_return{suffix}",
         }
         for row in reversed(self.rows):
-            if keys["full_distribution"] in row and int(row["env_steps"]) <= budget:
-                return int(row["env_steps"]), {name: float(row[key]) for name, key in keys.items() if key in row}
+            if int(row["env_steps"]) <= budget and math.isfinite(number(row, keys["full_distribution"])):
+                returns = {name: number(row, key) for name, key in keys.items()}
+                return int(row["env_steps"]), {name: value for name, value in returns.items() if math.isfinite(value)}
         return None
 
 
-def shown(path: Path) -> str:
-    """A path as one line of text, whatever bytes are in it."""
+def shown(path: Path | str) -> str:
+    """A path, or what a file says, as one line of text, whatever bytes are in it."""
     text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
@@ -128,26 +129,21 @@ class _Search:
     def below(self, path: Path) -> Iterator[tuple[Path, str]]:
         """The folder itself, or those below it, each with its fault, which is empty for a run folder."""
         met = self._met
-        try:
-            found = list(self._searched(path, frozenset()))
-        except OSError as error:
-            found = list(self._tell(path, _one_line(error)))
-        yield from found
+        yield from self._searched(path, frozenset())
         if self._met == met:
             yield from self._tell(path, f"holds no run: expected config.yaml beside {_RESULTS}")
 
     def _searched(self, folder: Path, above: frozenset[Path]) -> Iterator[tuple[Path, str]]:
-        if not folder.is_dir():
-            yield from self._tell(folder, "is no folder: give the run folder" if folder.exists() else "is not there")
-            return
-        there = [name for name in _FILES if (folder / name).exists()]
-        if "config.yaml" in there and len(there) > 1:
-            yield from self._tell(folder, "")
+        try:
+            fault, there, inner = _looked_at(folder)
+        except OSError as error:
+            fault, there, inner = _one_line(error), [], []
+        if fault or ("config.yaml" in there and len(there) > 1):
+            yield from self._tell(folder, fault)
             return
         met = self._met
-        if folder.resolve() not in above:  # a link may lead back
-            for inner in sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "wandb"):
-                yield from self._searched(inner, above | {folder.resolve()})
+        for path in inner if folder.resolve() not in above else ():  # a link may lead back
+            yield from self._searched(path, above | {folder.resolve()})
         if there and self._met == met:
             lacking = _RESULTS if "config.yaml" in there else "config.yaml"
             yield from self._tell(folder, f"holds {' and '.join(there)} and no {lacking}")
@@ -159,12 +155,24 @@ class _Search:
             yield folder, fault
 
 
+def _looked_at(folder: Path) -> tuple[str, list[str], list[Path]]:
+    """Why this is no folder, a run's files in it, and the folders in it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not folder.is_dir():
+        return "is no folder: give the run folder" if folder.exists() else "is not there", [], []
+    there = [name for name in _FILES if (folder / name).exists()]
+    return "", there, sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "wandb")
+
+
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{Path(str(error.filename)).name} cannot be read: {error.strerror}"
     if isinstance(error, RecursionError):
         return "is nested too deeply"
-    return " ".join(str(error).split())
+    return shown(" ".join(str(error).split()))
 
 
 def read_run(folder: Path) -> Run:
@@ -178,6 +186,7 @@ def read_run(folder: Path) -> Run:
     tested = _read_json(folder / "test.json") if (folder / "test.json").exists() else None
     rows = _rows(folder / "metrics.csv")
     data = options(config["data"])
+    mode = data.get("distribution_mode")
     suite = class_name(config["data"]).removesuffix("DataModule").lower()
     games = _canonical(suite, game_names(config))
     if tested is not None and tested["game"] != "+".join(games):
@@ -188,7 +197,7 @@ def read_run(folder: Path) -> Run:
         config=config,
         method=method_name(config) if tested is None else tested["method"],
         seed=config.get("seed_everything", 0),
-        tasks=tuple(Task(suite, data.get("distribution_mode"), game) for game in games),
+        tasks=tuple(Task(suite, None if mode is None else str(mode), game) for game in games),
         setting=setting(config),
         env_steps=env_steps,
         levels=(data.get("num_levels", 200), data.get("start_level", 0)) if suite == "procgen" else None,
@@ -243,7 +252,7 @@ def _finished(rows: Sequence[Row], total: object) -> int:
     """Env steps of the last row; an unfinished run's say nothing of its setting."""
     if not rows:
         raise ValueError("metrics.csv has no row, and there is no test.json")
-    if not any("validation/return" in row for row in rows):
+    if not any(key.startswith("validation/return") for row in rows for key in row):
         raise ValueError("metrics.csv has no validation/return, and there is no test.json")
     reached = int(rows[-1]["env_steps"])
     if isinstance(total, int) and reached < 0.95 * total:

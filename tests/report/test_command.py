@@ -261,8 +261,16 @@ def test_hours_need_every_rows_speed() -> None:
     rows = [{"env_steps": "3600", "time/env_steps_per_second": "1"}, {"env_steps": "7200"}]
 
     assert hours(rows)[0] == 1.0
-    assert hours(rows)[1] != hours(rows)[1]  # NaN
-    assert steps_per_second(rows) == 1.0
+    assert np.isnan(hours(rows)[1])
+    assert np.isnan(steps_per_second(rows))
+    assert steps_per_second(rows[:1]) == 1.0
+
+
+def test_rows_that_only_learn_do_not_tell_their_time() -> None:
+    rows = [{"env_steps": "3600", "time/env_steps_per_second": speed} for speed in ("1.0", "0.0")]
+
+    assert np.isnan(hours(rows)[1])
+    assert np.isnan(steps_per_second(rows))
 
 
 @pytest.mark.slow

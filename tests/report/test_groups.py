@@ -186,6 +186,15 @@ class TestMeasurement:
         assert returns(group) == [4.0]
         assert group.source == "the last validation rows, because `test` was not run"
 
+    def test_a_validation_without_a_number_does_not_count(self, tmp_path: Path) -> None:
+        rows = metrics(4.0, rows=10, every=1)
+        rows[-1]["validation/return"] = float("nan")
+        write_run(tmp_path / "a", rows=rows)
+
+        [group] = groups_of(tmp_path)
+
+        assert returns(group) == pytest.approx([3.6])
+
 
 class TestBaselines:
     def group(self, folder: Path, **options: Any) -> Group:

@@ -98,6 +98,10 @@ def unfinished(folder: Path) -> None:
     write_run(folder, rows=metrics(4.0, env_steps=100_000))
 
 
+def nested(folder: Path) -> None:
+    (good_run(folder) / "test.json").write_text("[" * 100_000)
+
+
 def unreadable(folder: Path) -> None:
     (good_run(folder) / "config.yaml").unlink()
     (folder / "config.yaml").mkdir()
@@ -123,6 +127,7 @@ FAULTS: dict[Callable[[Path], None], str] = {
     no_row: "metrics.csv has no row, and there is no test.json",
     no_validation: "metrics.csv has no validation/return, and there is no test.json",
     unfinished: "is unfinished: 100000 of 500000 env steps",
+    nested: "is nested too deeply",
     unreadable: "config.yaml cannot be read: Is a directory",
 }
 
