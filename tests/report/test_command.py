@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lightning_rl.cli import main
 from lightning_rl.envs.procgen_games import GAMES, normalized_return
 from lightning_rl.report import command
 from lightning_rl.report.measured_rows import hours, steps_per_second
+from lightning_rl.report.settings import setting
 from lightning_rl.report.statistics import t_interval
+from tests.support.command_lines import resolved
 from tests.support.result_folders import config, metrics, results, write_run
+from tests.support.shared_runs import SharedRuns
 
 
 def three_seeds(folder: Path, *, model: str = "PPOModule", method: str = "ppo", full: float = 4.0) -> Path:
@@ -293,3 +297,23 @@ def test_sixteen_games_five_seeds_and_six_methods_take_under_30_seconds(tmp_path
 
     assert (done.returncode, done.stderr) == (0, "")
     assert seconds < 30
+
+
+def test_a_run_of_fit_and_test_is_read(runs: SharedRuns, tmp_path: Path) -> None:
+    run = runs.copied(tmp_path / "run", "ppo")
+    assert main(["test", "--ckpt_path", str(run / "last.ckpt"), "--run_dir", str(run)]) == 0
+
+    [group] = reported(run, "--out", tmp_path / "out", "--baseline", "none")["groups"]
+
+    tested = json.loads((run / "test.json").read_text())
+    in_game = group["per_game"][tested["game"]]
+    assert (group["method"], group["env_steps"], group["source"]) == ("ppo", tested["env_steps"], "test.json")
+    for level_set in ("train_levels", "full_distribution"):
+        assert in_game[level_set]["runs"] == [tested["level_sets"][level_set]["return_mean"]]
+        assert group[level_set]["mean"] == pytest.approx(tested["level_sets"][level_set]["normalized_return"])
+    assert group["runs"][0]["hours"] > 0
+
+
+@pytest.mark.parametrize("config_name", ["ppo", "simple"])
+def test_a_machines_overlay_is_no_setting(config_name: str) -> None:
+    assert setting(resolved(config_name, "hardware/cpu")) == setting(resolved(config_name, "hardware/gpu"))
