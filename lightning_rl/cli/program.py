@@ -84,7 +84,7 @@ def _status_of(cli: RunCLI) -> int:
     """Runs the command that was built, and returns its exit status."""
     try:
         cli.run()
-    except UsageError as error:  # found only while playing
+    except (UsageError, MisconfigurationException, ModuleNotFoundError) as error:  # found only once it has begun
         say(str(error))
         return 2
     except (ActorError, FloatingPointError, ReplayError, UnsavedError) as error:
