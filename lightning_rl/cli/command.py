@@ -104,8 +104,8 @@ class RunCLI(StagedCLI):
             parser_kwargs={
                 "prog": "lightning-rl",
                 "version": __version__,
-                "epilog": "`lightning-rl export` writes an agent as a folder, `bench` times one, and `doctor` shows what"
-                " will break on this machine, and what a bug report needs.",
+                "epilog": "`lightning-rl export` writes an agent as a folder, `bench` times one, and `doctor` shows"
+                " what will break on this machine, and what a bug report needs.",
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
