@@ -1,5 +1,6 @@
 """Every config file: it parses, builds and trains, says nothing twice, and holds the papers' numbers."""
 
+import math
 import re
 from collections.abc import Iterator
 from functools import reduce
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch.optim.lr_scheduler import LinearLR
 
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.runs.metrics_csv import read_metrics
@@ -26,7 +28,9 @@ OVERLAYS: dict[str, list[tuple[str, ...]]] = {
     "scale/impala_vae_cpu": [("impala_vae", "scale/impala_cpu")],
     "scale/quickstart": [("ppo",)],
     "scale/simple_cpu": [("simple",), ("simple_atari",)],
+    "scale/simple_stochastic_cpu": [("simple",)],
     "scale/simple_atari_cpu": [("simple_atari", "scale/simple_cpu")],
+    "variants/annealed": [("ppo_atari",)],
     "variants/rnd": [("ppo",), ("ppo_distill",)],
     "variants/impoola": [("ppo",), ("impala",)],
     "variants/surprise": [("impala_vae",)],
@@ -170,6 +174,14 @@ def test_ppo_atari_is_table_5_of_schulman() -> None:
     assert (data.game, data.obs_shape, data.num_actions) == ("pong", (105, 80, 12), 6)
 
 
+def test_annealed_ppo_atari_ends_with_the_rate_at_zero() -> None:
+    cli = build("ppo_atari.yaml", "variants/annealed.yaml")
+    data, schedule = cli.datamodule, cli.model.scheduler
+    boundary = data.num_envs * data.num_steps * cli.config.fit.data.init_args.iterations_per_epoch
+    assert (schedule.func, schedule.keywords["start_factor"], schedule.keywords["end_factor"]) == (LinearLR, 1, 0)
+    assert schedule.keywords["total_iters"] == math.ceil(data.total_env_steps / boundary)
+
+
 def test_ppo_distill_is_rullos_table_1() -> None:
     cli = build("ppo_distill.yaml")
     model, data, distillation = cli.model, cli.datamodule, cli.model.distillation
@@ -245,7 +257,7 @@ def test_simple_is_kaisers(config: str) -> None:
     assert (options.hidden, options.filter_double_steps, options.num_targets, options.batch_size) == (96, 3, 6, 4)
     assert (options.dropout, options.residual_dropout, options.recurrent_size) == (0.15, 0.5, 64)
     assert (options.learning_rate, options.warm_up, options.max_grad_norm, options.ramp) == (2e-3, 2000, 1.0, 40_000)
-    assert (options.frame_cutoff, options.reward_cutoff, options.pixels) == (0.03, 0.03, "softmax")
+    assert (options.frame_cutoff, model.reward_cutoff, options.pixels) == (0.03, 0.03, "softmax")
     assert (options.latent.num_bits, options.latent.bits_per_symbol, options.latent.noise) == (128, 8, 0.1)
     assert (data.frame_stack, model.num_frames) == (4, 4)
     optimizers = model.configure_optimizers()._optimizers

@@ -13,10 +13,10 @@ from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
 
-from lightning_rl.callbacks.iteration_metrics import data_of
 from lightning_rl.distributed import collectives
 from lightning_rl.errors import UsageError
 from lightning_rl.modules.base import RLModule
+from lightning_rl.modules.iteration_metrics import data_of
 from lightning_rl.runs.atomic_files import atomic_write
 from lightning_rl.types import Episodes
 

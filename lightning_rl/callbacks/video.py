@@ -8,11 +8,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 
 from lightning_rl.callbacks.graceful_stop import is_stopped_by_signal
-from lightning_rl.callbacks.iteration_metrics import data_of
 from lightning_rl.callbacks.media_output import going_on_without
 from lightning_rl.media.figures import draw_learning_curve
 from lightning_rl.media.recorder import EpisodeRecorder
 from lightning_rl.modules.base import RLModule
+from lightning_rl.modules.iteration_metrics import data_of
 from lightning_rl.runs.lightning_private import is_fast_dev_run
 from lightning_rl.runs.wandb_run import log_media
 from lightning_rl.types import Episodes

@@ -70,7 +70,7 @@ class RolloutDataModule(LightningDataModule, ABC):
     action_meanings: tuple[str, ...] = ()
     """A name for each action, where the games have such."""
     distribution_mode: str | None = None
-    decisive: tuple[str, ...]
+    decisive: tuple[str, ...] = ("game",)
     """Attributes that must be as they were for games to go on where they stopped."""
     continues_in: Path | None = None
     """Folder of the checkpoint that the run continues from."""
@@ -79,19 +79,19 @@ class RolloutDataModule(LightningDataModule, ABC):
         self,
         *,
         game: str,
-        frame_stack: int,
         num_envs: int,
         num_steps: int,
         total_env_steps: int,
-        iterations_per_epoch: int,
-        num_actors: int,
-        actor_timeout: float,
-        validation_episodes: int,
-        test_episodes: int,
-        test_env_steps: int | None,
-        predict_episodes: int,
-        allow_inexact_resume: bool,
-        seed: int | None,
+        frame_stack: int = 1,
+        iterations_per_epoch: int = 1,
+        num_actors: int = 0,
+        actor_timeout: float = 20.0,
+        validation_episodes: int = 64,
+        test_episodes: int = 512,
+        test_env_steps: int | None = None,
+        predict_episodes: int = 8,
+        allow_inexact_resume: bool = False,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         _require_positive(
@@ -129,6 +129,7 @@ class RolloutDataModule(LightningDataModule, ABC):
         self._seed = seed
         self._collector: Collector | ActorPool | None = None
         self._restored_env_steps = 0
+        self._left: State | None = None  # where the last `fit` has left the games
         self._other_env_steps = 0  # of a run with other numbers of ranks or environments, which this one continues
 
     @classmethod
@@ -141,26 +142,29 @@ class RolloutDataModule(LightningDataModule, ABC):
         return name
 
     @property
-    @abstractmethod
     def level_sets(self) -> dict[str, tuple[int, int]]:
-        """`num_levels` and `start_level` of the levels that a policy is judged on, those of training first."""
+        """`num_levels` and `start_level` of the levels that a policy is judged on, those of training first.
+
+        By default all there are, as one set.
+        """
+        return {"full_distribution": (0, 0)}
 
     @property
-    @abstractmethod
     def reward_values(self) -> tuple[float, ...] | None:
         """All rewards that one step of training can give, or None where they are not a few known ones."""
+        return None
 
-    @abstractmethod
     def normalized_return(self, value: float) -> float | None:
         """A return on the scale that is published for the game, or None without one."""
+        return None
 
     @abstractmethod
-    def _games(self, num_envs: int, levels: tuple[int, int], seed: int) -> ResumableVectorEnv:
+    def games(self, num_envs: int, levels: tuple[int, int], seed: int) -> ResumableVectorEnv:
         """Builds games for judging, whose observations are the caller's to keep."""
 
     @abstractmethod
-    def _training_games(self) -> MakeEnv:
-        """Builds games for training, in whatever process; observations may be overwritten at the next step."""
+    def training_games(self) -> MakeEnv:
+        """What builds games for training, in whatever process; they may overwrite their observations at each step."""
 
     @property
     def collector(self) -> Collector | ActorPool:
@@ -195,16 +199,19 @@ class RolloutDataModule(LightningDataModule, ABC):
         return int(sequence.generate_state(1)[0]) % MAX_SEED
 
     def setup(self, stage: str) -> None:
-        """Starts the training games, for `fit`; those of actors start with the first rollout."""
-        if stage != "fit" or self._collector is not None:
-            return
+        """Starts the training games, for `fit`, or continues those of the last one; actors start with a rollout."""
+        if stage == "fit" and self._collector is None:
+            self._collector = self._new_collector()
+            if self._left is not None:
+                self._collector.load_state_dict(self._left)
+
+    def _new_collector(self) -> Collector | ActorPool:
         if self.num_actors == 0:
-            env = EpisodeStatistics(self._training_games()(self.num_envs, self._seed_for(_GAMES)))
+            env = EpisodeStatistics(self.training_games()(self.num_envs, self._seed_for(_GAMES)))
             replay = self._replay() if self.trainer is not None and self._agent.uses_replay else None
-            self._collector = Collector(env, num_steps=self.num_steps, seed=self._seed_for(_ACTIONS), replay=replay)
-            return
-        self._collector = ActorPool(
-            self._training_games(),
+            return Collector(env, num_steps=self.num_steps, seed=self._seed_for(_ACTIONS), replay=replay)
+        return ActorPool(
+            self.training_games(),
             num_actors=self.num_actors,
             num_envs=self.num_envs,
             num_steps=self.num_steps,
@@ -240,12 +247,19 @@ class RolloutDataModule(LightningDataModule, ABC):
 
     def on_exception(self, exception: BaseException) -> None:
         """Ends the training games; Lightning tears nothing down after an exception."""
-        self.teardown("fit")
+        self._end_games(keep=self.num_actors == 0)  # actors would be waited for, or may be gone
 
     def teardown(self, stage: str) -> None:
-        """Ends the training games."""
-        if stage == "fit" and self._collector is not None:
+        """Ends the training games, and keeps their states for another `fit` and for `save_checkpoint`."""
+        if stage == "fit":
+            self._end_games(keep=True)
+
+    def _end_games(self, *, keep: bool) -> None:
+        if self._collector is not None:
             self._restored_env_steps = self.env_steps
+            self._left = self._collector.state_dict() if keep else None
+            if not keep:
+                self._other_env_steps = self.env_steps  # the next games are new, but the count goes on
             self._collector.close()
             self._collector = None
 
@@ -273,7 +287,7 @@ class RolloutDataModule(LightningDataModule, ABC):
         games, actions = (_TEST_GAMES, _TEST_ACTIONS) if is_test else (_EVALUATION_GAMES, _EVALUATION_ACTIONS)
 
         def make_env() -> ResumableVectorEnv:
-            return EpisodeStatistics(self._games(num_envs, levels, self._seed_for(games)))
+            return EpisodeStatistics(self.games(num_envs, levels, self._seed_for(games)))
 
         seed = self._seed_for(actions)
         return EvaluationDataset(level_set, make_env, policy, episodes_per_env=episodes_per_env, seed=seed, **options)
@@ -285,7 +299,7 @@ class RolloutDataModule(LightningDataModule, ABC):
         """
         seed = self._seed_for(_EXAMPLES)
         policy, generator = UniformPolicy(self.num_actions), torch.Generator().manual_seed(seed)
-        env = self._games(number, next(iter(self.level_sets.values())), seed)
+        env = self.games(number, next(iter(self.level_sets.values())), seed)
         try:
             obs, _ = env.reset()
             for _ in range(_STEPS_BEFORE_EXAMPLES):
@@ -324,19 +338,13 @@ class RolloutDataModule(LightningDataModule, ABC):
 
     def predict_dataloader(self) -> list[EvaluationDataset]:
         """A few episodes on all levels, shown to `watcher`."""
-        return [
-            self.evaluation(
-                "full_distribution",
-                self._agent,
-                num_envs=self.predict_episodes,
-                greedy=self._agent.greedy,
-                watcher=self.watcher,
-            )
-        ]
+        shown: dict[str, Any] = {"greedy": self._agent.greedy, "watcher": self.watcher}
+        return [self.evaluation("full_distribution", self._agent, num_envs=self.predict_episodes, **shown)]
 
     def state_dict(self) -> State:
-        """The collectors of all ranks; a collective call."""
-        collectors = collectives.all_gather(self.collector.state_dict())
+        """The collectors of all ranks, as they are or as the last `fit` has left them; a collective call."""
+        own = self._left if self._collector is None and self._left is not None else self.collector.state_dict()
+        collectors = collectives.all_gather(own)
         return {**self._sizes, **to_plain(GamesState(env_steps=self.env_steps, collectors=collectors))}
 
     def load_state_dict(self, state_dict: State) -> None:

@@ -53,14 +53,17 @@ The lowest is that of a trained agent that sees nothing, not that of uniformly r
 
 REWARDS: dict[str, tuple[float, ...]] = {
     **dict.fromkeys(("coinrun", "heist", "jumper", "leaper", "maze", "ninja"), (0.0, 10.0)),
-    **dict.fromkeys(("bigfish", "bossfight", "climber", "miner", "plunder"), (0.0, 1.0, 10.0)),
+    **dict.fromkeys(
+        ("bigfish", "bossfight", "climber", "plunder"), (0.0, 1.0, 11.0)
+    ),  # the last one completes the level
     "caveflyer": (0.0, 3.0, 10.0),
-    "chaser": (0.0, 0.04, 10.0),
+    "chaser": (0.0, 0.04, 10.04),  # so does the last orb
     "dodgeball": (0.0, 2.0, 10.0),
     "fruitbot": (-4.0, 0.0, 1.0, 10.0),
+    "miner": (0.0, 1.0, 10.0),
     "starpilot": (0.0, 1.0, 2.0, 3.0, 10.0),  # several ships at once
 }
-"""Rewards of one step, by game; a step that brings two of them at once is rare.
+"""Rewards of one step, by game; a step that brings two of them at once is rare, and counts as the nearest.
 
 Reference:
     openai/procgen, src/games/*.cpp

@@ -12,21 +12,26 @@ from typing import IO, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_rl.cpu.bfloat16 import cpu_has_bf16
 from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gradients, threads
+from lightning_rl.distributed import collectives
 from lightning_rl.modules.hyper_parameters import as_plain, constructor_options, from_plain
-from lightning_rl.modules.optimizers import fused_on
-from lightning_rl.modules.trainer_checks import check_trainer_for
+from lightning_rl.modules.iteration_metrics import IterationMetrics
+from lightning_rl.modules.optimizers import check_factories, configured, fuse, partial_of_class, take_options
+from lightning_rl.modules.trainer_checks import check_trainer_for, tell_lightnings_apart
 from lightning_rl.policies.config import NetworkConfig
 from lightning_rl.policies.policy import sample_actions
 from lightning_rl.protocols import Policy, Source
 from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.boundaries import check_boundary
 from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.runs.lightning_private import attached_trainer, find_unused_parameters
+from lightning_rl.runs.random_states import RandomStates
 from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 
 _STATE_BEFORE = "the newest checkpoint holds the state before it"
@@ -56,17 +61,20 @@ Module = TypeVar("Module", bound="RLModule")  # not `Self`, which the shape chec
 class RLModule(LightningModule, ABC):
     """Base class of the methods. Holds networks and optimizers, but no environment, rollout or random stream.
 
-    A subclass sets `network` and `loss_weights` and defines `method`, `batches_per_iteration`, `batches` and
-    `objective`. It sets `on_policy` to False if it can learn from rollouts of an older policy, and `uses_replay` to
-    True if it learns from a replay buffer; `learns` is False for what can only be judged.
+    A subclass sets `network` and `loss_weights` and defines `method`, `batches_per_iteration`, `batches`, `objective`,
+    and `parameter_groups` or `configure_optimizers`. It sets `on_policy` to False if it can learn from rollouts of an
+    older policy, and `uses_replay` to True if it learns from a replay buffer; `learns` is False for what can only be
+    judged.
 
     Args:
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
         max_grad_norm: bound on the norm of the gradient of each parameter group of the optimizer.
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+        optimizer: class of the optimizer, with its own options; None for Adam.
+        scheduler: class of the learning-rate schedule, with its own options; None for constant rates.
 
     Attributes:
-        validation_returns: mean return per level set, from the last validation.
+        validation_returns: mean return per level set, from the last validation since the last epoch end.
         phase: name of the current phase, shown beside the progress bar; empty for methods without phases.
     """
 
@@ -83,16 +91,29 @@ class RLModule(LightningModule, ABC):
     def __new__(cls, *_: Any, **options: Any) -> Any:
         """Keeps the options that the module is built with, for `hparams` and checkpoints."""
         module = super().__new__(cls)
-        module.__dict__["_given"] = options
+        factories = {name: partial_of_class(value) for name, value in options.items() if callable(value)}
+        module.__dict__["_given"] = options | factories
         return module
 
-    def __init__(self, *, micro_batches: MicroBatchConfig | None, max_grad_norm: float, greedy: bool) -> None:
+    def __init__(
+        self,
+        *,
+        micro_batches: MicroBatchConfig | None,
+        max_grad_norm: float,
+        greedy: bool,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
         super().__init__()
+        tell_lightnings_apart()
         defaults = {name: option.default for name, option in constructor_options(type(self)).items()}
         self.save_hyperparameters(defaults | self._given, logger=False)  # W&B gets them from config.yaml
         self.micro_batches = micro_batches
         self.max_grad_norm = max_grad_norm
         self.greedy = greedy
+        self.optimizer = None if optimizer is None else partial_of_class(optimizer)
+        self.scheduler = None if scheduler is None else partial_of_class(scheduler)
+        check_factories(self.optimizer, self.scheduler)
         self.validation_returns: dict[str, float] = {}
         self._autocast: torch.dtype | None = None
         self._stops_at_boundary = False
@@ -113,6 +134,14 @@ class RLModule(LightningModule, ABC):
     @abstractmethod
     def objective(self, batch: Any, generator: torch.Generator) -> Objective:
         """Losses and metrics of a batch; `generator` is the source of all randomness, such as dropout."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of the optimizer, each with its learning rate `lr`, and `eps` for Adam."""
+        raise NotImplementedError(f"{type(self).__name__} must define parameter_groups or configure_optimizers")
+
+    def configure_optimizers(self) -> Any:
+        """Adam, or what `optimizer` and `scheduler` ask for."""
+        return configured(self.parameter_groups(), optimizer=self.optimizer, scheduler=self.scheduler)
 
     def prepare_for(self, checkpoint: dict[str, Any]) -> None:
         """Builds what only a checkpoint says, before its weights are loaded; nothing by default.
@@ -176,8 +205,15 @@ class RLModule(LightningModule, ABC):
             # after the first step, which would change how a resumed run rounds sums over three or more ranks.
             find_unused_parameters(trainer.strategy)
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What every Trainer gets: the rows of metrics, the end at the budget of env steps, and exact resuming."""
+        return [IterationMetrics(), RandomStates()]
+
     def check_trainer(self, trainer: Trainer) -> None:
         """Raises a ValueError if the method cannot learn with this Trainer; accepts every Trainer by default."""
+
+    def check_continuation(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Raises a ValueError if the method cannot go on learning from this checkpoint; accepts all by default."""
 
     def precision(self) -> AbstractContextManager[Any]:
         """The trainer's autocast context; Lightning enters it around `training_step` only, and in one thread."""
@@ -231,6 +267,7 @@ class RLModule(LightningModule, ABC):
         """Says in the file which method it is of, and with which options it was built, as plain containers."""
         options = as_plain(dict(self.hparams))
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = options
+        checkpoint["lr_schedulers"] = as_plain(checkpoint.get("lr_schedulers", []))
         game = getattr(getattr(self.trainer, "datamodule", None), "game", "")
         checkpoint.setdefault(METADATA, {"method": self.method(options), "game": game, "run_id": ""})
 
@@ -276,18 +313,23 @@ class RLModule(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the optimizer's state but keeps this run's hyper-parameters; torch would overwrite them.
 
-        With a learning-rate scheduler the saved ones are kept, because the scheduler changes them. `fused` follows the
-        device that this run trains on, to which Lightning moves the weights only later.
+        With a learning-rate schedule the saved ones are kept, because the schedule changes them. Adam's `fused` follows
+        the device that this run trains on, to which Lightning moves the weights only later.
+
+        Raises:
+            ValueError: training would go on from within an epoch.
         """
-        if checkpoint.get("optimizer_states") and not checkpoint.get("lr_schedulers"):
-            (saved,) = checkpoint["optimizer_states"]
-            optimizer: Any = self.configure_optimizers()
-            trainer = attached_trainer(self)
-            device = self.device if trainer is None else trainer.strategy.root_device
-            for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True):
-                old |= {key: value for key, value in new.items() if key != "params"}
-                if "fused" in old:
-                    old["fused"] = fused_on(device.type)
+        trainer = attached_trainer(self)
+        if "loops" in checkpoint and trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            check_boundary(checkpoint, Path(trainer.ckpt_path) if trainer.ckpt_path else None)
+        if not checkpoint.get("optimizer_states"):
+            return
+        (saved,) = checkpoint["optimizer_states"]
+        optimizer, schedules = checkpoint_files.optimizer_and_schedules(self.configure_optimizers())
+        device = self.device if trainer is None else trainer.strategy.root_device
+        take_options(saved["param_groups"], optimizer, scheduled=bool(schedules))
+        if self.optimizer is None:
+            fuse(saved["param_groups"], device.type)
 
     def configure_gradient_clipping(
         self,
@@ -329,19 +371,28 @@ class RLModule(LightningModule, ABC):
             self.trainer.should_stop, self._stops_at_boundary = False, True
 
     def on_train_epoch_end(self) -> None:
-        """Stops, where a callback has asked for it within the epoch."""
+        """Puts the validation's returns into the row; stops, where a callback has asked for it within the epoch."""
+        self.log_dict(collectives.all_reduce_mean(self.validation_returns), sync_dist=True)
+        self.validation_returns = {}
         if self._stops_at_boundary:
             self.trainer.should_stop, self._stops_at_boundary = True, False
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the returns; during `fit`, `IterationMetrics` logs them with the rest of the row."""
+        """Logs the returns; in training for callbacks alone, since loggers get one row at each epoch end."""
         if self.trainer.sanity_checking:
             self.validation_returns = {}
-        if self.trainer.state.fn == TrainerFn.VALIDATING:
-            self.log_dict(self.validation_returns, sync_dist=True)
+        to_loggers = None if self.trainer.state.fn == TrainerFn.VALIDATING else False
+        self.log_dict(self.validation_returns, logger=to_loggers, sync_dist=True)
 
     def test_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Does nothing: the `EvaluationReport` callback reports the episodes."""
+        """Logs the mean return on one level set; the command's `EvaluationReport` says more."""
+        self.log(
+            "test/return" if episodes.level_set == "full_distribution" else f"test/{episodes.level_set}_return",
+            episodes.returns.mean(),
+            batch_size=len(episodes.returns),
+            add_dataloader_idx=False,
+            sync_dist=True,
+        )
 
     def predict_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> Episodes:
         """The episodes, unchanged."""

@@ -15,15 +15,17 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
 from lightning_rl.policies.folder import is_policy_folder, read_policy
 from lightning_rl.runs.atomic_files import atomic_write, flush
-from lightning_rl.runs.lightning_private import callbacks_of, saved_loops
+from lightning_rl.runs.lightning_private import saved_loops
+from lightning_rl.runs.signals import signals_held_back
 from lightning_rl.state import Declared, from_plain, like, validate_state
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -67,7 +69,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         try:
             _require_space_beside(target)
-            with atomic_write(target) as file:
+            with signals_held_back(), atomic_write(target) as file:
                 torch.save(checkpoint, file)
                 flush(file)
                 if target.name == LAST and target.exists():
@@ -84,7 +86,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: str | Path, map_location: Any | None = lambda storage, _: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Loads tensors and plain containers; what a checkpoint carries beyond that is refused, never executed."""
-        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        with signals_held_back():
+            checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
         return checkpoint
 
 
@@ -127,7 +130,8 @@ def _load(path: Path) -> dict[str, Any]:
         raise _UnusableError("is no file" if path.exists() else "is not there")
     try:
         _check_archive(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with signals_held_back():
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         carries_code = re.search("GLOBAL|blocked", str(error)) is not None
         reason = "carries code or foreign objects, which are never executed" if carries_code else "is damaged"
@@ -250,8 +254,24 @@ def check_fits(checkpoint: dict[str, Any], path: Path, *, module: LightningModul
             )
 
 
-def check_progress(checkpoint: dict[str, Any], path: Path, *, module: LightningModule, trainer: Trainer) -> None:
+def check_progress(
+    checkpoint: dict[str, Any],
+    path: Path,
+    *,
+    module: LightningModule,
+    trainer: Trainer,
+    callbacks: Iterable[Callback],
+    learns: bool = True,
+) -> None:
     """Refuses a checkpoint whose training state does not fit, before Lightning restores a part of it.
+
+    Args:
+        checkpoint: its contents.
+        path: its file.
+        module: the module that it is for.
+        trainer: the Trainer that it is for.
+        callbacks: those that will be restored.
+        learns: whether the run goes on learning, and needs the optimizer's state.
 
     Raises:
         ValueError: names the key.
@@ -269,9 +289,10 @@ def check_progress(checkpoint: dict[str, Any], path: Path, *, module: LightningM
         validate_state(checkpoint, schema)
         if re.fullmatch(r"\d+(\.\d+)+\w*", version := checkpoint["pytorch-lightning_version"]) is None:
             raise ValueError(f"pytorch-lightning_version must be a version, found {version}")  # noqa: TRY301  # told as the rest
-        known = checkpoint["optimizer_states"][0]["state"].keys()
-        validate_state(checkpoint, _optimizer_schema(module, known))
-        for callback in callbacks_of(trainer):
+        if learns:
+            known = checkpoint["optimizer_states"][0]["state"].keys()
+            _check_optimizer(checkpoint, _optimizer_schema(module, known))
+        for callback in callbacks:
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, DeclaresState):
                 from_plain(callback.saved_as, state, f"callbacks.{callback.state_key}")
@@ -279,16 +300,34 @@ def check_progress(checkpoint: dict[str, Any], path: Path, *, module: LightningM
         raise ValueError(f"ckpt_path: {path}: {error}") from error
 
 
-def _optimizer_schema(module: LightningModule, known: Iterable[int]) -> Declared:
+def optimizer_and_schedules(configured: Any) -> tuple[Any, list[LRScheduler]]:
+    """What `configure_optimizers` returns, which is an optimizer alone where there is no schedule."""
+    if isinstance(configured, dict):
+        return configured["optimizer"], [configured["lr_scheduler"]["scheduler"]]
+    return configured, []
+
+
+def _check_optimizer(checkpoint: dict[str, Any], schema: dict[str, Declared]) -> None:
+    saved, asked = len(checkpoint["lr_schedulers"]), len(schema.get("lr_schedulers", ()))
+    if saved != asked:
+        counts = ["a schedule of learning rates" if count else "none" for count in (saved, asked)]
+        raise ValueError(f"its run has {counts[0]}, this command {counts[1]}; give model.scheduler as it was trained")
+    validate_state(checkpoint, schema)
+
+
+def _optimizer_schema(module: LightningModule, known: Iterable[int]) -> dict[str, Declared]:
     """What the optimizer saves after a step of the parameters that it knows; others may not have had a gradient yet."""
     copy = deepcopy(module)
-    optimizer = copy.configure_optimizers()
+    optimizer, schedules = optimizer_and_schedules(copy.configure_optimizers())
     if not isinstance(optimizer, Optimizer):
-        return Any
+        return {}
     for parameter in copy.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     saved = like(optimizer.state_dict())
     groups = tuple({"params": group["params"]} for group in saved["param_groups"])  # other options are this run's
     state = {index: saved["state"].get(index, Any) for index in known}
-    return {"optimizer_states": ({"state": state, "param_groups": groups},), "lr_schedulers": ()}
+    return {
+        "optimizer_states": ({"state": state, "param_groups": groups},),
+        "lr_schedulers": tuple(like(schedule.state_dict()) for schedule in schedules),
+    }

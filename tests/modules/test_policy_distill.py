@@ -13,7 +13,7 @@ from lightning_rl.modules.exported import Player
 from lightning_rl.modules.policy_distill import Lesson, PolicyDistillModule, TaughtBatch, TaughtTrajectories
 from lightning_rl.policies.config import RECURRENT, NetworkConfig
 from lightning_rl.policies.policy import ExportedPolicy
-from lightning_rl.types import RecurrentInputs
+from lightning_rl.types import Episodes, RecurrentInputs
 from tests.support import reference
 from tests.support.compare import Array, assert_matches
 from tests.support.teachers import make_teacher, write_teacher
@@ -24,6 +24,7 @@ from tests.support.worlds import (
     NUM_STEPS,
     OBS_SHAPE,
     SIZES,
+    Batches,
     draw_rollout,
     fit,
     generator,
@@ -246,6 +247,25 @@ def test_a_checkpoint_brings_its_teacher_when_the_file_is_gone(tmp_path: Path) -
     assert loaded.state_dict().keys() == module.state_dict().keys()
     assert all(torch.equal(tensor, module.state_dict()[name]) for name, tensor in loaded.state_dict().items())
     assert loaded.yardsticks().keys() == {"teacher"}
+
+
+def test_testing_logs_the_teachers_return_beside_the_students() -> None:
+    returns = {"full_distribution": [1.0, 2.0], "teacher": [3.0, 5.0]}
+    played = [
+        Batches(
+            Episodes(
+                level_set=name,
+                returns=torch.tensor(numbers, dtype=torch.float64),
+                lengths=torch.ones(2, dtype=torch.int64),
+                level_complete=None,
+            )
+        )
+        for name, numbers in returns.items()
+    ]
+
+    logged = make_trainer().test(make_student(), dataloaders=played, verbose=False)
+
+    assert logged == [{"test/return": 1.5}, {"test/teacher_return": 4.0}]
 
 
 @pytest.mark.parametrize(
