@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from lightning_rl.data.procgen import ProcgenDataModule
     from lightning_rl.modules.impala import ImpalaModule
     from lightning_rl.modules.impala_vae import ImpalaVAEModule, SurpriseConfig, VAEConfig
+    from lightning_rl.modules.policy_distill import PolicyDistillModule
     from lightning_rl.modules.ppo import PPOModule
     from lightning_rl.modules.ppo_distill import DistillationConfig, PPODistillModule
     from lightning_rl.modules.simple.module import SimPLeModule
     from lightning_rl.modules.simple.world_model import WorldModelConfig
+    from lightning_rl.policies.folder import load_policy
 
 # imported when asked for: a process that plays games needs no Lightning, and `doctor` must start where it is missing
 _HOMES = {
@@ -21,6 +23,7 @@ _HOMES = {
     "DistillationConfig": "modules.ppo_distill",
     "ImpalaModule": "modules.impala",
     "ImpalaVAEModule": "modules.impala_vae",
+    "PolicyDistillModule": "modules.policy_distill",
     "PPODistillModule": "modules.ppo_distill",
     "PPOModule": "modules.ppo",
     "ProcgenDataModule": "data.procgen",
@@ -28,6 +31,7 @@ _HOMES = {
     "SurpriseConfig": "modules.impala_vae",
     "VAEConfig": "modules.impala_vae",
     "WorldModelConfig": "modules.simple.world_model",
+    "load_policy": "policies.folder",
 }
 
 __all__ = [
@@ -37,12 +41,14 @@ __all__ = [
     "ImpalaVAEModule",
     "PPODistillModule",
     "PPOModule",
+    "PolicyDistillModule",
     "ProcgenDataModule",
     "SimPLeModule",
     "SurpriseConfig",
     "VAEConfig",
     "WorldModelConfig",
     "__version__",
+    "load_policy",
 ]
 
 

@@ -4,20 +4,20 @@ import os
 import sys
 
 from lightning_rl.cli.standard_streams import keep_open
+from lightning_rl.runs.signals import end_at_interrupts, end_at_signals
 
 
 def run() -> None:
     """Console entry point."""
     keep_open()
+    end_at_interrupts()  # the imports that follow take seconds
+    end_at_signals()
     # must be set before torch is imported; silences DDP's advice against find_unused_parameters
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if sys.argv[1:2] == ["doctor"]:
         from lightning_rl.cli import doctor  # must start where the other modules' imports fail
 
         sys.exit(doctor.main(sys.argv[2:], os.environ))
-    from lightning_rl.runs.signals import end_at_signals
-
-    end_at_signals()  # the imports that follow take seconds
     if sys.argv[1:2] == ["report"]:
         from lightning_rl.report import command  # needs no torch, whose import takes longer than a report
 

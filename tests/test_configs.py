@@ -26,6 +26,7 @@ OVERLAYS: dict[str, list[tuple[str, ...]]] = {
     "scale/impala_vae_cpu": [("impala_vae", "scale/impala_cpu")],
     "scale/quickstart": [("ppo",)],
     "scale/simple_cpu": [("simple",), ("simple_atari",)],
+    "scale/simple_stochastic_cpu": [("simple",)],
     "scale/simple_atari_cpu": [("simple_atari", "scale/simple_cpu")],
     "variants/rnd": [("ppo",), ("ppo_distill",)],
     "variants/impoola": [("ppo",), ("impala",)],
@@ -245,7 +246,7 @@ def test_simple_is_kaisers(config: str) -> None:
     assert (options.hidden, options.filter_double_steps, options.num_targets, options.batch_size) == (96, 3, 6, 4)
     assert (options.dropout, options.residual_dropout, options.recurrent_size) == (0.15, 0.5, 64)
     assert (options.learning_rate, options.warm_up, options.max_grad_norm, options.ramp) == (2e-3, 2000, 1.0, 40_000)
-    assert (options.frame_cutoff, options.reward_cutoff, options.pixels) == (0.03, 0.03, "softmax")
+    assert (options.frame_cutoff, model.reward_cutoff, options.pixels) == (0.03, 0.03, "softmax")
     assert (options.latent.num_bits, options.latent.bits_per_symbol, options.latent.noise) == (128, 8, 0.1)
     assert (data.frame_stack, model.num_frames) == (4, 4)
     optimizers = model.configure_optimizers()._optimizers

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from pytorch_lightning import Trainer
 
+from lightning_rl.cli import bench, export
 from lightning_rl.cli.registry import CLASSES, data_class, module_class
 from lightning_rl.modules.hyper_parameters import constructor_options
 from lightning_rl.report.command import parser as report_parser
@@ -74,6 +75,11 @@ def check_fit(args: list[str]) -> None:
     if args[0] == "report":
         report_parser().parse_args(args[1:])
         return
+    if args[0] == "bench":
+        bench.parser().parse_args(args[1:])
+        return
+    if args[0] == "export":
+        args = ["test", *export.parser().parse_known_args(args[1:])[1]]
     if "--config" not in args and "--ckpt_path" in args:  # a run folder's config.yaml would be taken
         args = [args[0], "--config", "configs/ppo.yaml", *args[1:]]
     if any(arg.endswith(("help", "--version", "--print_config")) for arg in args):
@@ -162,15 +168,21 @@ def with_options_shown(config: str) -> dict[str, Any]:
     """What a config becomes with all options that the prose shows a value of."""
     shown = [option for option in options() if option.config == config and option.value is not None]
     shown.sort(key=lambda option: -option.name.count("."))  # no logger has no options that could follow
-    flags = [f"--{name}={value}" for name, value, _ in shown if not is_of_tests(name)]
+    flags = [f"--{name}={value}" for name, value, _ in shown if not is_of_another_program(name)]
     return parsed(["fit", "--config", str(CONFIGS / f"{config}.yaml"), *flags]).as_dict()
 
 
+def options_of(*parsers: argparse.ArgumentParser) -> set[str]:
+    """The options of commands that have a parser of their own."""
+    return {text.removeprefix("--") for parser in parsers for text in parser._option_string_actions}
+
+
 @cache
-def is_of_tests(name: str) -> bool:
-    """Whether an option, by its name, is one of a program among the tests, or of `report`."""
-    paths = [*(ROOT / "tests").rglob("*.py"), ROOT / "lightning_rl/report/command.py"]
-    programs = (path.read_text(encoding="utf-8") for path in paths)
+def is_of_another_program(name: str) -> bool:
+    """Whether an option, by its name, is one of `export`, `bench`, `report` or a program among the tests."""
+    if name in options_of(export.parser(), bench.parser(), report_parser()):
+        return True
+    programs = (path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
     return "." not in name and any(f'add_argument("--{name}"' in program for program in programs)
 
 
@@ -184,7 +196,7 @@ def test_every_option_exists() -> None:
     for config in {option.config for option in options()}:
         known |= set(_keys(with_options_shown(config)))
     named = {option.name for option in options()}
-    assert [name for name in sorted(named - known) if not is_of_tests(name)] == []
+    assert [name for name in sorted(named - known) if not is_of_another_program(name)] == []
 
 
 def test_every_option_of_a_class_is_explained() -> None:

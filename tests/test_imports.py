@@ -18,6 +18,7 @@ ORDER = (
     ("distributed",),
     ("losses", "cpu"),
     ("networks",),
+    ("policies",),
     ("envs",),
     ("runs",),
     ("media",),
@@ -33,13 +34,14 @@ UNKNOWN = {
     "losses": {"errors", "types", "state", "protocols"},  # pure functions of tensors
     "cpu": {"protocols", "distributed"},
     "networks": {"distributed", "protocols", "state"},
-    "envs": {"losses", "networks", "cpu"},
+    "policies": {"losses", "cpu", "distributed", "protocols"},  # what runs without Lightning and without games
+    "envs": {"losses", "networks", "cpu", "policies"},
     "runs": {"protocols", "losses", "networks", "envs"},
-    "media": {"losses", "networks", "envs"},
-    "data": {"losses", "networks"},
-    "callbacks": {"networks"},
+    "media": {"losses", "networks", "policies", "envs"},
+    "data": {"losses", "networks", "policies"},
+    "callbacks": {"networks", "policies"},
     "report": {"types", "state", "protocols", "distributed", "losses", "cpu"}
-    | {"networks", "media", "data", "modules", "callbacks"},  # it starts at once, so it may load no torch
+    | {"networks", "policies", "media", "data", "modules", "callbacks"},  # it starts at once, so it may load no torch
 }
 """Layers below that a layer has no business with all the same."""
 
@@ -51,11 +53,15 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "gym3": ("envs/procgen.py",),
     "gym": ("envs/procgen.py",),
     "ale_py": ("envs/atari.py", "envs/atari_games.py"),
-    "numba": ("cpu/jit.py", "cpu/max_pool.py", "cpu/channel_norm.py"),
+    "numba": ("cpu/jit.py", "cpu/max_pool_kernels.py", "cpu/channel_norm.py"),
     "pytorch_lightning": LIGHTNING,
     "lightning_fabric": LIGHTNING,
     "lightning": (),
     "wandb": ("runs/wandb_run.py",),
+    "safetensors": ("policies/folder.py",),
+    "onnx": ("policies/onnx_model.py",),
+    "onnxruntime": ("policies/onnx_model.py",),
+    "huggingface_hub": ("policies/hub.py",),
     "jinja2": ("report/page.py",),
 }
 """Where libraries that only some files know may be imported."""

@@ -1,5 +1,6 @@
 """`last.ckpt` at boundaries, `best.ckpt` when validation says so."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,10 @@ class RunCheckpoint(Checkpoint):
         """Saves, after the epoch's row is in metrics.csv; Lightning calls this last of all callbacks."""
         if is_fast_dev_run(trainer):
             return
-        _log_row(trainer)
-        validated = trainer.callback_metrics.get("validation/return") if _just_validated(trainer) else None
-        best = self._state.best_return
-        if validated is not None and (best is None or float(validated) > best):
-            self._state.best_return = float(validated)
+        row = _log_row(trainer)
+        validated, best = row.get("validation/return"), self._state.best_return
+        if validated is not None and (best is None or validated > best):
+            self._state.best_return = validated
             trainer.save_checkpoint(self._run_dir / BEST, weights_only=False)
             if is_unsaved(trainer, BEST):
                 self._state.best_return = best  # which is what best.ckpt still holds
@@ -75,14 +75,10 @@ def is_unsaved(trainer: Trainer, name: str) -> bool:
     return any(collectives.all_gather(isinstance(io, AtomicCheckpointIO) and name in io.unsaved))
 
 
-def _log_row(trainer: Trainer) -> None:
+def _log_row(trainer: Trainer) -> Mapping[str, float]:
     """Puts the epoch's row on disk; Lightning would only after this callback, and a kill between would leave a gap."""
     row = logged_this_epoch(trainer)
     for logger in trainer.loggers:
         if isinstance(logger, MetricsCSV):
             logger.log_metrics({**row, "epoch": trainer.current_epoch})
-
-
-def _just_validated(trainer: Trainer) -> bool:
-    every = trainer.check_val_every_n_epoch
-    return every is not None and (trainer.current_epoch + 1) % every == 0
+    return row

@@ -13,10 +13,10 @@ from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
 
-from lightning_rl.callbacks.iteration_metrics import data_of
 from lightning_rl.distributed import collectives
 from lightning_rl.errors import UsageError
 from lightning_rl.modules.base import RLModule
+from lightning_rl.modules.iteration_metrics import data_of
 from lightning_rl.runs.atomic_files import atomic_write
 from lightning_rl.types import Episodes
 
@@ -65,7 +65,7 @@ class EvaluationReport(Callback):
         if not trainer.is_global_zero:
             return
         data = data_of(trainer)
-        report = {
+        report: dict[str, Any] = {
             "method": self._method,
             "game": data.game,
             "distribution_mode": data.distribution_mode,
@@ -80,12 +80,17 @@ class EvaluationReport(Callback):
                 for name, episodes in self._episodes.items()
             },
         }
+        if (teacher := self._episodes.get("teacher")) is not None:
+            report["teacher_return_kept"] = share_kept(self._episodes["full_distribution"], teacher)
         with atomic_write(self._path) as file:
             file.write((json.dumps(report, indent=2) + "\n").encode())
         console = Console()
         if not console.is_terminal:
             console.width = 120  # rich would fold the table to 80 columns in a file
         console.print(table(report, budget=data.test_env_steps))
+        if (kept := report.get("teacher_return_kept")) is not None:
+            interval = "{:.3f} to {:.3f}".format(*kept["ci95"])
+            console.print(f"kept of the teacher's return on all levels: {kept['share']:.3f}, 95 % interval {interval}")
 
 
 def _joined(parts: Sequence[Episodes]) -> Episodes:
@@ -130,6 +135,24 @@ def summary(
         "normalized_return": normalized_return(mean),
         "level_complete_rate": None if complete is None else float(complete.double().mean()),
     }
+
+
+def share_kept(student: Episodes, teacher: Episodes) -> dict[str, Any] | None:
+    """The student's mean return over the teacher's, with an interval; None unless both are positive.
+
+    The interval is that of the quotient of two independent means, to first order: q ± 1.96 q √(e² + f²), e
+    and f the means' relative standard errors.
+    It tells how precisely the returns of these weights are known, not how another seed would have trained.
+    """
+    means, errors = [], []
+    for returns in (student.returns, teacher.returns):
+        means.append(float(returns.mean()))
+        errors.append(float(returns.var(correction=0)) / max(len(returns) - 1, 1))
+    if min(means) <= 0:
+        return None
+    share = means[0] / means[1]
+    half = _Z_95 * share * math.sqrt(sum(error / mean**2 for error, mean in zip(errors, means, strict=True)))
+    return {"share": share, "ci95": [share - half, share + half]}
 
 
 def table(report: dict[str, Any], *, budget: int | None) -> Table:

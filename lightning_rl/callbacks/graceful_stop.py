@@ -11,7 +11,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_rl.distributed import collectives
 from lightning_rl.runs.lightning_private import after_signal_handlers, callbacks_of
-from lightning_rl.runs.signals import SIGNALS, STOPPED, SignalWatcher, end_at_signals
+from lightning_rl.runs.signals import SIGNALS, STOPPED, Interrupted, SignalWatcher, end_at_signals
 
 
 def is_stopped_by_signal(trainer: Trainer) -> bool:
@@ -73,6 +73,11 @@ class StopAtBoundary(Callback):
         if received:
             self.received = received[0]
             trainer.should_stop = True
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Ends the other ranks at Ctrl-C, before they report that this one is gone."""
+        if isinstance(exception, Interrupted):
+            _end_launched(trainer, signal.SIGKILL)
 
 
 def _end_launched(trainer: Trainer, number: int) -> None:

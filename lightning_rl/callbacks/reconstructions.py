@@ -13,10 +13,10 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from lightning_rl.callbacks.graceful_stop import is_stopped_by_signal
-from lightning_rl.callbacks.iteration_metrics import data_of
 from lightning_rl.callbacks.media_output import going_on_without
 from lightning_rl.media.figures import draw_image_rows
 from lightning_rl.modules.impala_vae import ImpalaVAEModule
+from lightning_rl.modules.iteration_metrics import data_of
 from lightning_rl.runs.lightning_private import is_fast_dev_run
 from lightning_rl.runs.wandb_run import log_media
 from lightning_rl.state import from_plain, to_plain

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_rl.callbacks.graceful_stop import is_stopped_by_signal
-from lightning_rl.callbacks.iteration_metrics import data_of
+from lightning_rl.modules.iteration_metrics import data_of
 from lightning_rl.runs.atomic_files import atomic_write, remove_partial
 from lightning_rl.runs.lightning_private import is_fast_dev_run
 from lightning_rl.runs.metrics_csv import MetricsCSV

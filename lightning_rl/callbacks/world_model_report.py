@@ -13,11 +13,12 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 from torch.nn import functional
 
-from lightning_rl.callbacks.iteration_metrics import data_of
 from lightning_rl.callbacks.media_output import going_on_without
 from lightning_rl.data.replay import ReplayBuffer
+from lightning_rl.distributed.collectives import all_reduce_mean
 from lightning_rl.media.figures import draw_image_rows
 from lightning_rl.media.videos import captioned, tiled, write_video
+from lightning_rl.modules.iteration_metrics import data_of
 from lightning_rl.modules.simple.module import SimPLeModule
 from lightning_rl.modules.simple.world_model import reward_classes
 from lightning_rl.runs.wandb_run import log_media
@@ -68,7 +69,8 @@ def world_model_metrics(
 
     Frame errors are mean squared differences of sub-pixels in 0..255; `copy_frame_error` is that of predicting no
     change. Reward accuracies are balanced: means over the classes that occur, so that always predicting the most
-    frequent class scores one over their number. Frames that open another episode are not counted.
+    frequent class scores one over their number. Frames that open another episode are not counted. Summed rewards are
+    compared over 50 steps of one episode only; without so long an episode, their accuracies are left out.
 
     Args:
         module: the world model.
@@ -85,12 +87,12 @@ def world_model_metrics(
     imagined = imagination(module, windows, generator)
     metrics = _frame_errors(windows, imagined, module.num_frames) | _reward_accuracies(windows, imagined, module)
     del windows, imagined  # frees memory before as many frames are drawn again
-    rollouts = replay.sample(num_rollouts, num_targets=_ROLLOUT_LENGTH, generator=generator, held_out=True)
+    rollouts = replay.sample_whole(num_rollouts, num_targets=_ROLLOUT_LENGTH, generator=generator)
+    if rollouts is None:
+        return metrics
     imagined = imagination(module, rollouts, generator)
-    for horizon in _HORIZONS:
-        accuracy = summed_reward_accuracy(rollouts, imagined, module, horizon)
-        metrics[f"world_model/reward_accuracy_{horizon}"] = accuracy
-    return metrics
+    accuracies = {horizon: summed_reward_accuracy(rollouts, imagined, module, horizon) for horizon in _HORIZONS}
+    return metrics | {f"world_model/reward_accuracy_{horizon}": share for horizon, share in accuracies.items()}
 
 
 def _frame_errors(windows: Windows, imagined: Imagination, num_frames: int) -> dict[str, float]:
@@ -119,16 +121,15 @@ def _reward_accuracies(windows: Windows, imagined: Imagination, module: SimPLeMo
 
 
 def summed_reward_accuracy(windows: Windows, imagined: Imagination, module: SimPLeModule, num_steps: int) -> float:
-    """Share of rollouts whose summed imagined reward is right, over the steps that the real episode lasted.
+    """Share of rollouts, none cut short, whose summed imagined reward is right after so many steps.
 
     Reference:
-        tensor2tensor, rl/rl_utils.py and rl/evaluator.py, `reward_accuracy`
+        tensor2tensor, rl/rl_utils.py, `evaluate_world_model`
     """
     first = module.num_frames - 1
-    real = slice(first, first + num_steps)
-    valid = windows.valid[:, real]
     given, said = (
-        (rewards * valid).double().sum(1) for rewards in (windows.rewards[:, real], imagined.rewards[:, :num_steps])
+        rewards.double().sum(1)
+        for rewards in (windows.rewards[:, first : first + num_steps], imagined.rewards[:, :num_steps])
     )
     return float(torch.isclose(said, given, atol=1e-6).double().mean())
 
@@ -157,7 +158,8 @@ class WorldModelReport(Callback):
         replay = data.collector.replay
         if not isinstance(replay, ReplayBuffer) or not replay.num_held_out:
             return
-        pl_module.log_dict(world_model_metrics(pl_module, replay), sync_dist=True)
+        # not of all ranks need the episodes be long enough
+        pl_module.log_dict(all_reduce_mean(world_model_metrics(pl_module, replay)), sync_dist=True)
         if trainer.is_global_zero:
             self._show(trainer, pl_module, replay, data.env_steps)
 

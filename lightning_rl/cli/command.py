@@ -22,9 +22,7 @@ import lightning_rl
 from lightning_rl.callbacks.checkpointing import RunCheckpoint
 from lightning_rl.callbacks.evaluation_report import EvaluationReport
 from lightning_rl.callbacks.graceful_stop import StopAtBoundary
-from lightning_rl.callbacks.iteration_metrics import IterationMetrics
 from lightning_rl.callbacks.progress import EnvStepsProgress
-from lightning_rl.callbacks.random_states import RandomStates
 from lightning_rl.callbacks.reconstructions import AutoencoderPictures
 from lightning_rl.callbacks.run_folder import RunFolder
 from lightning_rl.callbacks.same_start import SameStart
@@ -40,8 +38,9 @@ from lightning_rl.cli.config_files import (
 )
 from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.loggers import check_one_writer, place_loggers
+from lightning_rl.cli.policy_folders import asked_policy, find_location, policy_at, trained_for, with_policy_config
 from lightning_rl.cli.registry import data_class, module_class
-from lightning_rl.cli.run_location import RunLocation, checkpoint_at, users_path
+from lightning_rl.cli.run_location import users_path
 from lightning_rl.cli.trainer_options import (
     check_built,
     check_options,
@@ -52,6 +51,7 @@ from lightning_rl.cli.trainer_options import (
 from lightning_rl.data.continuation import read_games
 from lightning_rl.errors import UnsavedError, UsageError
 from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.boundaries import check_boundary
 from lightning_rl.runs.lightning_private import StagedCLI, callbacks_of, is_fast_dev_run
 from lightning_rl.runs.metrics_csv import MetricsCSV
 from lightning_rl.runs.signals import STOPPED, SignalWatcher
@@ -76,7 +76,8 @@ class RunCLI(StagedCLI):
 
     Attributes:
         run_dir: everything that the run writes goes there.
-        checkpoint: the checkpoint that is continued or judged.
+        checkpoint: the checkpoint that is continued or judged, or the folder of an exported policy.
+        policy: the exported policy that is judged, if any.
         complete: whether the checkpoint has reached `data.total_env_steps`.
     """
 
@@ -86,8 +87,11 @@ class RunCLI(StagedCLI):
         self._asked = args[0] if args else ""
         check_configs(args)
         check_order(args)
-        self._data_class = asked_data_class(args)
+        self.policy = asked_policy(args)
+        self._data_class = asked_data_class(args, default=self.policy and self.policy.config.data.class_path)
         args = with_todays_classes(args)
+        if self.policy is not None:
+            args = with_policy_config(args, self.policy)
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -167,12 +171,10 @@ class RunCLI(StagedCLI):
         module = module_class(config.model.class_path)
         self.method = module.method(config.model.init_args.as_dict())
         self.game = data_class(config.data.class_path).game_named(str(config.data.init_args.get("game")))
-        self.location = RunLocation.find(
-            str(self.subcommand), run_dir=config.run_dir, ckpt_path=config.ckpt_path, method=self.method, game=self.game
-        )
+        self.location = find_location(config, self.policy, str(self.subcommand), method=self.method, game=self.game)
         self.run_dir, self.checkpoint = self.location.run_dir, self.location.checkpoint
         self._remarks.extend(self.location.remarks)
-        config.ckpt_path = None if self.checkpoint is None else str(self.checkpoint)
+        config.ckpt_path = None if self.location.saved is None else str(self.checkpoint)
         if self.subcommand != "fit" or config.trainer.fast_dev_run:
             config.trainer.logger = False  # they are for training; evaluation writes test.json and a video
         self._remarks.extend(place_loggers(config.trainer, run_dir=self.run_dir, run_id=self.location.run_id))
@@ -182,6 +184,8 @@ class RunCLI(StagedCLI):
         self.complete = False
         with _notices_held_back():
             super().instantiate_classes()
+            if self.location.saved is not None:
+                self.model.prepare_for(self.location.saved)
             batches = self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
             epoch = self.config[self.subcommand].data.init_args.iterations_per_epoch
             check_built(self.trainer, batches=batches * epoch)
@@ -191,15 +195,22 @@ class RunCLI(StagedCLI):
             if self.location.saved is not None and self.checkpoint is not None:
                 self._check(self.location.saved, self.checkpoint)
             elif (given := self.config[self.subcommand].policy_from) is not None:
-                policy, remarks = checkpoint_at(Path(given))
+                policy, remarks = policy_at(given)
                 self._remarks.extend(remarks)
                 checkpoint_files.take_policy(policy, self.model, parts=self.model.policy_parts)
+            if self.policy is not None:
+                self.datamodule.load_state_dict(trained_for(self.policy))
         self.location = replace(self.location, saved=None)  # as large as the run; Lightning reads the file itself
 
     def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:
         """Refuses a checkpoint that does not fit, and finds out whether its run is complete."""
         checkpoint_files.check_fits(saved, checkpoint, module=self.model, method=self.method, game=self.game)
-        checkpoint_files.check_progress(saved, checkpoint, module=self.model, trainer=self.trainer)
+        learns = self.subcommand == "fit"
+        if learns:
+            self.model.check_continuation(saved, checkpoint)
+        callbacks = [*callbacks_of(self.trainer), *self.model.configure_callbacks()]
+        owners: dict[str, Any] = {"module": self.model, "trainer": self.trainer, "callbacks": callbacks}
+        checkpoint_files.check_progress(saved, checkpoint, **owners, learns=learns)
         games = saved.get(type(self.datamodule).__qualname__)
         if self.subcommand != "fit":
             if games is not None:
@@ -207,6 +218,7 @@ class RunCLI(StagedCLI):
             return
         if games is None:
             raise UsageError(f"ckpt_path: {checkpoint} holds no games to continue; a last.ckpt does")
+        check_boundary(saved, checkpoint)
         done, most = saved["epoch"] + 1, self.trainer.max_epochs
         if most is not None and 0 <= most < done:
             raise UsageError(f"trainer.max_epochs must be at least {done}, which {checkpoint} has done, found {most}")
@@ -248,8 +260,6 @@ class RunCLI(StagedCLI):
         return [
             SameStart(self._start),
             RunFolder(self.run_dir, config=self.saved_config, parser=self.subcommand_parser),
-            IterationMetrics(),
-            RandomStates(),
             self.stopper,
             RunCheckpoint(self.run_dir, metadata),
             AutoencoderPictures(self.run_dir, title=f"{self.method} on {self.game}"),
@@ -274,10 +284,15 @@ class RunCLI(StagedCLI):
             steps = self.datamodule.total_env_steps
             say(f"{self.checkpoint} has reached data.total_env_steps {steps}: nothing to do; give more to continue")
             return
-        if self.subcommand == "fit" and self.trainer.is_global_zero and not is_fast_dev_run(self.trainer):
+        if self.saves and self.trainer.is_global_zero:
             self._train_alone()
         else:
             self._run()
+
+    @property
+    def saves(self) -> bool:
+        """Whether the command leaves checkpoints."""
+        return self.subcommand == "fit" and not is_fast_dev_run(self.trainer)
 
     def _train_alone(self) -> None:
         """Trains, unless another process trains in the same folder.

@@ -109,12 +109,16 @@ def _keys(config: Any, prefix: str = "") -> Iterator[str]:
         yield from _keys(inner, prefix if name == "init_args" else f"{prefix}.{name}".lstrip("."))
 
 
-def asked_data_class(args: list[str]) -> str:
+def asked_data_class(args: list[str], *, default: str | None = None) -> str:
     """Class path of the data module that the command line, or else the last config, names; by default Procgen's.
 
     The parser must start from this class's defaults, because it would keep those of another class for equal names.
+
+    Args:
+        args: the command line without the program's name.
+        default: another default.
     """
-    named = ["ProcgenDataModule"]
+    named = ["ProcgenDataModule", default or ""]
     for path in config_paths(args):
         with suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # what is wrong the parser will tell
             named.append(yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["class_path"])

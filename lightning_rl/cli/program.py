@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities import rank_zero_only
 
+from lightning_rl.cli import bench, export
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.config_files import with_run_config
 from lightning_rl.cli.error_messages import say, short_message
@@ -20,7 +22,8 @@ from lightning_rl.cli.run_location import launchers_run_dir
 from lightning_rl.cli.standard_streams import keep_open
 from lightning_rl.cpu import allocator
 from lightning_rl.errors import ActorError, BusyError, ReplayError, UnsavedError, UsageError
-from lightning_rl.runs.signals import SIGNALS, SignalWatcher, end_at_signals, end_with
+from lightning_rl.report import command as report
+from lightning_rl.runs.signals import INTERRUPTED, SIGNALS, Interrupted, SignalWatcher, end_at_signals, end_with
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -32,8 +35,8 @@ def main(args: list[str] | None = None) -> int:
         args: the command line without the program's name; the process's own by default.
 
     Returns:
-        The exit status: 0 done; 1 a failure during the run; 2 wrong input; 143 stopped by a signal after saving.
-            Failures and wrong input are told in one line on stderr.
+        The exit status: 0 done; 1 a failure during the run; 2 wrong input; 130 stopped by Ctrl-C; 143 stopped by a
+            signal after saving. Failures, wrong input and Ctrl-C are told in one line on stderr.
     """
     keep_open()
     allocator.keep_freed_memory()
@@ -43,20 +46,32 @@ def main(args: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning uses it, users cannot help it
     given = sys.argv[1:] if args is None else args
     with _signals_answered() as signal_watcher:
-        return _answered(given, signal_watcher)
+        try:
+            return _answered(given, signal_watcher)
+        except Interrupted:
+            signal_watcher.tell_interrupted()
+            return INTERRUPTED
+
+
+_OTHERS = {"export": export.main, "bench": bench.main, "report": report.main}
+"""Commands beside Lightning's subcommands."""
 
 
 def _answered(given: list[str], signal_watcher: SignalWatcher) -> int:
     try:
+        if given and given[0] in _OTHERS:
+            return _OTHERS[given[0]](given[1:])
         cli = RunCLI(with_run_config(given), signal_watcher=signal_watcher)
     except (UsageError, ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
         say(short_message(str(error), given))
-        return 2
+        return 1 if isinstance(error, OSError) and error.errno in _NO_ROOM else 2
     except (MemoryError, OverflowError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and re.search("alloc|overflow|dimension", str(error)) is None:
             raise
         say(f"model and data must be of a size that this machine can hold, found more: {error}")
         return 2
+    if cli.saves:
+        signal_watcher.remedy = f"; nothing since the last boundary is saved; to continue: {_continuing(cli)}"
     return _status_of(cli)
 
 
@@ -68,7 +83,7 @@ def _status_of(cli: RunCLI) -> int:
         say(str(error))
         return 2
     except (ActorError, FloatingPointError, ReplayError, UnsavedError) as error:
-        say(f"{error}; to continue from the last boundary: --run_dir {shlex.quote(str(cli.run_dir))} --ckpt_path last")
+        say(f"{error}; to continue from the last boundary: {_continuing(cli)}")
         return 1
     except (BusyError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_ROOM:
@@ -78,10 +93,19 @@ def _status_of(cli: RunCLI) -> int:
     return cli.stopped_status
 
 
+def _continuing(cli: RunCLI) -> str:
+    return f"--run_dir {shlex.quote(str(cli.run_dir))} --ckpt_path last"
+
+
+def _say_on_rank_zero(message: str) -> None:
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        say(message)
+
+
 @contextmanager
 def _signals_answered() -> Iterator[SignalWatcher]:
     """Lets signals end the process while there is nothing to save; restores the handlers afterwards."""
-    signal_watcher = SignalWatcher()
+    signal_watcher = SignalWatcher(_say_on_rank_zero)
     if threading.current_thread() is not threading.main_thread():
         yield signal_watcher
         return
@@ -91,6 +115,6 @@ def _signals_answered() -> Iterator[SignalWatcher]:
     try:
         yield signal_watcher
     finally:
-        signal_watcher.stop()
+        signal_watcher.close()
         for number, handler in handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -14,6 +14,7 @@ from lightning_rl.distributed import collectives
 from lightning_rl.errors import BusyError, UsageError
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.folder_lock import folder_lock
+from lightning_rl.runs.signals import LAUNCHER_VARIABLE, launcher_of_this_process
 
 _FILES_OF_A_RUN = (
     checkpoint_files.LAST,
@@ -23,8 +24,6 @@ _FILES_OF_A_RUN = (
     "replay",
     "config.yaml",
 )
-_LAUNCHER_VARIABLE = "LIGHTNING_RL_RUN_DIR"
-"""Environment variable in which a process leaves its process id and its run folder to the ranks that it starts."""
 
 
 def users_path(key: str, given: str | None) -> str | None:
@@ -96,6 +95,24 @@ class RunLocation:
             remarks=remarks,
         )
 
+    @classmethod
+    def of_policy(cls, folder: Path, name: str, *, run_dir: str | None) -> "RunLocation":
+        """Where the results of judging an exported policy go, which is never its own folder.
+
+        Args:
+            folder: the policy folder.
+            name: part of the default path.
+            run_dir: as given on the command line.
+
+        Raises:
+            UsageError: the folder cannot be used, or is the policy's.
+        """
+        results = Path("checkpoints", "judged", name) if run_dir is None else _folder(run_dir)
+        if folder.resolve() in (results.resolve(), *results.resolve().parents):
+            raise UsageError(f"run_dir must not be within {folder}, whose policy is judged, found {results}")
+        _check_writable(results)
+        return cls(run_dir=results, checkpoint=folder, saved=None, run_id=name, last_seen=None, remarks=())
+
     @contextmanager
     def held_alone(self) -> Iterator[None]:
         """Keeps other processes from training in the folder as long as this one does.
@@ -114,17 +131,17 @@ class RunLocation:
     @contextmanager
     def announced(self) -> Iterator[None]:
         """Tells processes that Lightning starts meanwhile where the run lives."""
-        os.environ[_LAUNCHER_VARIABLE] = f"{os.getpid()}:{self.run_dir}"
+        os.environ[LAUNCHER_VARIABLE] = f"{os.getpid()}:{self.run_dir}"
         try:
             yield
         finally:
-            del os.environ[_LAUNCHER_VARIABLE]
+            del os.environ[LAUNCHER_VARIABLE]
 
 
 def launchers_run_dir() -> Path | None:
     """The run folder of the process that has started this one, where that is another rank of the run."""
-    launcher, _, run_dir = os.environ.get(_LAUNCHER_VARIABLE, "").partition(":")
-    return Path(run_dir) if launcher == str(os.getppid()) else None
+    launcher = launcher_of_this_process()
+    return None if launcher is None else Path(launcher[1])
 
 
 def _checkpoint(subcommand: str, given: str | None, run_dir: Path | None) -> tuple[Path | None, tuple[str, ...]]:

@@ -22,6 +22,7 @@ from lightning_rl.data.shared_memory import Layout, SharedTensors, shared
 from lightning_rl.envs.statistics import RecentEpisodes
 from lightning_rl.errors import ActorError
 from lightning_rl.protocols import Policy, RemotePolicy
+from lightning_rl.runs.signals import signals_blocked
 from lightning_rl.state import from_plain, to_plain
 from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout, State
 
@@ -172,7 +173,8 @@ class ActorPool:
             )
             ours, theirs = context.Pipe()
             process = context.Process(target=run_actor, args=(job, theirs), name=f"actor-{index}", daemon=True)
-            process.start()
+            with signals_blocked():  # the learner alone handles them
+                process.start()
             theirs.close()  # so that the actor's end is the only one, and its death is seen
             self._processes.append(process)
             self._connections.append(ours)

@@ -1,7 +1,6 @@
 """The actor process, which collects its part of every rollout that the learner orders, and their messages."""
 
 import pickle
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -78,10 +77,6 @@ def receive(connection: Connection) -> Any:
 def run_actor(job: Job, connection: Connection) -> None:
     """An actor process, from its start to its end."""
     end_with(job.learner)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # schedulers send these to all processes of a job; the learner alone handles them
     torch.set_num_threads(1)
     allocator.keep_freed_memory()
     try:

@@ -101,6 +101,7 @@ class AtariDataModule(RolloutDataModule):
         height, width, channels = cartridge(self.game).obs_shape
         self.obs_shape = (height, width, channels * frame_stack)
         self.num_actions = len(cartridge(self.game).actions(full_action_space=full_action_space))
+        self.action_meanings = cartridge(self.game).action_meanings(full_action_space=full_action_space)
         self.sticky_actions = sticky_actions
         self.full_action_space = full_action_space
         self.max_no_ops = max_no_ops

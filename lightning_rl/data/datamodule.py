@@ -67,6 +67,8 @@ class RolloutDataModule(LightningDataModule, ABC):
 
     obs_shape: tuple[int, int, int]
     num_actions: int
+    action_meanings: tuple[str, ...] = ()
+    """A name for each action, where the games have such."""
     distribution_mode: str | None = None
     decisive: tuple[str, ...]
     """Attributes that must be as they were for games to go on where they stopped."""
@@ -127,6 +129,7 @@ class RolloutDataModule(LightningDataModule, ABC):
         self._seed = seed
         self._collector: Collector | ActorPool | None = None
         self._restored_env_steps = 0
+        self._left: State | None = None  # where the last `fit` has left the games
         self._other_env_steps = 0  # of a run with other numbers of ranks or environments, which this one continues
 
     @classmethod
@@ -193,15 +196,18 @@ class RolloutDataModule(LightningDataModule, ABC):
         return int(sequence.generate_state(1)[0]) % MAX_SEED
 
     def setup(self, stage: str) -> None:
-        """Starts the training games, for `fit`; those of actors start with the first rollout."""
-        if stage != "fit" or self._collector is not None:
-            return
+        """Starts the training games, for `fit`, or continues those of the last one; actors start with a rollout."""
+        if stage == "fit" and self._collector is None:
+            self._collector = self._new_collector()
+            if self._left is not None:
+                self._collector.load_state_dict(self._left)
+
+    def _new_collector(self) -> Collector | ActorPool:
         if self.num_actors == 0:
             env = EpisodeStatistics(self._training_games()(self.num_envs, self._seed_for(_GAMES)))
             replay = self._replay() if self.trainer is not None and self._agent.uses_replay else None
-            self._collector = Collector(env, num_steps=self.num_steps, seed=self._seed_for(_ACTIONS), replay=replay)
-            return
-        self._collector = ActorPool(
+            return Collector(env, num_steps=self.num_steps, seed=self._seed_for(_ACTIONS), replay=replay)
+        return ActorPool(
             self._training_games(),
             num_actors=self.num_actors,
             num_envs=self.num_envs,
@@ -238,12 +244,19 @@ class RolloutDataModule(LightningDataModule, ABC):
 
     def on_exception(self, exception: BaseException) -> None:
         """Ends the training games; Lightning tears nothing down after an exception."""
-        self.teardown("fit")
+        self._end_games(keep=self.num_actors == 0)  # actors would be waited for, or may be gone
 
     def teardown(self, stage: str) -> None:
-        """Ends the training games."""
-        if stage == "fit" and self._collector is not None:
+        """Ends the training games, and keeps their states for another `fit` and for `save_checkpoint`."""
+        if stage == "fit":
+            self._end_games(keep=True)
+
+    def _end_games(self, *, keep: bool) -> None:
+        if self._collector is not None:
             self._restored_env_steps = self.env_steps
+            self._left = self._collector.state_dict() if keep else None
+            if not keep:
+                self._other_env_steps = self.env_steps  # the next games are new, but the count goes on
             self._collector.close()
             self._collector = None
 
@@ -307,11 +320,12 @@ class RolloutDataModule(LightningDataModule, ABC):
         return [self.evaluation(name, self._agent, **sizes, greedy=self._agent.greedy) for name in self.level_sets]
 
     def test_dataloader(self) -> list[EvaluationDataset]:
-        """Training levels, where they are not all, all levels, and uniform random actions on all levels."""
+        """Training levels, where they are not all, all levels, and on these the method's yardsticks and random play."""
         budget = None if self.test_env_steps is None else -(-self.test_env_steps // self._world_size)
         sizes = self._evaluation_sizes(self.test_episodes) | {"env_steps": budget, "is_test": True}
         judged = [self.evaluation(name, self._agent, **sizes, greedy=self._agent.greedy) for name in self.level_sets]
-        return [*judged, self.evaluation("random_policy", UniformPolicy(self.num_actions), **sizes)]
+        others = self._agent.yardsticks() | {"random_policy": UniformPolicy(self.num_actions)}
+        return [*judged, *(self.evaluation(name, policy, **sizes) for name, policy in others.items())]
 
     def _evaluation_sizes(self, episodes: int) -> dict[str, Any]:
         """This rank's share."""
@@ -321,19 +335,13 @@ class RolloutDataModule(LightningDataModule, ABC):
 
     def predict_dataloader(self) -> list[EvaluationDataset]:
         """A few episodes on all levels, shown to `watcher`."""
-        return [
-            self.evaluation(
-                "full_distribution",
-                self._agent,
-                num_envs=self.predict_episodes,
-                greedy=self._agent.greedy,
-                watcher=self.watcher,
-            )
-        ]
+        shown: dict[str, Any] = {"greedy": self._agent.greedy, "watcher": self.watcher}
+        return [self.evaluation("full_distribution", self._agent, num_envs=self.predict_episodes, **shown)]
 
     def state_dict(self) -> State:
-        """The collectors of all ranks; a collective call."""
-        collectors = collectives.all_gather(self.collector.state_dict())
+        """The collectors of all ranks, as they are or as the last `fit` has left them; a collective call."""
+        own = self._left if self._collector is None and self._left is not None else self.collector.state_dict()
+        collectors = collectives.all_gather(own)
         return {**self._sizes, **to_plain(GamesState(env_steps=self.env_steps, collectors=collectors))}
 
     def load_state_dict(self, state_dict: State) -> None:

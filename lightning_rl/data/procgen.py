@@ -9,7 +9,7 @@ from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.envs.frame_stack import FrameStack
 from lightning_rl.envs.normalize import ReturnScaling
 from lightning_rl.envs.procgen import ProcgenVectorEnv, require_libraries
-from lightning_rl.envs.procgen_games import NUM_ACTIONS, REWARDS, check_options, normalized_return
+from lightning_rl.envs.procgen_games import ACTION_MEANINGS, NUM_ACTIONS, REWARDS, check_options, normalized_return
 from lightning_rl.errors import check_option
 from lightning_rl.protocols import ResumableVectorEnv
 from lightning_rl.types import State
@@ -55,6 +55,7 @@ class ProcgenDataModule(RolloutDataModule):
 
     obs_shape = (64, 64, 3)
     num_actions = NUM_ACTIONS
+    action_meanings = ACTION_MEANINGS
     decisive = ("game", "distribution_mode", "num_levels", "start_level")
 
     def __init__(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_rl.errors import ReplayError
 from lightning_rl.runs.atomic_files import atomic_write
+from lightning_rl.runs.signals import signals_held_back
 from lightning_rl.types import Rollout, Windows
 
 _HELD_OUT_EVERY = 11  # trajectories; the released code keeps one shard of eleven apart
@@ -85,7 +86,7 @@ class ReplayBuffer:
         }
         path = self._path(len(self._chunks))
         try:
-            with atomic_write(path) as file:
+            with signals_held_back(), atomic_write(path) as file:
                 torch.save(contents, file)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise ReplayError(
@@ -117,8 +118,34 @@ class ReplayBuffer:
         ends = lengths.cumsum(0)
         drawn = torch.randint(int(ends[-1]), (number,), generator=generator)
         which = torch.searchsorted(ends, drawn, right=True)
-        chunk_numbers, environments = lots[which].unbind(1)
-        steps = drawn - (ends - lengths)[which]
+        return self._gathered(lots[which], drawn - (ends - lengths)[which], num_targets)
+
+    def sample_whole(self, number: int, *, num_targets: int, generator: torch.Generator) -> Windows | None:
+        """Held-out windows that neither their episode's end nor their rollout's cuts short; the last step may end it.
+
+        Their first target step is drawn uniformly from all that are followed by enough; None where there are none.
+
+        Args:
+            number: n.
+            num_targets: p.
+            generator: draws.
+        """
+        starts = []
+        for chunk_number, chunk in enumerate(self._chunks):
+            left = chunk.lasts - torch.arange(len(chunk.lasts))[:, None] + 1
+            environments = torch.tensor(self._trajectories(chunk_number, held_out=True), dtype=torch.int64)
+            steps, columns = (left[:, environments] >= num_targets).nonzero().unbind(1)
+            starts.append(torch.stack([torch.full_like(steps, chunk_number), environments[columns], steps], dim=1))
+        candidates = torch.cat(starts)  # each a chunk, an environment and a step
+        if not len(candidates):
+            return None
+        drawn = torch.randint(len(candidates), (number,), generator=generator)
+        return self._gathered(candidates[drawn, :2], candidates[drawn, 2], num_targets)
+
+    def _gathered(self, trajectories: Int64[Tensor, "N 2"], steps: Int64[Tensor, "N"], num_targets: int) -> Windows:
+        """The windows whose first target steps are these, of chunks and environments."""
+        number = len(steps)
+        chunk_numbers, environments = trajectories.unbind(1)
         sampled: dict[str, Tensor] = {}
         for chunk_number, chunk in enumerate(self._chunks):
             rows = (chunk_numbers == chunk_number).nonzero().squeeze(1)
@@ -232,7 +259,8 @@ class ReplayBuffer:
 
 
 def _opened(path: Path) -> _Chunk:
-    contents = torch.load(path, mmap=True, weights_only=True)  # pages are read when they are needed
+    with signals_held_back():
+        contents = torch.load(path, mmap=True, weights_only=True)  # pages are read when they are needed
     actions, terminated = contents["actions"], contents["terminated"]
     num_steps = len(actions)
     earlier = len(contents["frames"]) - num_steps - 1
@@ -247,7 +275,8 @@ def _opened(path: Path) -> _Chunk:
 
 def _game_of(path: Path) -> str:
     try:
-        contents = torch.load(path, mmap=True, weights_only=True)
+        with signals_held_back():
+            contents = torch.load(path, mmap=True, weights_only=True)
         return str(contents["game"]) if set(contents) == set(_CHUNK_KEYS) else "?"
     except Exception as error:  # torch raises whatever its unpickler meets
         raise ValueError(f"ckpt_path: its real frames {path} are damaged or cut short") from error

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from ale_py import ALEInterface, ALEState, LoggerMode, roms
+from ale_py import Action, ALEInterface, ALEState, LoggerMode, roms
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float32, Int64, UInt8
@@ -43,6 +43,10 @@ class Cartridge(NamedTuple):
     def actions(self, *, full_action_space: bool) -> tuple[int, ...]:
         """The ones to choose from; doing nothing comes first."""
         return self.all_actions if full_action_space else self.minimal_actions
+
+    def action_meanings(self, *, full_action_space: bool) -> tuple[str, ...]:
+        """What each of them does with the joystick, as `upfire`."""
+        return tuple(str(Action(number).name).lower() for number in self.actions(full_action_space=full_action_space))
 
 
 @cache

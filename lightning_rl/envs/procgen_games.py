@@ -1,6 +1,13 @@
 """What is known of Procgen's games without playing them: their names, modes, rewards and published returns."""
 
-NUM_ACTIONS = 15
+ACTION_MEANINGS = (
+    *("left+down", "left", "left+up", "down", "none", "up", "right+down", "right", "right+up"),
+    *("D", "A", "W", "S", "Q", "E"),
+)
+"""What each action presses: openai/procgen, procgen/env.py, `get_combos`."""
+
+
+NUM_ACTIONS = len(ACTION_MEANINGS)
 
 
 _MAX_THREADS = 1024
@@ -46,14 +53,17 @@ The lowest is that of a trained agent that sees nothing, not that of uniformly r
 
 REWARDS: dict[str, tuple[float, ...]] = {
     **dict.fromkeys(("coinrun", "heist", "jumper", "leaper", "maze", "ninja"), (0.0, 10.0)),
-    **dict.fromkeys(("bigfish", "bossfight", "climber", "miner", "plunder"), (0.0, 1.0, 10.0)),
+    **dict.fromkeys(
+        ("bigfish", "bossfight", "climber", "plunder"), (0.0, 1.0, 11.0)
+    ),  # the last one completes the level
     "caveflyer": (0.0, 3.0, 10.0),
-    "chaser": (0.0, 0.04, 10.0),
+    "chaser": (0.0, 0.04, 10.04),  # so does the last orb
     "dodgeball": (0.0, 2.0, 10.0),
     "fruitbot": (-4.0, 0.0, 1.0, 10.0),
+    "miner": (0.0, 1.0, 10.0),
     "starpilot": (0.0, 1.0, 2.0, 3.0, 10.0),  # several ships at once
 }
-"""Rewards of one step, by game; a step that brings two of them at once is rare.
+"""Rewards of one step, by game; a step that brings two of them at once is rare, and counts as the nearest.
 
 Reference:
     openai/procgen, src/games/*.cpp

@@ -52,3 +52,16 @@ def clipped_value_loss(
     old_values = behavior_values.detach()
     clipped_values = old_values + (values - old_values).clamp(-epsilon, epsilon)
     return torch.maximum(squared_value_loss(values, targets), squared_value_loss(clipped_values, targets))
+
+
+def value_loss(
+    values: Float[Tensor, "*batch"],
+    behavior_values: Float[Tensor, "*batch"],
+    targets: Float[Tensor, "*batch"],
+    *,
+    epsilon: float | None,
+) -> Float[Tensor, "*batch"]:
+    """`clipped_value_loss`, or without an `epsilon` `squared_value_loss`."""
+    if epsilon is None:
+        return squared_value_loss(values, targets)
+    return clipped_value_loss(values=values, behavior_values=behavior_values, targets=targets, epsilon=epsilon)

@@ -10,21 +10,27 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import UInt8
 from numpy.typing import NDArray
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lightning_rl.cpu.bfloat16 import cpu_has_bf16
 from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gradients, threads
+from lightning_rl.distributed import collectives
 from lightning_rl.modules.hyper_parameters import as_plain, constructor_options, from_plain
+from lightning_rl.modules.iteration_metrics import IterationMetrics
 from lightning_rl.modules.optimizers import fused_on
 from lightning_rl.modules.trainer_checks import check_trainer_for
-from lightning_rl.protocols import Source
+from lightning_rl.policies.config import NetworkConfig
+from lightning_rl.policies.policy import sample_actions
+from lightning_rl.protocols import Policy, Source
 from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.boundaries import check_boundary
 from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.runs.lightning_private import attached_trainer, find_unused_parameters
+from lightning_rl.runs.random_states import RandomStates
 from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 
 _STATE_BEFORE = "the newest checkpoint holds the state before it"
@@ -48,13 +54,6 @@ class Objective(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-def sample_actions(logits: Float32[Tensor, "B A"], generator: torch.Generator, *, greedy: bool) -> Int64[Tensor, "B"]:
-    """Actions sampled with `generator`, or the most likely ones."""
-    if greedy:
-        return logits.argmax(-1)
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
-
-
 Module = TypeVar("Module", bound="RLModule")  # not `Self`, which the shape checks of tests cannot resolve
 
 
@@ -63,7 +62,7 @@ class RLModule(LightningModule, ABC):
 
     A subclass sets `network` and `loss_weights` and defines `method`, `batches_per_iteration`, `batches` and
     `objective`. It sets `on_policy` to False if it can learn from rollouts of an older policy, and `uses_replay` to
-    True if it learns from a replay buffer.
+    True if it learns from a replay buffer; `learns` is False for what can only be judged.
 
     Args:
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
@@ -71,7 +70,7 @@ class RLModule(LightningModule, ABC):
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
 
     Attributes:
-        validation_returns: mean return per level set, from the last validation.
+        validation_returns: mean return per level set, from the last validation since the last epoch end.
         phase: name of the current phase, shown beside the progress bar; empty for methods without phases.
     """
 
@@ -81,6 +80,7 @@ class RLModule(LightningModule, ABC):
     """Modules that acting needs, which `--policy_from` takes from a checkpoint."""
     on_policy = True
     uses_replay = False
+    learns = True
     phase = ""
     _given: dict[str, Any]
 
@@ -117,6 +117,25 @@ class RLModule(LightningModule, ABC):
     @abstractmethod
     def objective(self, batch: Any, generator: torch.Generator) -> Objective:
         """Losses and metrics of a batch; `generator` is the source of all randomness, such as dropout."""
+
+    def prepare_for(self, checkpoint: dict[str, Any]) -> None:
+        """Builds what only a checkpoint says, before its weights are loaded; nothing by default.
+
+        Raises:
+            ValueError: the checkpoint does not say it.
+        """
+
+    def yardsticks(self) -> dict[str, Policy]:
+        """Other policies that `test` plays on all levels, by name; none by default."""
+        return {}
+
+    def network_config(self) -> NetworkConfig:
+        """How the acting network is built, for exported policies.
+
+        Raises:
+            ValueError: the method does not say.
+        """
+        raise ValueError(f"model: {type(self).__name__} cannot be exported: it defines no network_config")
 
     def act(
         self,
@@ -161,8 +180,15 @@ class RLModule(LightningModule, ABC):
             # after the first step, which would change how a resumed run rounds sums over three or more ranks.
             find_unused_parameters(trainer.strategy)
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What every Trainer gets: the rows of metrics, the end at the budget of env steps, and exact resuming."""
+        return [IterationMetrics(), RandomStates()]
+
     def check_trainer(self, trainer: Trainer) -> None:
         """Raises a ValueError if the method cannot learn with this Trainer; accepts every Trainer by default."""
+
+    def check_continuation(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Raises a ValueError if the method cannot go on learning from this checkpoint; accepts all by default."""
 
     def precision(self) -> AbstractContextManager[Any]:
         """The trainer's autocast context; Lightning enters it around `training_step` only, and in one thread."""
@@ -254,6 +280,7 @@ class RLModule(LightningModule, ABC):
         if method != cls.method(options):
             raise ValueError(f"{checkpoint_path} is of method {method}, {cls.__name__} of {cls.method(options)}")
         module = cls(**from_plain(cls, options))
+        module.prepare_for(saved)
         module.load_state_dict(saved["state_dict"], strict=strict is not False)
         return module.to(map_location or "cpu")
 
@@ -262,11 +289,16 @@ class RLModule(LightningModule, ABC):
 
         With a learning-rate scheduler the saved ones are kept, because the scheduler changes them. `fused` follows the
         device that this run trains on, to which Lightning moves the weights only later.
+
+        Raises:
+            ValueError: training would go on from within an epoch.
         """
+        trainer = attached_trainer(self)
+        if "loops" in checkpoint and trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            check_boundary(checkpoint, Path(trainer.ckpt_path) if trainer.ckpt_path else None)
         if checkpoint.get("optimizer_states") and not checkpoint.get("lr_schedulers"):
             (saved,) = checkpoint["optimizer_states"]
             optimizer: Any = self.configure_optimizers()
-            trainer = attached_trainer(self)
             device = self.device if trainer is None else trainer.strategy.root_device
             for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True):
                 old |= {key: value for key, value in new.items() if key != "params"}
@@ -313,19 +345,28 @@ class RLModule(LightningModule, ABC):
             self.trainer.should_stop, self._stops_at_boundary = False, True
 
     def on_train_epoch_end(self) -> None:
-        """Stops, where a callback has asked for it within the epoch."""
+        """Puts the validation's returns into the row; stops, where a callback has asked for it within the epoch."""
+        self.log_dict(collectives.all_reduce_mean(self.validation_returns), sync_dist=True)
+        self.validation_returns = {}
         if self._stops_at_boundary:
             self.trainer.should_stop, self._stops_at_boundary = True, False
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the returns; during `fit`, `IterationMetrics` logs them with the rest of the row."""
+        """Logs the returns; in training for callbacks alone, since loggers get one row at each epoch end."""
         if self.trainer.sanity_checking:
             self.validation_returns = {}
-        if self.trainer.state.fn == TrainerFn.VALIDATING:
-            self.log_dict(self.validation_returns, sync_dist=True)
+        to_loggers = None if self.trainer.state.fn == TrainerFn.VALIDATING else False
+        self.log_dict(self.validation_returns, logger=to_loggers, sync_dist=True)
 
     def test_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Does nothing: the `EvaluationReport` callback reports the episodes."""
+        """Logs the mean return on one level set; the command's `EvaluationReport` says more."""
+        self.log(
+            "test/return" if episodes.level_set == "full_distribution" else f"test/{episodes.level_set}_return",
+            episodes.returns.mean(),
+            batch_size=len(episodes.returns),
+            add_dataloader_idx=False,
+            sync_dist=True,
+        )
 
     def predict_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> Episodes:
         """The episodes, unchanged."""

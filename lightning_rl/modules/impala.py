@@ -16,10 +16,12 @@ from lightning_rl.losses.policy import entropy, log_probs_of, policy_gradient_lo
 from lightning_rl.losses.returns import discounts_from
 from lightning_rl.losses.value import squared_value_loss
 from lightning_rl.losses.vtrace import vtrace
-from lightning_rl.modules.base import Batch, Objective, RLModule, sample_actions
+from lightning_rl.modules.base import Batch, Objective, RLModule
 from lightning_rl.modules.optimizers import adam
 from lightning_rl.networks.impala_cnn import CNNShape, Pooling
 from lightning_rl.networks.recurrent_actor_critic import RecurrentActorCritic
+from lightning_rl.policies.config import RECURRENT, NetworkConfig
+from lightning_rl.policies.policy import sample_actions
 from lightning_rl.protocols import Source
 from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout, TensorFields
 
@@ -148,6 +150,16 @@ class ImpalaModule(RLModule):
         """Size of the latent that the network receives beside the frame; 0 without an autoencoder."""
         return 0
 
+    def network_config(self) -> NetworkConfig:
+        """See `RLModule`."""
+        return NetworkConfig(
+            name=RECURRENT,
+            latent_size=self.latent_size,
+            width=self.width,
+            pooling=self.pooling,
+            pooling_size=self.pooling_size,
+        )
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam."""
         return adam([self.agent_group])
@@ -195,19 +207,17 @@ class ImpalaModule(RLModule):
         frames, inputs = torch.from_numpy(obs).to(self.device), inputs.to(self.device)
         noise = self.draw_noise(num_envs, generator, greedy=greedy)
         with torch.no_grad(), self.precision():
-            logits, values, state = self.network(
-                frames[None],
-                self.latents(frames, None if noise is None else noise.to(self.device))[None],
-                inputs.previous_actions[None],
-                inputs.previous_rewards[None],
-                inputs.starts[None],
+            logits, values, state = self.network.step(
+                frames,
+                self.latents(frames, None if noise is None else noise.to(self.device)),
+                inputs.previous_actions,
+                inputs.previous_rewards,
+                inputs.starts,
                 inputs.state,
             )
-        logits = logits[0].cpu()
+        logits = logits.cpu()
         actions = sample_actions(logits, generator, greedy=greedy)
-        return ActorOutput(
-            actions=actions, logits=logits, values=values[0, :, None].cpu(), state=state.cpu(), noise=noise
-        )
+        return ActorOutput(actions=actions, logits=logits, values=values.cpu(), state=state.cpu(), noise=noise)
 
     def draw_noise(self, num_envs: int, generator: torch.Generator, *, greedy: bool) -> Float32[Tensor, "B Z"] | None:
         """Noise for sampling the latents, on the CPU; None if they are not sampled."""

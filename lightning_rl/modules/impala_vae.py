@@ -1,7 +1,7 @@
 """IMPALA with a variational autoencoder whose latent the policy sees."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from lightning_rl.modules.base import Objective
 from lightning_rl.modules.impala import ImpalaModule, Unrolls
 from lightning_rl.modules.optimizers import adam
 from lightning_rl.networks.vae import VAE, Images, LatentDistribution
+from lightning_rl.policies.config import NetworkConfig
 from lightning_rl.protocols import Source
 from lightning_rl.types import Rollout, TensorFields
 
@@ -167,6 +168,10 @@ class ImpalaVAEModule(ImpalaModule):
     def latent_size(self) -> int:
         """Length of the latent."""
         return self.vae_config.latent_size
+
+    def network_config(self) -> NetworkConfig:
+        """See `RLModule`."""
+        return replace(super().network_config(), images=self.vae_config.images)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with one parameter group for the agent and one for the autoencoder."""

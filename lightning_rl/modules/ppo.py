@@ -14,11 +14,12 @@ from lightning_rl.distributed import collectives
 from lightning_rl.errors import check_option
 from lightning_rl.losses.policy import approx_kl, clip_fraction, clipped_surrogate_loss, entropy, log_probs_of
 from lightning_rl.losses.returns import discounts_from, generalized_advantages, normalized
-from lightning_rl.losses.value import clipped_value_loss, squared_value_loss
+from lightning_rl.losses.value import value_loss
 from lightning_rl.modules.base import Objective, RLModule
 from lightning_rl.modules.optimizers import adam
 from lightning_rl.networks.actor_critic import NETWORKS
 from lightning_rl.networks.impala_cnn import CNNShape, Pooling
+from lightning_rl.policies.config import NetworkConfig
 from lightning_rl.protocols import Source
 from lightning_rl.types import Rollout, TensorFields
 
@@ -108,6 +109,8 @@ class PPOModule(RLModule):
             positions, with a sixth of the weights (Impoola).
         pooling_size: with `average`, rows and columns of parts that are averaged separately.
         width: factor on the channels of the CNN.
+        channels: output channels of each stack of the network `three_stack`, at width 1; null for 16, 32 and 32.
+        hidden: outputs of its dense layer; null for 256.
         dropout: probability of dropping a feature that the critics see while learning; none is dropped for the policy.
         gamma: γ, discount per env step.
         lambda_: λ of generalized advantage estimation.
@@ -143,6 +146,8 @@ class PPOModule(RLModule):
         pooling: Pooling = "flatten",
         pooling_size: int = 1,
         width: int = 1,
+        channels: tuple[int, ...] | None = None,
+        hidden: int | None = None,
         dropout: float = 0.0,
         gamma: float = 0.999,
         lambda_: float = 0.95,
@@ -174,7 +179,7 @@ class PPOModule(RLModule):
         self.obs_shape = obs_shape
         self.pooling = pooling
         self.pooling_size = pooling_size
-        self.width = width
+        self.width, self.channels, self.hidden = width, channels, hidden
         self.gamma = gamma
         self.lambda_ = lambda_
         self.epsilon = epsilon
@@ -186,7 +191,7 @@ class PPOModule(RLModule):
         self.entropy_weight = entropy_weight
         self.learning_rate = learning_rate
         self.adam_epsilon = adam_epsilon
-        shape = CNNShape(pooling=pooling, pooling_size=pooling_size, width=width)
+        shape = CNNShape(pooling=pooling, pooling_size=pooling_size, width=width, channels=channels, hidden=hidden)
         self.network = NETWORKS[network](obs_shape, num_actions, self.num_critics, dropout=dropout, shape=shape)
         self.loss_weights = {"policy": 1.0, "value": value_weight, "entropy": entropy_weight}
 
@@ -194,6 +199,18 @@ class PPOModule(RLModule):
     def method(cls, init_args: dict[str, Any]) -> str:  # noqa: ARG003  # the same for all
         """`ppo`."""
         return "ppo"
+
+    def network_config(self) -> NetworkConfig:
+        """See `RLModule`."""
+        return NetworkConfig(
+            name=self.hparams["network"],
+            num_critics=self.num_critics,
+            width=self.width,
+            pooling=self.pooling,
+            pooling_size=self.pooling_size,
+            channels=None if self.channels is None else list(self.channels),
+            hidden=self.hidden,
+        )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam."""
@@ -205,9 +222,13 @@ class PPOModule(RLModule):
 
     def batches(self, source: Source) -> Iterator[PPOBatch]:
         """One rollout, its advantages and returns, then shuffled minibatches of it."""
-        trajectories = self.trajectories(source.collect(self).to(self.device), source.memory)
+        rollout = source.collect(self).to(self.device)
+        return self.minibatches(self.trajectories(rollout, source.memory), source.generator)
+
+    def minibatches(self, trajectories: Trajectories, generator: torch.Generator) -> Iterator[PPOBatch]:
+        """Shuffled minibatches, each sample once in each pass."""
         passes: dict[str, Any] = {"epochs": self.epochs, "minibatch_size": self.minibatch_size}
-        order = list(shuffled(trajectories.actions.numel(), generator=source.generator, **passes))
+        order = list(shuffled(trajectories.actions.numel(), generator=generator, **passes))
         for number, indices in enumerate(order, start=1):
             batch = trajectories.minibatch(indices.to(self.device))
             if self.normalize_advantages == "minibatch":
@@ -277,7 +298,7 @@ def ppo_objective(
     losses = {
         "policy": surrogate.mean(),
         "entropy": -entropies.mean(),
-        "value": value_loss(values, batch.behavior_values, batch.returns, epsilon=value_epsilon),
+        "value": value_loss(values, batch.behavior_values, batch.returns, epsilon=value_epsilon).mean(),
     }
     metrics = {
         "policy/entropy": entropies.detach().mean(),
@@ -285,16 +306,3 @@ def ppo_objective(
         "policy/clip_fraction": clip_fraction(**ratios, epsilon=epsilon).mean(),
     }
     return Objective(losses, metrics)
-
-
-def value_loss(
-    values: Float32[Tensor, "N"],
-    behavior_values: Float32[Tensor, "N"],
-    targets: Float32[Tensor, "N"],
-    *,
-    epsilon: float | None,
-) -> Tensor:
-    """Mean value loss of a critic; the change of its values is clipped if `epsilon` is given."""
-    if epsilon is None:
-        return squared_value_loss(values, targets).mean()
-    return clipped_value_loss(values=values, behavior_values=behavior_values, targets=targets, epsilon=epsilon).mean()

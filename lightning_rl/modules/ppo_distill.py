@@ -13,9 +13,10 @@ from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.errors import check_option
 from lightning_rl.losses.distillation import absolute_prediction_error, prediction_error
 from lightning_rl.losses.returns import discounts_from, forward_discounted_sums, generalized_advantages
+from lightning_rl.losses.value import value_loss
 from lightning_rl.modules.base import Objective
 from lightning_rl.modules.optimizers import adam
-from lightning_rl.modules.ppo import PPOBatch, PPOModule, Trajectories, ppo_objective, value_loss
+from lightning_rl.modules.ppo import PPOBatch, PPOModule, Trajectories, ppo_objective
 from lightning_rl.networks.actor_critic import DistillationNetwork
 from lightning_rl.networks.pixel_normalizer import PixelNormalizer
 from lightning_rl.types import Rollout
@@ -216,7 +217,7 @@ class PPODistillModule(PPOModule):
         intrinsic = (values[:, 1], batch.intrinsic_behavior_values, batch.intrinsic_returns)
         # the frames that the rewards were computed on, with the same normalization
         teacher = self.teacher(self.normalizer(batch.next_obs), generator)
-        losses["intrinsic_value"] = value_loss(*intrinsic, epsilon=self.value_epsilon)
+        losses["intrinsic_value"] = value_loss(*intrinsic, epsilon=self.value_epsilon).mean()
         losses["distill"] = prediction_error(teacher, batch.student_outputs).mean()
         metrics["intrinsic/reward"] = batch.intrinsic_rewards.mean()
         return Objective(losses, metrics)

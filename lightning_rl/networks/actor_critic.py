@@ -63,16 +63,19 @@ def three_stack_actor_critic(
 ) -> ActorCritic:
     """The network of OpenAI's Procgen baseline: IMPALA CNN (16, 32, 32), dense 256, linear heads.
 
+    `shape` can ask for other channels and another dense layer.
+
     The torso is Glorot-uniform; the heads are orthogonal with gain 0.01 for the policy and 1 for the values.
 
     Reference:
         Cobbe et al. 2020, https://arxiv.org/abs/1912.01588; openai/baselines, common/models.py and common/policies.py
     """
     cnn = ImpalaCNN(obs_shape, shape=shape)
-    torso = nn.Sequential(cnn, nn.Linear(cnn.num_features, 256), nn.ReLU())
+    hidden = shape.hidden or 256
+    torso = nn.Sequential(cnn, nn.Linear(cnn.num_features, hidden), nn.ReLU())
     glorot_(torso)
-    critics = [orthogonal_linear(256, 1, gain=1.0) for _ in range(num_critics)]
-    return ActorCritic(torso, orthogonal_linear(256, num_actions, gain=0.01), critics, dropout=dropout)
+    critics = [orthogonal_linear(hidden, 1, gain=1.0) for _ in range(num_critics)]
+    return ActorCritic(torso, orthogonal_linear(hidden, num_actions, gain=0.01), critics, dropout=dropout)
 
 
 def two_stack_cnn(obs_shape: Sequence[int], shape: CNNShape = PUBLISHED_SHAPE) -> ImpalaCNN:
@@ -95,6 +98,7 @@ def two_stack_actor_critic(
     Reference:
         rullo16/AutonomousProcgen, agents/DistillPPO.py
     """
+    _refuse_sizes("two_stack", shape)
     cnn = two_stack_cnn(obs_shape, shape)
     actor = nn.Sequential(
         nn.Linear(cnn.num_features, 256), nn.ReLU(), nn.Linear(256, 512), nn.ReLU(), OutputLinear(512, num_actions)
@@ -150,11 +154,18 @@ def two_conv_actor_critic(
     """
     check_option("model.pooling", shape.pooling, shape.pooling == "flatten", "flatten for the network two_conv")
     check_option("model.width", shape.width, shape.width == 1, "1 for the network two_conv")
+    _refuse_sizes("two_conv", shape)
     convolutions = _TwoConvolutions(obs_shape)
     torso = nn.Sequential(convolutions, nn.Linear(convolutions.num_features, 128), nn.ReLU())
     glorot_(torso)
     critics = [orthogonal_linear(128, 1, gain=1.0) for _ in range(num_critics)]
     return ActorCritic(torso, orthogonal_linear(128, num_actions, gain=0.01), critics, dropout=dropout)
+
+
+def _refuse_sizes(network: str, shape: CNNShape) -> None:
+    for name in ("channels", "hidden"):
+        value = getattr(shape, name)
+        check_option(f"model.{name}", value, value is None, f"null for the network {network}")
 
 
 NETWORKS = {

@@ -18,12 +18,14 @@ Pooling = Literal["flatten", "average"]
 
 @dataclass(frozen=True, kw_only=True)
 class CNNShape:
-    """Width of an IMPALA CNN, and how its last features are pooled.
+    """Size of a network with an IMPALA CNN, and how the CNN's last features are pooled.
 
     Args:
         width: factor on the channels of each stack.
         pooling: `flatten` keeps every position; `average` takes the mean over positions.
         pooling_size: with `average`, rows and columns of parts that are averaged separately; 1 for the whole image.
+        channels: output channels of each stack, before `width`; None for those of the published network.
+        hidden: outputs of the dense layer that follows; None for those of the published network.
 
     Raises:
         ValueError: a value outside its range.
@@ -35,10 +37,16 @@ class CNNShape:
     width: int = 1
     pooling: Pooling = "flatten"
     pooling_size: int = 1
+    channels: tuple[int, ...] | None = None
+    hidden: int | None = None
 
     def __post_init__(self) -> None:
         check_option("model.width", self.width, self.width >= 1, "at least 1")
         check_option("model.pooling_size", self.pooling_size, self.pooling_size >= 1, "at least 1")
+        channels = self.channels
+        known = channels is None or (len(channels) > 0 and min(channels) >= 1)
+        check_option("model.channels", channels, known, "null or numbers of at least 1")
+        check_option("model.hidden", self.hidden, self.hidden is None or self.hidden >= 1, "null or at least 1")
 
 
 PUBLISHED_SHAPE = CNNShape()
@@ -73,7 +81,7 @@ class ImpalaCNN(nn.Module):
 
     Args:
         obs_shape: height, width and channels of a frame; height and width at least 2 to the number of stacks.
-        channels: output channels of each stack at width 1.
+        channels: output channels of each stack at width 1, where `shape` does not say.
         shape: width, and how the features are pooled.
         rectified_skip: skip connections carry relu(x), as in Rullo's code, instead of x.
 
@@ -98,7 +106,7 @@ class ImpalaCNN(nn.Module):
     ) -> None:
         super().__init__()
         rows, columns, in_channels = obs_shape
-        channels = [shape.width * number for number in channels]
+        channels = [shape.width * number for number in shape.channels or channels]
         shrink = 2 ** len(channels)
         if min(rows, columns) < shrink:
             raise ValueError(f"obs_shape: height and width must be at least {shrink}, found {rows}×{columns}")

@@ -5,6 +5,7 @@ import math
 from torch import nn
 
 from lightning_rl.networks.output_linear import OutputLinear
+from lightning_rl.networks.stacked_linear import StackedLinear
 
 
 def glorot_(module: nn.Module) -> None:
@@ -34,34 +35,43 @@ def orthogonal_linear(in_features: int, out_features: int, gain: float) -> Outpu
 
 
 def uniform_unit_scaling_(module: nn.Module, gain: float = 1.3) -> None:
-    """Uniform weights within ±gain √(3 / fan-in) and zero biases for every convolution and dense layer, in place.
+    """Uniform weights and zero biases for every convolution and dense layer, in place.
 
-    With gain 1 a linear layer keeps the scale of its inputs; 1.3 compensates for relu. The fan-in of a transposed
-    convolution is counted over its output channels, as in TensorFlow.
+        W ~ U(−b, b),   b = √(3 gain / ((fan-in + fan-out) / 2))
+
+    Stacked layers count on their own.
 
     Reference:
-        Sussillo & Abbott 2014, Random walk initialization for training very deep feedforward networks,
-        https://arxiv.org/abs/1412.6558; tensor2tensor, models/video/basic_deterministic_params.py, for the gain
+        tensor2tensor, utils/optimize.py, `uniform_unit_scaling`; models/video/basic_deterministic_params.py, for the
+        gain
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            bound = gain * math.sqrt(3 / layer.weight[0].numel())
+            count = layer.count if isinstance(layer, StackedLinear) else 1
+            positions = layer.weight[0, 0].numel()
+            fans = (len(layer.weight) // count * positions, layer.weight.shape[1] * positions)
+            bound = _bound(gain, fans)
             nn.init.uniform_(layer.weight, -bound, bound)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
 
 def unit_scaling_lstm_(lstm: nn.LSTM, gain: float = 1.3) -> None:
-    """Uniform unit scaling of an LSTM's weights, with inputs and hidden state as fan-in, in place.
+    """Uniform unit scaling of an LSTM's weights, those for inputs and hidden state as one matrix, in place.
 
-    Biases are 1 for the forget gate, as in TensorFlow's cell, and 0 otherwise.
+    The bias is 0. TensorFlow's cell adds a constant 1 to its forget gate, which is the hidden state's bias here.
     """
     size = lstm.hidden_size
-    bound = gain * math.sqrt(3 / (lstm.input_size + size))
+    bound = _bound(gain, (lstm.input_size + size, 4 * size))
     for name, parameter in lstm.named_parameters():
         if name.startswith("weight"):
             nn.init.uniform_(parameter, -bound, bound)
         else:
             nn.init.zeros_(parameter)
-        if name.startswith("bias_ih"):
+        if name.startswith("bias_hh"):
             nn.init.ones_(parameter[size : 2 * size])  # the gates' order is input, forget, cell, output
+            parameter.requires_grad_(False)
+
+
+def _bound(gain: float, fans: tuple[int, int]) -> float:
+    return math.sqrt(3 * gain / (sum(fans) / 2))

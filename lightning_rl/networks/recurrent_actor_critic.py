@@ -21,6 +21,14 @@ class RecurrentOutput(NamedTuple):
     state: Float32[Tensor, "B S"]
 
 
+class RecurrentStep(NamedTuple):
+    """Logits, the value and the state after one step of each environment."""
+
+    logits: Float32[Tensor, "B A"]
+    values: Float32[Tensor, "B 1"]
+    state: Float32[Tensor, "B S"]
+
+
 class RecurrentActorCritic(nn.Module):
     """IMPALA's large network: IMPALA CNN (16, 32, 32), dense 256, LSTM 256, linear heads.
 
@@ -75,33 +83,73 @@ class RecurrentActorCritic(nn.Module):
         starts: Bool[Tensor, "T B"],
         state: Float32[Tensor, "B S"],
     ) -> RecurrentOutput:
-        """Unrolls the network over time; a single step has `T = 1`."""
+        """Unrolls the network over time."""
         shape = obs.shape[:2]
         features = self.torso(obs.flatten(0, 1)).unflatten(0, shape)
         with torch.autocast(features.device.type, enabled=False):
-            inputs = [
-                features.float(),
-                latents.float(),
-                previous_rewards.clamp(-1, 1).unsqueeze(-1),
-                functional.one_hot(previous_actions, self.num_actions).float(),
-            ]
-            outputs, state = self._unroll_lstm(torch.cat(inputs, dim=-1), starts, state)
+            inputs = self._lstm_inputs(features, latents, previous_actions, previous_rewards)
+            outputs, state = self._unroll_lstm(inputs, starts, state)
             return RecurrentOutput(self.actor(outputs), self.critic(outputs).squeeze(-1), state)
+
+    def step(
+        self,
+        obs: UInt8[Tensor, "B H W C"],
+        latents: Float[Tensor, "B Z"],
+        previous_actions: Int64[Tensor, "B"],
+        previous_rewards: Float32[Tensor, "B"],
+        starts: Bool[Tensor, "B"],
+        state: Float32[Tensor, "B S"],
+    ) -> RecurrentStep:
+        """One step: what `forward` computes for T = 1, without a loop over time."""
+        features = self.torso(obs)
+        with torch.autocast(features.device.type, enabled=False):
+            inputs = self._lstm_inputs(features, latents, previous_actions, previous_rewards)
+            outputs, hidden, cell = self._segment(inputs[None], starts, *self._hidden_and_cell(inputs, state))
+            return RecurrentStep(self.actor(outputs[0]), self.critic(outputs[0]), torch.cat([hidden, cell], dim=1))
+
+    def _lstm_inputs(
+        self,
+        features: Float[Tensor, "*shape F"],
+        latents: Float[Tensor, "*shape Z"],
+        previous_actions: Int64[Tensor, "*shape"],
+        previous_rewards: Float32[Tensor, "*shape"],
+    ) -> Float32[Tensor, "*shape D"]:
+        inputs = [
+            features.float(),
+            latents.float(),
+            previous_rewards.clamp(-1, 1).unsqueeze(-1),
+            functional.one_hot(previous_actions, self.num_actions).float(),
+        ]
+        return torch.cat(inputs, dim=-1)
+
+    def _hidden_and_cell(
+        self, inputs: Float32[Tensor, "B D"], state: Float32[Tensor, "B S"]
+    ) -> tuple[Float32[Tensor, "B O"], Float32[Tensor, "B O"]]:
+        """The parts of the state; zeros before the first step, where there is none."""
+        size = self.lstm.hidden_size
+        hidden, cell = (state if state.shape[1] else inputs.new_zeros(len(inputs), 2 * size)).split(size, dim=1)
+        return hidden, cell
 
     def _unroll_lstm(
         self, inputs: Float32[Tensor, "T B D"], starts: Bool[Tensor, "T B"], state: Float32[Tensor, "B S"]
     ) -> tuple[Float32[Tensor, "T B O"], Float32[Tensor, "B N"]]:
         """Calls the LSTM once for each segment between episode starts, since a call for each frame is slow."""
-        hidden_size = self.lstm.hidden_size
-        if state.shape[1] == 0:  # before the first step
-            state = inputs.new_zeros(inputs.shape[1], 2 * hidden_size)
-        hidden, cell = state.split(hidden_size, dim=1)
+        hidden, cell = self._hidden_and_cell(inputs[0], state)
         outputs = []
         boundaries = starts[1:].any(1).nonzero().flatten() + 1
         for begin, end in pairwise([0, *boundaries.tolist(), len(inputs)]):
-            kept = (~starts[begin]).unsqueeze(-1).float()
-            lstm_state = ((hidden * kept).unsqueeze(0), (cell * kept).unsqueeze(0))
-            segment, lstm_state = self.lstm(inputs[begin:end], lstm_state)
-            hidden, cell = (part.squeeze(0) for part in lstm_state)
+            segment, hidden, cell = self._segment(inputs[begin:end], starts[begin], hidden, cell)
             outputs.append(segment)
         return torch.cat(outputs), torch.cat([hidden, cell], dim=1)
+
+    def _segment(
+        self,
+        inputs: Float32[Tensor, "T B D"],
+        starts: Bool[Tensor, "B"],
+        hidden: Float32[Tensor, "B O"],
+        cell: Float32[Tensor, "B O"],
+    ) -> tuple[Float32[Tensor, "T B O"], Float32[Tensor, "B O"], Float32[Tensor, "B O"]]:
+        """Steps of which only the first may open episodes, `starts`."""
+        kept = (~starts).unsqueeze(-1).float()
+        outputs, (hidden, cell) = self.lstm(inputs, ((hidden * kept).unsqueeze(0), (cell * kept).unsqueeze(0)))
+        return outputs, hidden.squeeze(0), cell.squeeze(0)

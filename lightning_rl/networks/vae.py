@@ -26,6 +26,41 @@ class LatentDistribution(NamedTuple):
         return self.mean + (self.log_variance / 2).exp() * noise
 
 
+def vae_encoder(obs_shape: Sequence[int], *, latent_size: int, images: Images) -> nn.Sequential:
+    """The encoder of `VAE`, from images to means and log variances.
+
+    Args:
+        obs_shape: height, width and channels of a frame.
+        latent_size: Z, length of the latent.
+        images: kind of the images that are encoded.
+    """
+    height, width, channels = obs_shape
+    num_features = 32 * _halved(_halved(height)) * _halved(_halved(width))
+    encoder = nn.Sequential(
+        nn.Conv2d(1 if images == "binary" else channels, 16, 3, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        OutputLinear(num_features, 2 * latent_size),
+    )
+    return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # not in torch's stubs
+
+
+def encoded_images(obs: UInt8[Tensor, "N H W C"], kind: Images) -> Float32[Tensor, "N K H W"]:
+    """The frames as images to encode, 0 to 1."""
+    if kind == "rgb":
+        return rearrange(obs, "n h w c -> n c h w").float().div_(255)
+    with torch.autocast(obs.device.type, enabled=False):
+        luminance = obs.float() @ torch.tensor(_LUMINANCE, device=obs.device)
+    return (luminance > 0.5 * 255 * sum(_LUMINANCE)).float().unsqueeze(1)
+
+
+def latent_distribution(encoder: nn.Module, images: Float32[Tensor, "N K H W"]) -> LatentDistribution:
+    """The distribution of the latent of each image."""
+    return LatentDistribution(*encoder(images).chunk(2, dim=1))
+
+
 class VAE(nn.Module):
     """Encoder and decoder of Xu & Kaneko, figure 2.
 
@@ -60,15 +95,7 @@ class VAE(nn.Module):
         self.latent_size = latent_size
         self._kind = images
         image_channels = 1 if images == "binary" else channels
-        num_features = 32 * _halved(_halved(height)) * _halved(_halved(width))
-        self.encoder = nn.Sequential(
-            nn.Conv2d(image_channels, 16, 3, stride=2),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, stride=2),
-            nn.ReLU(),
-            nn.Flatten(),
-            OutputLinear(num_features, 2 * latent_size),
-        )
+        self.encoder = vae_encoder(obs_shape, latent_size=latent_size, images=images)
         self.decoder = nn.Sequential(
             nn.Linear(latent_size, 16 * (height // 4) * (width // 4)),
             nn.ReLU(),
@@ -80,20 +107,15 @@ class VAE(nn.Module):
             nn.ReLU(),
             SubPixelConv(16, image_channels),
         )
-        for part in (self.encoder, self.decoder):
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+        self.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
 
     def images(self, obs: UInt8[Tensor, "N H W C"]) -> Float32[Tensor, "N K H W"]:
         """The frames as images to encode, 0 to 1."""
-        if self._kind == "rgb":
-            return rearrange(obs, "n h w c -> n c h w").float().div_(255)
-        with torch.autocast(obs.device.type, enabled=False):
-            luminance = obs.float() @ torch.tensor(_LUMINANCE, device=obs.device)
-        return (luminance > 0.5 * 255 * sum(_LUMINANCE)).float().unsqueeze(1)
+        return encoded_images(obs, self._kind)
 
     def encode(self, images: Float32[Tensor, "N K H W"]) -> LatentDistribution:
         """The distribution of the latent."""
-        return LatentDistribution(*self.encoder(images).chunk(2, dim=1))
+        return latent_distribution(self.encoder, images)
 
     def decode(self, latents: Float[Tensor, "N Z"]) -> Float32[Tensor, "N K H W"]:
         """Pixel logits of binary images, pixel means of RGB images."""

@@ -15,14 +15,16 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_rl.policies.folder import is_policy_folder, read_policy
 from lightning_rl.runs.atomic_files import atomic_write, flush
-from lightning_rl.runs.lightning_private import callbacks_of, saved_loops
+from lightning_rl.runs.lightning_private import saved_loops
+from lightning_rl.runs.signals import signals_held_back
 from lightning_rl.state import Declared, from_plain, like, validate_state
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
@@ -66,7 +68,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         try:
             _require_space_beside(target)
-            with atomic_write(target) as file:
+            with signals_held_back(), atomic_write(target) as file:
                 torch.save(checkpoint, file)
                 flush(file)
                 if target.name == LAST and target.exists():
@@ -83,7 +85,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: str | Path, map_location: Any | None = lambda storage, _: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Loads tensors and plain containers; what a checkpoint carries beyond that is refused, never executed."""
-        checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        with signals_held_back():
+            checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
         return checkpoint
 
 
@@ -126,7 +129,8 @@ def _load(path: Path) -> dict[str, Any]:
         raise _UnusableError("is no file" if path.exists() else "is not there")
     try:
         _check_archive(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with signals_held_back():
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         carries_code = re.search("GLOBAL|blocked", str(error)) is not None
         reason = "carries code or foreign objects, which are never executed" if carries_code else "is damaged"
@@ -200,10 +204,10 @@ def is_readable(path: Path) -> bool:
 
 
 def take_policy(path: Path, module: LightningModule, *, parts: Sequence[str]) -> None:
-    """Puts the policy of a checkpoint, of whatever method, into `module`.
+    """Puts the policy of a checkpoint, of whatever method, or of a policy folder into `module`.
 
     Args:
-        path: the checkpoint.
+        path: the checkpoint or the folder.
         module: the new agent.
         parts: names of the modules in it that acting needs.
 
@@ -211,9 +215,9 @@ def take_policy(path: Path, module: LightningModule, *, parts: Sequence[str]) ->
         ValueError: the file cannot be read, or its policy is of another shape.
     """
     try:
-        saved = read(path)["state_dict"]
+        saved = read_policy(path).weights if is_policy_folder(path) else read(path)["state_dict"]
     except ValueError as error:
-        raise ValueError(str(error).replace("ckpt_path", "policy_from", 1)) from error
+        raise ValueError("policy_from: " + str(error).removeprefix("ckpt_path: ")) from error
     prefixes = tuple(f"{part}." for part in parts)
     policy, built = (
         {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}
@@ -249,8 +253,24 @@ def check_fits(checkpoint: dict[str, Any], path: Path, *, module: LightningModul
             )
 
 
-def check_progress(checkpoint: dict[str, Any], path: Path, *, module: LightningModule, trainer: Trainer) -> None:
+def check_progress(
+    checkpoint: dict[str, Any],
+    path: Path,
+    *,
+    module: LightningModule,
+    trainer: Trainer,
+    callbacks: Iterable[Callback],
+    learns: bool = True,
+) -> None:
     """Refuses a checkpoint whose training state does not fit, before Lightning restores a part of it.
+
+    Args:
+        checkpoint: its contents.
+        path: its file.
+        module: the module that it is for.
+        trainer: the Trainer that it is for.
+        callbacks: those that will be restored.
+        learns: whether the run goes on learning, and needs the optimizer's state.
 
     Raises:
         ValueError: names the key.
@@ -268,9 +288,10 @@ def check_progress(checkpoint: dict[str, Any], path: Path, *, module: LightningM
         validate_state(checkpoint, schema)
         if re.fullmatch(r"\d+(\.\d+)+\w*", version := checkpoint["pytorch-lightning_version"]) is None:
             raise ValueError(f"pytorch-lightning_version must be a version, found {version}")  # noqa: TRY301  # told as the rest
-        known = checkpoint["optimizer_states"][0]["state"].keys()
-        validate_state(checkpoint, _optimizer_schema(module, known))
-        for callback in callbacks_of(trainer):
+        if learns:
+            known = checkpoint["optimizer_states"][0]["state"].keys()
+            validate_state(checkpoint, _optimizer_schema(module, known))
+        for callback in callbacks:
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, DeclaresState):
                 from_plain(callback.saved_as, state, f"callbacks.{callback.state_key}")

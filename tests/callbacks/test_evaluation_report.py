@@ -10,7 +10,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 
-from lightning_rl.callbacks.evaluation_report import EvaluationReport, summary, table
+from lightning_rl.callbacks.evaluation_report import EvaluationReport, share_kept, summary, table
 from lightning_rl.distributed import collectives
 from lightning_rl.envs.procgen_games import normalized_return
 from lightning_rl.errors import UsageError
@@ -95,6 +95,25 @@ def test_the_table_has_the_papers_form(budget: int | None) -> None:
     for part in ("ppo on dodgeball extreme after 64 env steps", "4.83 (20.56) [10, -1]", "0.86 to 8.81", "–", "6"):
         assert part in shown
     assert ("short episodes count too often" in shown) == (budget is not None)
+
+
+def test_the_share_kept_of_a_teachers_return_has_the_interval_of_a_quotient() -> None:
+    draw = np.random.default_rng(2)
+    student, teacher = draw.normal(4.0, 2.0, size=400), draw.normal(5.0, 3.0, size=300)
+
+    kept = share_kept(episodes(student.tolist()), episodes(teacher.tolist()))
+
+    assert kept is not None
+    assert kept["share"] == pytest.approx(student.mean() / teacher.mean())
+    quotients = [
+        draw.choice(student, len(student)).mean() / draw.choice(teacher, len(teacher)).mean() for _ in range(4000)
+    ]
+    assert kept["ci95"] == pytest.approx(np.quantile(quotients, (0.025, 0.975)), abs=0.01)
+
+
+@pytest.mark.parametrize(("student", "teacher"), [([0.0, 0.0], [1.0, 2.0]), ([1.0, 2.0], [-3.0, 1.0])])
+def test_no_share_is_kept_of_returns_that_are_not_positive(student: list[float], teacher: list[float]) -> None:
+    assert share_kept(episodes(student), episodes(teacher)) is None
 
 
 @pytest.mark.parametrize(("is_first", "expected"), [(True, "validation/return               0.50\n"), (False, "")])

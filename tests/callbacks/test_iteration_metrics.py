@@ -12,8 +12,8 @@ from pytorch_lightning.demos.boring_classes import BoringModel
 
 from lightning_rl.callbacks import graceful_stop
 from lightning_rl.callbacks.graceful_stop import StopAtBoundary
-from lightning_rl.callbacks.random_states import RandomStates
 from lightning_rl.runs.metrics_csv import read_metrics
+from lightning_rl.runs.random_states import RandomStates
 from tests.support.runs import fit, load, started
 
 

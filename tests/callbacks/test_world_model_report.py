@@ -29,11 +29,13 @@ from tests.support.full_disk import RememberingWandb, leave_no_room_for
 class Known(Simulator):
     """Says what it was told: a shift of the newest frame, always the same reward."""
 
+    reward = 1.0
+
     def imagine(
         self, obs: Tensor, actions: Tensor, generator: torch.Generator, state: Tensor | None = None
     ) -> ImaginedStep:
         newest = obs[..., -3:]
-        rewards = torch.full((len(obs),), 1.0)
+        rewards = torch.full((len(obs),), self.reward)
         return ImaginedStep(
             frames=newest // 2, rewards=rewards, expected_rewards=rewards / 2, end_probabilities=rewards * 0
         )
@@ -50,7 +52,9 @@ def known() -> SimPLeModule:
 @pytest.fixture
 def replay(tmp_path: Path) -> ReplayBuffer:
     buffer = ReplayBuffer(tmp_path, game="noise", num_frames=K)
-    buffer.append(play(num_steps=70, num_envs=22))
+    rollout = play(num_steps=70, num_envs=22)
+    rollout.terminated[:, 21] = False  # one of the two that are held out
+    buffer.append(rollout)
     return buffer
 
 
@@ -76,20 +80,38 @@ def test_imagination_goes_on_from_its_own_frames() -> None:
     assert torch.equal(dreamt.frames, torch.stack([newest // 2, newest // 4, newest // 8], 1))
 
 
-def test_summed_rewards_are_right_where_they_are_right_while_the_episode_lasts() -> None:
+def test_summed_rewards_are_right_where_their_sums_are() -> None:
     length = K - 1 + 3
-    rewards = torch.zeros(4, length)
-    rewards[:, K - 1 :] = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [1.0, 9.0, 9.0]])
-    valid = torch.ones(4, length, dtype=torch.bool)
-    valid[3, K:] = False  # the last episode ends with its first step
-    given = replace(windows(4, num_targets=3), rewards=rewards, valid=valid)
-    said = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]])
+    rewards = torch.ones(4, length)
+    rewards[:, K - 1 :] = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
+    given = replace(windows(4, num_targets=3), rewards=rewards)
+    said = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.25]])
     dreamt = Imagination(torch.zeros(4, 3, H, W, 3, dtype=torch.uint8), said)
 
     shares = [summed_reward_accuracy(given, dreamt, module(), steps) for steps in (1, 2, 3)]
 
-    # after one step rows 1, 2 and 3 are right; after two 2 and 3; after three 0 and 3
-    assert shares == [0.75, 0.5, 0.5]
+    # after one step rows 1, 2 and 3 are right; after two 2 and 3; after three 0
+    assert shares == [0.75, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_summed_rewards_are_compared_where_an_episode_lasts_for_fifty_steps(long: bool, tmp_path: Path) -> None:
+    replay = ReplayBuffer(tmp_path, game="noise", num_frames=K)
+    rollout = play(num_steps=70, num_envs=22)
+    rollout.terminated[:] = (torch.arange(70) % 9 == 8)[:, None]
+    rollout.rewards[:] = 0.0  # in short episodes, and so it is in the beginning of imagined ones
+    if long:
+        rollout.terminated[:, 21] = torch.arange(70) == 60  # the last step may end the episode
+        rollout.rewards[:, 21] = (torch.arange(70) % 12 == 11).float()
+    replay.append(rollout)
+    learner = known()
+    learner.simulator().reward = 0.0  # type: ignore[attr-defined]  # "always no reward" is never right
+
+    metrics = world_model_metrics(learner, replay, num_steps=6)
+
+    accuracies = {key: value for key, value in metrics.items() if key.split("_")[-1].isdigit()}
+    horizons = ("world_model/reward_accuracy_12", "world_model/reward_accuracy_50")
+    assert accuracies == (dict.fromkeys(horizons, 0.0) if long else {})
 
 
 def test_metrics_measure_held_out_play(replay: ReplayBuffer) -> None:
@@ -107,6 +129,8 @@ def test_metrics_measure_held_out_play(replay: ReplayBuffer) -> None:
     )
     assert metrics["world_model/majority_reward_accuracy"] == 1 / len(classes.unique())
     assert metrics["world_model/reward_accuracy"] == pytest.approx(1 / len(classes.unique()))  # it always says one
+    whole = replay.sample(64, num_targets=50, generator=torch.Generator().manual_seed(2), held_out=True)
+    assert not whole.valid.all()  # many are cut short
     assert metrics.keys() >= {"world_model/reward_accuracy_12", "world_model/reward_accuracy_50"}
 
 

@@ -528,7 +528,8 @@ class TestSimPLe:
         assert int(checkpoint["state_dict"]["world_model_updates"]) == 4 + 2
         assert int(checkpoint["state_dict"]["imagined_steps"]) == 2 * 2 * 5
         assert "loss/frames" in first
-        assert {"world_model/frame_error", "world_model/reward_accuracy_50"} <= later[0].keys()
+        assert "world_model/frame_error" in later[0]
+        assert "world_model/reward_accuracy_50" not in later[0]  # no episode of two steps lasts for fifty
         assert [row["env_steps"] for row in (first, *later)] == ["32"] * 4 + ["64"]
         assert [row["imagined_steps"] for row in (first, *later)] == ["0", "0", "10", "20", "20"]
         assert ["imagined/reward" in row for row in (first, *later)] == [False, False, True, True, False]
@@ -560,6 +561,27 @@ class TestSimPLe:
         assert main(["predict", *config, *judged, "--data.predict_episodes", "1"]) == 0
         with av.open(str(tmp_path / "media" / "episodes.mp4")) as video:
             assert video.streams.video[0].height == 3 * 64  # the newest frame of the stack alone
+
+    def test_a_world_model_of_an_older_recipe_goes_on_where_nothing_of_it_has_changed_and_else_is_refused(
+        self, simple_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        copy = Path(shutil.copytree(simple_run, tmp_path / "run"))
+        checkpoint = load(copy)
+        assert checkpoint[checkpoint_files.METADATA].pop("recipe") == 2
+        torch.save(checkpoint, copy / "last.ckpt")
+        options = {"config": "simple_cpu", "iterations": 3, "data__num_envs": 16, "data__num_steps": 2}
+        args = fit_args(copy, "--ckpt_path", "last", **options)  # type: ignore[arg-type]  # all are objects
+
+        assert RunCLI(args).checkpoint == copy / "last.ckpt"
+        changed = ["--model.world_model.optimizer", "adafactor"]
+        message = refusal([*args, *changed], capsys)
+        judged = RunCLI(
+            ["validate", "--config", str(copy / "config.yaml"), "--ckpt_path", str(copy / "last.ckpt"), *changed]
+        )
+
+        assert f"ckpt_path: the world model of {copy / 'last.ckpt'} learned by recipe 1" in message
+        assert "differs in Adafactor; train anew" in message
+        assert judged.checkpoint == copy / "last.ckpt"
 
     def test_ppo_goes_on_with_its_policy(self, simple_run: Path, tmp_path: Path) -> None:
         options: dict[str, Any] = {

@@ -55,6 +55,28 @@ def filled(tmp_path: Path) -> ReplayBuffer:
     return replay
 
 
+def test_whole_windows_are_all_that_are_held_out_and_not_cut_short(filled: ReplayBuffer) -> None:
+    windows = filled.sample_whole(600, num_targets=4, generator=torch.Generator().manual_seed(7))
+
+    assert windows is not None
+    assert windows.valid[:, K - 1 :].all()
+    found = {(int(action) // 100, int(action) % 100) for action in windows.actions[:, K - 1]}
+    expected = set()
+    for first in (0, T):
+        for env in range(B):
+            held_out = (env + 1 + (B if first else 0)) % 11 == 0
+            for step in range(first, first + T - 3):
+                ended = [(at + env) % 5 == 4 for at in range(step, step + 3)]  # before the last of four steps
+                if held_out and not any(ended):
+                    expected.add((step, env))
+    assert found == expected
+    assert windows.ended[:, -1].any()
+
+
+def test_without_long_episodes_no_window_is_whole(filled: ReplayBuffer) -> None:
+    assert filled.sample_whole(3, num_targets=6, generator=torch.Generator()) is None
+
+
 def drawn(replay: ReplayBuffer, number: int = 400, *, held_out: bool = False, num_targets: int = 4) -> Windows:
     return replay.sample(number, num_targets=num_targets, generator=torch.Generator().manual_seed(7), held_out=held_out)
 

@@ -5,7 +5,7 @@ import pytest
 
 from lightning_rl.data.collector import Collector
 from lightning_rl.data.rollout_dataset import RolloutDataset
-from lightning_rl.protocols import Source
+from lightning_rl.protocols import Policy, Source
 from tests.support.policies import PixelPolicy
 from tests.support.toys import CountingVectorEnv
 
@@ -25,6 +25,9 @@ class NumberingAgent(PixelPolicy):
         self.yielded = yielded
         self.sizes: list[tuple[int, int]] = []
         self.events: list[str] = []
+
+    def yardsticks(self) -> dict[str, Policy]:
+        return {}
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         self.sizes.append((num_steps, num_envs))

@@ -14,7 +14,14 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from lightning_rl.envs.procgen import ProcgenVectorEnv
-from lightning_rl.envs.procgen_games import DISTRIBUTION_MODES, GAMES, RETURN_RANGES, check_options, normalized_return
+from lightning_rl.envs.procgen_games import (
+    DISTRIBUTION_MODES,
+    GAMES,
+    RETURN_RANGES,
+    REWARDS,
+    check_options,
+    normalized_return,
+)
 from lightning_rl.errors import UsageError
 from lightning_rl.types import State
 
@@ -544,6 +551,16 @@ PROGRAMS = {
         f"import gym_notices.notices as n; n.notices = dict.fromkeys(n.notices, 'a new notice'); {PLAY}",
     ],
 }
+
+
+def test_the_last_coin_of_a_level_and_its_bonus_are_paid_at_once(build: Build) -> None:
+    env = build("climber", num_envs=64, copy=False)
+    env.reset()
+
+    seen = np.stack([env.step(actions)[1] for actions in actions_of(70, 64)])
+
+    assert sorted(set(seen.flatten().tolist())) == [0.0, 1.0, 11.0]
+    assert set(REWARDS["climber"]) == {0.0, 1.0, 11.0}
 
 
 @pytest.fixture(scope="module")

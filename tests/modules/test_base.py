@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_rl.callbacks.iteration_metrics import IterationMetrics
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
-from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.data.rollout_dataset import RolloutDataset
+from lightning_rl.modules import iteration_metrics
 from lightning_rl.modules.ppo import PPOModule
 from lightning_rl.types import Episodes
 from tests.support.toys import CountingVectorEnv
@@ -32,6 +31,7 @@ from tests.support.worlds import (
     make_distilled,
     make_module,
     make_trainer,
+    toy_data,
     whole_batch,
 )
 
@@ -270,21 +270,6 @@ def test_trainer_clips_each_group_before_its_step() -> None:
     assert norms == [0, 0, pytest.approx(1e-3, rel=1e-3), pytest.approx(1e-3, rel=1e-3)]
 
 
-class ToyData(ProcgenDataModule):
-    """The data module with toys for games."""
-
-    def _games(self, num_envs: int, levels: tuple[int, int], seed: int) -> Any:
-        lengths = [2] if levels == self.level_sets["full_distribution"] else [3]
-        return CountingVectorEnv(num_envs, lengths, obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
-
-    def _training_games(self) -> Any:
-        return lambda num_envs, seed: self._games(num_envs, self.level_sets["train_levels"], seed)
-
-
-def toy_data() -> ToyData:
-    return ToyData(num_envs=NUM_ENVS, num_steps=NUM_STEPS, validation_episodes=2, return_scaling=False)
-
-
 def test_returns_of_both_level_sets_reach_the_iterations_row() -> None:
     module = make_module(num_actions=NUM_ACTIONS)
     rows = []
@@ -293,7 +278,7 @@ def test_returns_of_both_level_sets_reach_the_iterations_row() -> None:
         def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
             rows.append(dict(trainer.logged_metrics))
 
-    trainer = make_trainer(max_epochs=1, callbacks=[KeepsRow(), IterationMetrics()], num_sanity_val_steps=0)
+    trainer = make_trainer(max_epochs=1, callbacks=[KeepsRow()], num_sanity_val_steps=0)
     trainer.fit(module, datamodule=toy_data())
 
     # rewards are 100 a step and the action: episodes of 3 steps earn 300 to 318, of 2 steps 100 to 112
@@ -301,6 +286,50 @@ def test_returns_of_both_level_sets_reach_the_iterations_row() -> None:
     assert 100 <= trainer.callback_metrics["validation/return"] <= 112
     assert trainer.callback_metrics["env_steps"] == NUM_STEPS * NUM_ENVS
     assert module.validation_returns == {}
+
+
+class Clock(Callback):
+    """Lets collecting and learning of a batch take a second, validation a hundred, pictures and saving a thousand."""
+
+    def __init__(self) -> None:
+        self.now, self.speeds = 0.0, list[float]()
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.now += 1
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self.now += 100
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self.now += 1000
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._read(trainer)
+
+    def _read(self, trainer: Trainer) -> None:
+        if "time/env_steps_per_second" in trainer.callback_metrics:
+            self.speeds.append(float(trainer.callback_metrics["time/env_steps_per_second"]))
+
+
+@pytest.mark.parametrize("val_check_interval", [1.0, 1])
+def test_speed_is_that_of_collecting_and_learning(val_check_interval: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(iteration_metrics, "time", clock)
+    module = make_module(num_actions=NUM_ACTIONS)
+    trainer = make_trainer(
+        max_epochs=3, callbacks=[clock], num_sanity_val_steps=0, val_check_interval=val_check_interval
+    )
+    trainer.fit(module, datamodule=toy_data())
+
+    batches = module.batches_per_iteration(NUM_STEPS, NUM_ENVS)
+    assert batches > 1
+    assert clock.speeds == pytest.approx([NUM_STEPS * NUM_ENVS / batches] * 3)
 
 
 def test_validate_logs_the_mean_return_of_each_level_set() -> None:

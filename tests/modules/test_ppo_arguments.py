@@ -56,6 +56,8 @@ ALTERED: dict[str, Any] = {
     "pooling": "average",
     "pooling_size": 2,
     "width": 2,
+    "channels": (16, 8),
+    "hidden": 128,
     "dropout": 0.5,
     "gamma": 0.5,
     "lambda_": 0.5,

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -232,8 +233,12 @@ def test_outputs_of_a_distillation_network_are_float32_under_mixed_precision() -
 
 @pytest.mark.parametrize(
     ("shape", "number"),
-    [(CNNShape(), 626_256), (CNNShape(pooling="average"), 110_160)],
-    ids=["flatten", "average"],
+    [
+        (CNNShape(), 626_256),
+        (CNNShape(pooling="average"), 110_160),
+        (CNNShape(pooling="average", channels=(8, 16, 16), hidden=64), 26_736),
+    ],
+    ids=["flatten", "average", "small"],
 )
 def test_the_three_stack_network_has_the_published_number_of_parameters(shape: CNNShape, number: int) -> None:
     network = three_stack_actor_critic((64, 64, 3), 15, 1, shape=shape)
@@ -241,7 +246,9 @@ def test_the_three_stack_network_has_the_published_number_of_parameters(shape: C
     assert sum(parameter.numel() for parameter in network.parameters()) == number
 
 
-@pytest.mark.parametrize(("option", "value"), [("pooling", "average"), ("width", 2)])
-def test_the_two_convolutions_take_neither_average_nor_width(option: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^model\.{option} must be .* for the network two_conv, found {value}$"):
-        two_conv_actor_critic((64, 64, 3), 15, 1, shape=CNNShape(**{option: value}))
+@pytest.mark.parametrize("given", [{"pooling": "average"}, {"width": 2}, {"channels": (8,)}, {"hidden": 64}])
+def test_the_two_convolutions_have_one_shape(given: dict[str, Any]) -> None:
+    ((option, value),) = given.items()
+    message = rf"^model\.{option} must be .* for the network two_conv, found {re.escape(str(value))}$"
+    with pytest.raises(ValueError, match=message):
+        two_conv_actor_critic((64, 64, 3), 15, 1, shape=CNNShape(**given))

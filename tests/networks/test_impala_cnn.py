@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -153,6 +154,21 @@ def test_width_multiplies_the_channels() -> None:
 
     assert convolutions == [48] * 5 + [96] * 10
     assert wide.num_features == 96 * 8 * 8
+
+
+def test_channels_by_option_replace_those_of_each_stack() -> None:
+    small = ImpalaCNN((64, 64, 3), shape=CNNShape(channels=(5, 7), width=2))
+
+    convolutions = [layer.out_channels for layer in small.modules() if isinstance(layer, nn.Conv2d)]
+
+    assert convolutions == [10] * 5 + [14] * 5
+    assert small.num_features == 14 * 16 * 16
+
+
+@pytest.mark.parametrize(("option", "value"), [("channels", (8, 0)), ("channels", ()), ("hidden", 0)])
+def test_sizes_below_one_are_refused(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^model\.{option} must be null or "):
+        CNNShape(**{option: value})
 
 
 def test_parts_that_do_not_divide_the_features_are_refused() -> None:

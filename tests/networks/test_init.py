@@ -6,6 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from lightning_rl.networks.init import glorot_, orthogonal_linear, uniform_unit_scaling_
+from lightning_rl.networks.stacked_linear import StackedLinear
 
 
 @pytest.mark.parametrize(("layer", "fans"), [(nn.Conv2d(16, 32, 3), (16 + 32) * 9), (nn.Linear(2048, 256), 2048 + 256)])
@@ -42,15 +43,18 @@ def test_the_bias_of_an_orthogonal_layer_starts_at_zero() -> None:
 
 @pytest.mark.parametrize("gain", [0.1, 1.3])
 @pytest.mark.parametrize(
-    ("layer", "fan_in"),
+    ("layer", "fan_in", "fan_out"),
     [
-        (nn.Conv2d(16, 32, 3), 16 * 9),
-        (nn.ConvTranspose2d(32, 16, 3), 16 * 9),  # counted over the outputs, as in TensorFlow
-        (nn.Linear(256, 64), 256),
+        (nn.Conv2d(16, 32, 3), 16 * 9, 32 * 9),
+        (nn.ConvTranspose2d(32, 16, 3), 32 * 9, 16 * 9),
+        (nn.Linear(256, 64), 256, 64),
+        (StackedLinear(256, 32, count=2), 256, 32),
     ],
 )
-def test_unit_scaling_weights_are_uniform_up_to_their_bound(layer: nn.Module, fan_in: int, gain: float) -> None:
-    bound = gain * math.sqrt(3 / fan_in)
+def test_unit_scaling_weights_are_uniform_up_to_their_bound(
+    layer: nn.Module, fan_in: int, fan_out: int, gain: float
+) -> None:
+    bound = math.sqrt(3 * gain / (0.5 * fan_in + 0.5 * fan_out))
 
     uniform_unit_scaling_(nn.Sequential(layer), gain)
 

@@ -11,6 +11,7 @@ from _pytest.mark.structures import ParameterSet
 
 import lightning_rl
 from lightning_rl.modules.base import RLModule
+from tests.support.teachers import shared_teacher
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -97,6 +98,9 @@ _PPO_ON_GPU = {
 }
 _MANY_OF_PPO = {"data.num_steps": 4, "data.iterations_per_epoch": 10, "model.minibatch_size": 8}
 
+_TINY_STUDENT: Options = _TINY_PPO | {"model.teacher": shared_teacher(), "data.iterations_per_epoch": 1}
+_PROXIMAL = {"model.loss": "proximal", "model.fading_steps": 100, "model.teacher_share": 0.5}
+
 _TINY_ATARI: Options = {"data.game": "Breakout", "data.max_episode_steps": 12}
 _STICKY = {"data.sticky_actions": True}
 
@@ -182,6 +186,13 @@ ROWS = {
         enduring=_MANY_OF_PPO,
         on_gpu=(Variant("scale-bf16", _PPO_ON_GPU), Variant("running_std-bf16", _PPO_ON_GPU | RUNNING_STD)),
         like_cpu={"model.dropout": 0, "model.distillation.dropout": 0},
+    ),
+    "policy_distill": Row(
+        tiny=_TINY_STUDENT,
+        resumed=(Variant("proximal-fp32", _PROXIMAL | {"model.teacher_share_steps": 80}),),
+        ranks=Variant("values", {"model.regress_values": True}, slow=True),
+        enduring=None,
+        on_gpu=(Variant("bf16", _PPO_ON_GPU),),
     ),
     "ppo_distill_rnd": Row(of="ppo_distill", slow=True, resumed=()),
     "quickstart": Row(of="ppo_distill", resumed=()),

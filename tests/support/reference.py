@@ -343,3 +343,30 @@ def bit_prior(features: Array, bits: Array, bits_per_symbol: int, weights: dict[
         nats.append(-math.log(probabilities(logits)[symbol]))
         inputs = weights["embed.weight"][:, symbol] + weights["embed.bias"]
     return sum(nats) / len(nats)
+
+
+def adafactor(weights: Array, gradients: list[Array], *, learning_rate: float) -> Array:
+    """tensor2tensor, utils/adafactor.py: weights after steps on these gradients, without momentum.
+
+    Kernels are of TensorFlow's layout, inputs and outputs last; `pow` decay with exponent 0.8, threshold 1.
+    """
+    weights = weights.copy()
+    rows, columns, entries = (np.zeros_like(weights.sum(axis)) for axis in (-1, -2 if weights.ndim > 1 else -1, ()))
+    for step, gradient in enumerate(gradients):
+        decay = 1 - (step + 1) ** -0.8
+        squares = gradient**2 + 1e-30
+        update = np.zeros_like(weights)
+        if weights.ndim < 2:
+            entries = decay * entries + (1 - decay) * squares
+            update = gradient / np.sqrt(entries)
+        else:
+            rows = decay * rows + (1 - decay) * squares.mean(-1)
+            columns = decay * columns + (1 - decay) * squares.mean(-2)
+            for index in np.ndindex(weights.shape):
+                *position, i, o = index
+                at = tuple(position)
+                estimate = rows[(*at, i)] * columns[(*at, o)] / rows[at].mean()
+                update[index] = gradient[index] / math.sqrt(estimate)
+        update = update / max(1.0, math.sqrt((update**2).mean()))
+        weights -= learning_rate * max(1e-3, math.sqrt((weights**2).mean())) * update
+    return weights

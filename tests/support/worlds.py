@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from lightning_rl.data.collector import Collector
+from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.modules.base import Batch, RLModule
 from lightning_rl.modules.ppo import PPOBatch, PPOModule
 from lightning_rl.modules.ppo_distill import DistillationConfig, DistilledBatch, PPODistillModule
 from lightning_rl.protocols import ResumableVectorEnv
 from lightning_rl.types import RecurrentInputs, Rollout
+from tests.support.toys import CountingVectorEnv
 
 OBS_SHAPE = (16, 16, 3)
 NUM_STEPS, NUM_ENVS, NUM_ACTIONS = 5, 3, 7
@@ -101,6 +103,26 @@ def fit(module: LightningModule, batches: Iterable[Any], **options: Any) -> Trai
     trainer = make_trainer(limit_val_batches=0, **options)
     trainer.fit(module, train_dataloaders=batches, val_dataloaders=[])  # said, or Lightning warns that there are none
     return trainer
+
+
+class ToyData(ProcgenDataModule):
+    """The data module with toys for games."""
+
+    num_actions = NUM_ACTIONS
+
+    def _games(self, num_envs: int, levels: tuple[int, int], seed: int) -> Any:
+        lengths = [2] if levels == self.level_sets["full_distribution"] else [3]
+        return CountingVectorEnv(num_envs, lengths, obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
+
+    def _training_games(self) -> Any:
+        return lambda num_envs, seed: self._games(num_envs, self.level_sets["train_levels"], seed)
+
+
+def toy_data(**options: Any) -> ToyData:
+    """Few of them. Rewards are 100 a step and the action: training episodes of 3 steps earn 300 to 318."""
+    sizes: dict[str, Any] = {"num_envs": NUM_ENVS, "num_steps": NUM_STEPS, "return_scaling": False}
+    episodes = {"validation_episodes": 2, "test_episodes": 2}
+    return ToyData(**(sizes | episodes | options))
 
 
 class Batches(IterableDataset[Any]):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,15 +14,28 @@ from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.collector import Collector
 from lightning_rl.envs.imagined import ImaginedVectorEnv, Outcomes
 from lightning_rl.errors import check_option
+from lightning_rl.modules.adafactor import Adafactor
 from lightning_rl.modules.base import Objective, RLModule
 from lightning_rl.modules.optimizers import JointOptimizer, adam
 from lightning_rl.modules.ppo import PPOBatch, Trajectories, normalized_over_ranks, ppo_objective
 from lightning_rl.modules.simple.outer_loop import OuterLoopConfig, Slice
 from lightning_rl.modules.simple.simulator import Simulator
-from lightning_rl.modules.simple.world_model import COLORS, WorldModelBatch, WorldModelConfig, window_losses
+from lightning_rl.modules.simple.world_model import (
+    COLORS,
+    REWARD_CUTOFF,
+    WorldModelBatch,
+    WorldModelConfig,
+    window_losses,
+)
 from lightning_rl.networks.actor_critic import NETWORKS
+from lightning_rl.networks.stacked_linear import StackedLinear
+from lightning_rl.policies.config import NetworkConfig
 from lightning_rl.protocols import Replay, Source
+from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.types import Rollout
+
+RECIPE = 2
+"""How the world model learns from play; kept in checkpoints. Those without a number are of recipe 1."""
 
 
 class SimPLeModule(RLModule):
@@ -43,7 +57,8 @@ class SimPLeModule(RLModule):
             learned from.
         imagined_outcomes: `likeliest`: each imagined step pays the most likely reward, and the episode ends if that is
             more likely than not (the paper). `expected`: it pays the expected reward, and the episode ends at random,
-            for games whose rewards and ends are uncertain.
+            for games whose rewards and ends are uncertain. Rewards are then learned without a cutoff, because a
+            probability of 3 % that the loss forgives would be paid for at every step.
         learn_from_real: let the policy also learn from each collected rollout, as the published code does.
         gamma: γ, discount per env step.
         lambda_: λ of generalised advantage estimation.
@@ -118,6 +133,8 @@ class SimPLeModule(RLModule):
         self.num_imagined_envs = num_imagined_envs
         self.imagined_length = imagined_length
         self.imagined_outcomes = imagined_outcomes
+        default_cutoff = 0.0 if imagined_outcomes == "expected" else REWARD_CUTOFF
+        self.reward_cutoff = default_cutoff if world_model.reward_cutoff is None else world_model.reward_cutoff
         self.learn_from_real = learn_from_real
         self.gamma = gamma
         self.lambda_ = lambda_
@@ -143,18 +160,24 @@ class SimPLeModule(RLModule):
         """See `RLModule`.
 
         Raises:
-            ValueError: the Trainer would not reload the length of each slice.
+            ValueError: this could not learn as it is meant to; see `check_trainer`.
         """
         super().setup(stage)
         if stage == "fit":
             self.check_trainer(self.trainer)
 
     def check_trainer(self, trainer: Trainer) -> None:
-        """Refuses a Trainer that would not reload the length of each slice, or count on it.
+        """Refuses a Trainer that would not reload or count on the length of each slice, and a cutoff paid for.
+
+        A cutoff under expected rewards is refused here and not on construction, so that policies that learned with one
+        can still be judged.
 
         Raises:
-            ValueError: names its option.
+            ValueError: names the option.
         """
+        honest = self.imagined_outcomes == "likeliest" or self.reward_cutoff == 0
+        allowed = "0 with model.imagined_outcomes expected, which pays for the probability that a cutoff forgives"
+        check_option("model.world_model.reward_cutoff", self.reward_cutoff, honest, allowed)
         found = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]  # set by a connector
         if found != 1:
             raise ValueError(
@@ -168,6 +191,37 @@ class SimPLeModule(RLModule):
                 f" length, found {every}; with trainer.check_val_every_n_epoch null it may be a number of batches"
             )
 
+    def network_config(self) -> NetworkConfig:
+        """See `RLModule`."""
+        return NetworkConfig(name=self.hparams["network"])
+
+    def check_continuation(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Refuses a world model that learned by another recipe, which would not be the same model afterwards.
+
+        A model without latent and recurrent state that learns with Adam goes on: nothing of it has changed.
+
+        Raises:
+            ValueError: says what has changed.
+        """
+        options = self.options
+        changed = {
+            "Adafactor": options.optimizer == "adafactor",
+            "the latent's posterior": options.latent is not None,
+            "the recurrent model's frame loss": options.recurrent_size > 0,
+        }
+        names = [name for name, concerns in changed.items() if concerns]
+        found = checkpoint[METADATA].get("recipe", 1)
+        if names and found != RECIPE:
+            raise ValueError(
+                f"ckpt_path: the world model of {path} learned by recipe {found}, this version's by {RECIPE}, which"
+                f" differs in {', '.join(names)}; train anew, or go on with its policy alone by --policy_from"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Says in the file by which recipe the world model learned, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[METADATA]["recipe"] = RECIPE
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adafactor (or Adam) for the world model and Adam for the policy, joined in one optimizer."""
         options = self.options
@@ -175,10 +229,18 @@ class SimPLeModule(RLModule):
             {"params": list(self.world_model.parameters()), "max_grad_norm": options.max_grad_norm}
         ]
         policy: list[dict[str, Any]] = [{"params": list(self.network.parameters())}]
-        kind = torch.optim.Adafactor if options.optimizer == "adafactor" else adam
+        optimizer: torch.optim.Optimizer
+        if options.optimizer == "adam":
+            optimizer = adam(model, lr=options.learning_rate)
+        else:
+            stacks = [layer for layer in self.world_model.modules() if isinstance(layer, StackedLinear)]
+            stacked: dict[Tensor, int] = {
+                parameter: layer.count for layer in stacks for parameter in layer.parameters()
+            }
+            optimizer = Adafactor(model, lr=options.learning_rate, stacked=stacked)
         return JointOptimizer(
             [
-                kind(model, lr=options.learning_rate),
+                optimizer,
                 adam(policy, lr=self.learning_rate, betas=(0.85, 0.997), eps=1e-6),
             ]
         )
@@ -320,7 +382,12 @@ class SimPLeModule(RLModule):
         """The world model's losses on windows of real play, or the policy's on samples of imagined play."""
         if isinstance(batch, WorldModelBatch):
             losses = window_losses(
-                self.world_model, batch, self.options, reward_values=self.reward_values, generator=generator
+                self.world_model,
+                batch,
+                self.options,
+                reward_values=self.reward_values,
+                reward_cutoff=self.reward_cutoff,
+                generator=generator,
             )
             return Objective(losses, {})
         logits, values = self.network(batch.obs)

@@ -26,6 +26,9 @@ from lightning_rl.types import TensorFields, Windows
 COLORS = 3
 """Channels of an RGB frame."""
 
+REWARD_CUTOFF = 0.03
+"""The paper's: nats of the reward loss below which nothing is learned, a probability of 0.97."""
+
 _Predict = Callable[..., NextFrame]
 _OwnFrames = Callable[[Bool[Tensor, "N"]], UInt8[Tensor, "n H W C"]]
 """Returns the frames that the model predicts for some windows."""
@@ -58,7 +61,8 @@ class WorldModelConfig:
         pooling: how features are pooled for the reward and end heads: `mean` (published), or `mean_max`, which also
             sees events of a few pixels.
         frame_weight: factor on the frame loss; squared errors start in the hundreds, reward losses near one.
-        reward_cutoff: loss of reward and end, in nats, below which nothing is learned.
+        reward_cutoff: reward loss, in nats, below which nothing is learned; null for 0.03, the paper's, or for 0 where
+            imagined steps pay expected rewards. Ends have no cutoff.
         reward_weight: factor on the reward loss.
         ramp: updates until the model is always fed its own frames and the latent's bits are discrete; other
             probabilities grow in proportion, as in the published code.
@@ -90,15 +94,17 @@ class WorldModelConfig:
     pooling: Pooling = "mean"
     frame_weight: float = 1.0
     reward_weight: float = 1.0
-    reward_cutoff: float = 0.03
+    reward_cutoff: float | None = None
     ramp: int = 40_000
     predict_ends: bool = True
 
     def __post_init__(self) -> None:
         for name in ("hidden", "compress_steps", "num_targets", "batch_size", "warm_up", "ramp"):
             check_option(f"model.world_model.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("recurrent_size", "filter_double_steps", "frame_cutoff", "reward_cutoff"):
+        for name in ("recurrent_size", "filter_double_steps", "frame_cutoff"):
             check_option(f"model.world_model.{name}", getattr(self, name), getattr(self, name) >= 0, "at least 0")
+        cutoff = self.reward_cutoff
+        check_option("model.world_model.reward_cutoff", cutoff, cutoff is None or cutoff >= 0, "at least 0, or null")
         for name in ("dropout", "residual_dropout"):
             check_option(f"model.world_model.{name}", getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
         for name in ("learning_rate", "max_grad_norm", "frame_weight", "reward_weight"):
@@ -197,19 +203,24 @@ def window_losses(
     options: WorldModelConfig,
     *,
     reward_values: Float32[Tensor, "R"],
+    reward_cutoff: float,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Losses of the predictions along windows, means over all their steps.
+    """Losses of the predictions along windows, means over the target frames.
 
     After the first stack, each frame that the model is fed is its own prediction or the real frame. A recurrent model
-    also predicts its warm-up frames. Steps outside the window's episode are masked, and so is the frame after an
-    episode's end, which cannot be predicted.
+    also predicts its warm-up frames: their mean frame loss is added to that of the targets, and the prior's loss is a
+    mean over both. Steps outside the window's episode are masked, and so is the frame after an episode's end, which
+    cannot be predicted.
+
+    Reference:
+        tensor2tensor, models/video/base.py, for the means of a recurrent model
     """
     along = _remembered_losses if options.recurrent_size else _independent_losses
     mixed = mixing(batch.update, options.ramp)
     predict = partial(model, mixing=mixed, generator=generator)
     feed = partial(_fed, probability=own_frame_probability(batch.update, options.ramp), generator=generator)
-    losses = partial(_losses, batch.windows, options, reward_values)
+    losses = partial(_losses, batch.windows, options, reward_values, reward_cutoff)
     return along(model, batch.windows, options.num_targets, predict, feed, losses)
 
 
@@ -225,7 +236,13 @@ def _remembered_losses(
         rows.append(losses(predicted, slice(step, step + 1)))
         own = partial(_likeliest, model, predicted.frames, newest)
         newest, state = target if step < warm_up else feed(own, target), predicted.state
-    return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}
+    averaged = dict.fromkeys(rows[0], rows[warm_up:]) | ({"prior": rows} if "prior" in rows[0] else {})
+    means = {name: _mean(name, its) for name, its in averaged.items()}
+    return means | ({"frames": means["frames"] + _mean("frames", rows[:warm_up])} if warm_up else {})
+
+
+def _mean(name: str, rows: Sequence[dict[str, Tensor]]) -> Tensor:
+    return torch.stack([row[name] for row in rows]).mean()
 
 
 def _likeliest(
@@ -291,6 +308,7 @@ def _losses(
     windows: Windows,
     options: WorldModelConfig,
     reward_values: Float32[Tensor, "R"],
+    reward_cutoff: float,
     predicted: NextFrame,
     steps: slice,
 ) -> dict[str, Tensor]:
@@ -304,7 +322,7 @@ def _losses(
     classes = reward_classes(_columns(windows.rewards[:, steps]), reward_values)
     losses = {
         "frames": frames * ~ended,
-        "reward": clipped_cross_entropy(predicted.reward_logits, classes, cutoff=options.reward_cutoff),
+        "reward": clipped_cross_entropy(predicted.reward_logits, classes, cutoff=reward_cutoff),
     }
     if predicted.end_logits is not None:
         losses["end"] = functional.binary_cross_entropy_with_logits(

@@ -3,6 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_rl.networks.stacked_linear import StackedLinear
+
 
 class Injection(nn.Module):
     """Scales and shifts each channel of an image, conditioned on a vector c.
@@ -21,7 +23,7 @@ class Injection(nn.Module):
     def __init__(self, num_inputs: int, channels: int) -> None:
         super().__init__()
         self.num_inputs = num_inputs
-        self.dense = nn.Linear(num_inputs, 2 * channels)
+        self.dense = StackedLinear(num_inputs, channels, count=2)
 
     def forward(
         self, images: Float[Tensor, "N C H W"], inputs: Float[Tensor, "N {self.num_inputs}"]

@@ -59,6 +59,21 @@ class PooledHead(nn.Sequential):
     def __init__(self, num_features: int, num_outputs: int) -> None:
         super().__init__(nn.Linear(num_features, 128), nn.ReLU(), OutputLinear(128, num_outputs))
 
+    @property
+    def output(self) -> OutputLinear:
+        """The last layer."""
+        layer = self[-1]
+        assert isinstance(layer, OutputLinear)
+        return layer
+
+    def initialize(self) -> None:
+        """Draws the output layer's weights, which the published code does not scale uniformly as all others.
+
+        Reference:
+            tensor2tensor, layers/modalities.py, `symbol_top`
+        """
+        nn.init.normal_(self.output.weight, std=self.output.in_features**-0.5)
+
 
 class NextFramePredictor(nn.Module):
     """Predicts the next frame from the action and the last frames, or from the last frame and a recurrent state.
@@ -158,7 +173,9 @@ class NextFramePredictor(nn.Module):
         for embed in embeds:
             if embed.bias is not None:
                 nn.init.normal_(embed.bias, std=0.01)  # frames of a single color are all zeros once standardized
-        uniform_unit_scaling_(self.pixels, self.pixels.gain)
+        for part in (self.reward, self.end, self.pixels):
+            if isinstance(part, PooledHead | PixelValues):
+                part.initialize()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
 
     def forward(

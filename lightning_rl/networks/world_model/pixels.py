@@ -1,5 +1,7 @@
 """Pixels of the world model: standardized inputs, and outputs as distributions or values."""
 
+import math
+
 import torch
 from einops import rearrange
 from jaxtyping import Float, Float32, UInt8
@@ -23,12 +25,7 @@ class PixelLogits(nn.Module):
     Args:
         hidden: D, channels of the decoder's output.
         channels: C, channels of a frame.
-
-    Attributes:
-        gain: gain of the initial weights.
     """
-
-    gain = 1.3
 
     def __init__(self, hidden: int, channels: int) -> None:
         super().__init__()
@@ -51,17 +48,17 @@ class PixelValues(nn.Module):
     Args:
         hidden: D, channels of the decoder's output.
         channels: C, channels of a frame.
-
-    Attributes:
-        gain: gain of the initial weights, for changes of about two gray levels, which the loss ignores.
     """
-
-    gain = 0.025
 
     def __init__(self, hidden: int, channels: int) -> None:
         super().__init__()
         self.hidden = hidden
         self.dense = nn.Linear(hidden, channels)
+
+    def initialize(self) -> None:
+        """Draws small weights: the first changes are of about two gray levels, which the loss ignores."""
+        bound = 0.025 * math.sqrt(3 / self.hidden)
+        nn.init.uniform_(self.dense.weight, -bound, bound)
 
     def forward(
         self, images: Float[Tensor, "N {self.hidden} H W"], newest: UInt8[Tensor, "N H W C"]

@@ -17,7 +17,11 @@ _NUM_HEADS = 4
 
 
 class AttentivePool(nn.Module):
-    """Pools an image to its mean over positions and four attention-weighted means, mixed by a dense layer.
+    """Pools an image by a dense layer of its mean over positions and of four means of weighted features.
+
+        [mean_p(w_pk x_p) for heads k, mean_p(x_p)],   w_k = softmax_p(a_k · x_p)
+
+    The weights sum to one, and yet their terms are averaged, as in the published code.
 
     Args:
         channels: C.
@@ -36,7 +40,7 @@ class AttentivePool(nn.Module):
         """The pooled features."""
         positions = images.permute(0, 2, 3, 1).flatten(1, 2)
         weights = self.attention(positions).softmax(1)
-        heads = weights.transpose(1, 2).to(positions.dtype) @ positions
+        heads = weights.transpose(1, 2).to(positions.dtype) @ positions / positions.shape[1]
         pooled: Tensor = self.dense(torch.cat([heads, positions.mean(1, keepdim=True)], dim=1).flatten(1))
         return pooled
 
@@ -76,7 +80,7 @@ class Posterior(nn.Module):
         features = self.action(self.timing(self.embed(images)), actions)
         first = self.first(_padded(features))
         second = self.second(_padded(first.relu()))
-        logits: Tensor = self.bits(torch.cat([self.first_pool(first), self.second_pool(second.relu())], dim=1))
+        logits: Tensor = self.bits(torch.cat([self.first_pool(first), self.second_pool(second)], dim=1))
         return logits.float()
 
 

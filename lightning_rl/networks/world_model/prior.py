@@ -8,6 +8,7 @@ from torch.nn import functional
 from lightning_rl.networks.dropout import dropout
 from lightning_rl.networks.init import unit_scaling_lstm_
 from lightning_rl.networks.output_linear import OutputLinear
+from lightning_rl.networks.stacked_linear import StackedLinear
 from lightning_rl.networks.world_model.latent import LatentConfig
 
 _ONE = 2.0**40
@@ -34,7 +35,7 @@ class BitPrior(nn.Module):
         size, num_values = config.prior_size, 2**config.bits_per_symbol
         self.config = config
         self.num_features = num_features
-        self.start = nn.Linear(num_features, 3 * size)
+        self.start = StackedLinear(num_features, size, count=3)
         self.embed = nn.Linear(num_values, size)
         self.lstm = nn.LSTM(size, size, batch_first=True)
         unit_scaling_lstm_(self.lstm)

@@ -1,20 +1,25 @@
 """SimPLe's loop: what is learned when, from what, and by which network."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.replay import ReplayBuffer
+from lightning_rl.envs.imagined import Outcomes
 from lightning_rl.losses.returns import discounts_from, generalized_advantages
 from lightning_rl.modules.ppo import PPOBatch
 from lightning_rl.modules.simple.module import SimPLeModule
 from lightning_rl.modules.simple.outer_loop import OuterLoopConfig
 from lightning_rl.modules.simple.world_model import WorldModelBatch
 from lightning_rl.protocols import Replay, Source, WorldModel
+from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.types import Rollout
 from tests.support.dreams import KINDS, OBS_SHAPE, REWARDS, K, Recorded, module, play, windows
 from tests.support.worlds import Batches, fit, learn_once
@@ -197,6 +202,72 @@ def test_the_world_models_learning_rate_warms_up_by_its_own_updates() -> None:
     assert rates == [[pytest.approx(0.03), 1e-4], [pytest.approx(0.15), 1e-4], [0.3, 1e-4], [0.3, 1e-4]]
 
 
+@pytest.mark.parametrize("size", [1e-5, 1e-3])
+def test_output_channels_of_the_world_model_move_equally_whatever_the_size_of_their_gradients(size: float) -> None:
+    learner = module("stochastic", world_model={"learning_rate": 0.01})
+    optimizer = learner.configure_optimizers()
+    weight = learner.world_model.embed.weight  # a 1×1 convolution
+    before = weight.detach().clone()
+    channels = torch.arange(1.0, len(weight) + 1).view(-1, 1, 1, 1)
+    weight.grad = size * channels**2 * torch.ones_like(weight)
+
+    optimizer.step()
+
+    moved = (before - weight.detach()).flatten().tolist()
+    assert moved == pytest.approx([0.01 * float(before.square().mean().sqrt())] * len(moved), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "optimizer", "changed"),
+    [
+        ("deterministic", "adam", None),
+        ("deterministic", "adafactor", "Adafactor"),
+        ("stochastic", "adam", "the latent's posterior, the recurrent model's frame loss"),
+    ],
+)
+def test_a_model_that_learned_by_the_first_recipe_goes_on_or_is_refused_with_the_reason(
+    kind: str, optimizer: str, changed: str | None
+) -> None:
+    learner, old = module(kind, world_model={"optimizer": optimizer}), {METADATA: {"method": "simple"}}
+    new: dict[str, Any] = {}
+    fit(learner, Batches(WorldModelBatch(windows=windows(), update=1)))
+    learner.on_save_checkpoint(new)
+
+    learner.check_continuation(new, Path("new.ckpt"))
+    if changed is None:
+        learner.check_continuation(old, Path("old.ckpt"))
+    else:
+        with pytest.raises(ValueError, match=rf"old\.ckpt learned by recipe 1, .* by 2, which differs in {changed};"):
+            learner.check_continuation(old, Path("old.ckpt"))
+
+
+def test_what_adafactor_remembers_is_no_larger_than_in_the_published_code() -> None:
+    learner = module("stochastic")
+    for parameter in learner.world_model.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    optimizer = learner.configure_optimizers()
+
+    optimizer.step()
+
+    sizes = {}
+    for name, parameter in learner.world_model.named_parameters():
+        state = optimizer.state.get(parameter, {})
+        sizes[name] = sum(value.numel() for key, value in state.items() if key != "step")
+    published = {}
+    for name, layer in learner.world_model.named_modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            height, width = layer.kernel_size
+            published[name] = height * width * (layer.in_channels + layer.out_channels) + layer.out_channels
+        elif isinstance(layer, torch.nn.Linear):
+            parts = {"start": 3, "dense": 2 if "action" in name or "injection" in name else 1}.get(
+                name.split(".")[-1], 1
+            )
+            biases = layer.out_features if layer.bias is not None else 0
+            published[name] = parts * layer.in_features + layer.out_features + biases
+    remembered = {name: sizes[f"{name}.weight"] + sizes.get(f"{name}.bias", 0) for name in published}
+    assert remembered == published
+
+
 def test_a_recurrent_models_state_is_warmed_up_on_the_older_frames_of_the_stack() -> None:
     learner = module("stochastic")
     frames = windows(2).frames[:, :K]
@@ -296,6 +367,55 @@ def test_a_row_says_what_imagined_steps_earned(source: Recorded, monkeypatch: py
     assert len(means) == 4
     assert [key for key, _ in logged] == ["imagined/reward"] * 2
     assert [value for _, value in logged] == pytest.approx([sum(means[:2]) / 2, sum(means[2:]) / 2])
+
+
+def with_reward_logits(learner: SimPLeModule, logits: list[float]) -> SimPLeModule:
+    """The module, its reward head saying the same whatever it sees, until it learns."""
+    output: Any = learner.world_model.reward[2]
+    torch.nn.init.zeros_(output.weight)
+    output.bias.data = torch.tensor(logits)
+    return learner
+
+
+@pytest.mark.parametrize(("outcomes", "cutoff"), [("likeliest", 0.03), ("expected", 0.0)])
+def test_expected_rewards_are_learned_without_a_cutoff(outcomes: Outcomes, cutoff: float) -> None:
+    logits = [0.4, 5.5, -0.3, 0.1]  # of the rewards −1, 0, 0.25 and 1
+    learner, given = with_reward_logits(module(imagined_outcomes=outcomes), logits), windows()
+    given = replace(given, rewards=torch.zeros_like(given.rewards))
+
+    gradients, logged = learn_once(learner, WorldModelBatch(windows=given, update=1))
+
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    nats = -math.log(probabilities[1])
+    assert 0 < nats < 0.03
+    slope = (probabilities - [0, 1, 0, 0]) * (nats > cutoff)
+    assert logged["loss/reward"].item() == pytest.approx(max(nats - cutoff, 0.0), rel=1e-4)
+    found = gradients["world_model.reward.2.bias"]
+    assert found is not None
+    assert found.tolist() == pytest.approx(slope.tolist(), abs=1e-5)
+
+
+def test_rewards_that_never_came_are_not_paid_for() -> None:
+    learner, given = with_reward_logits(module(imagined_outcomes="expected"), [-9.0, 0.0, -9.0, 3.0]), windows()
+    batch = WorldModelBatch(windows=replace(given, rewards=torch.zeros_like(given.rewards)), update=1)
+    bias: Any = learner.world_model.reward[2].bias
+    obs = torch.cat(list(given.frames[:, :K].unbind(1)), dim=-1)
+
+    for _ in range(50):
+        (slope,) = torch.autograd.grad(
+            learner.objective(batch, torch.Generator().manual_seed(0)).losses["reward"], bias
+        )
+        bias.data -= 2 * slope
+
+    paid = learner.simulator().imagine(obs, given.actions[:, 0], torch.Generator()).expected_rewards
+    assert paid.abs().max() < 0.01  # with the paper's cutoff 0.03 would be left
+
+
+def test_a_cutoff_under_expected_rewards_is_refused_where_it_would_learn_and_can_still_be_judged() -> None:
+    learner = module(imagined_outcomes="expected", world_model={"reward_cutoff": 0.03})
+
+    with pytest.raises(ValueError, match=r"model\.world_model\.reward_cutoff must be 0 with .*expected.*, found 0\.03"):
+        fit(learner, Batches(WorldModelBatch(windows=windows(), update=1)))
 
 
 @pytest.mark.parametrize("predicts", [True, False])

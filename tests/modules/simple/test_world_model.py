@@ -1,8 +1,10 @@
 """What the world model is asked to predict along a window."""
 
 from dataclasses import replace
+from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,9 +19,10 @@ from lightning_rl.modules.simple.world_model import (
     reward_classes,
     window_losses,
 )
+from lightning_rl.networks.world_model.next_frame import NextFrame
 from lightning_rl.networks.world_model.pixels import most_likely_frames
 from lightning_rl.types import Windows
-from tests.support.dreams import KINDS, REWARDS, K, module, options, windows
+from tests.support.dreams import KINDS, REWARDS, H, K, W, module, options, windows
 
 VALUES = torch.tensor(REWARDS)
 END = 10**9  # an update by which all ramps have ended
@@ -29,7 +32,14 @@ def losses(given: Windows, *, kind: str = "deterministic", update: int = 0, seed
     learner = module(kind, world_model={"dropout": 0.0, "residual_dropout": 0.0})
     batch = WorldModelBatch(windows=given, update=update)
     generator = torch.Generator().manual_seed(seed)
-    return window_losses(learner.world_model, batch, learner.options, reward_values=VALUES, generator=generator)
+    return window_losses(
+        learner.world_model,
+        batch,
+        learner.options,
+        reward_values=VALUES,
+        reward_cutoff=learner.reward_cutoff,
+        generator=generator,
+    )
 
 
 def test_a_reward_is_its_nearest_class_but_never_none_unless_it_is_none() -> None:
@@ -109,6 +119,73 @@ def test_a_recurrent_model_predicts_the_frames_that_it_is_warmed_up_on() -> None
     assert losses(replace(given, valid=warm), kind="deterministic")["frames"] == 0
 
 
+def test_losses_of_a_recurrent_model_are_the_published_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = windows(num_targets=2, valid=False)
+    learner = module("stochastic")
+    count, length = given.actions.shape
+    logits = 3 * torch.randn(length, count, H, W, 3, 256, generator=torch.Generator().manual_seed(1))
+    frame = given.frames[:, 1:].long().transpose(0, 1)
+    logits.scatter_add_(-1, frame.unsqueeze(-1), torch.full_like(logits[..., :1], 14.0))  # some below the cutoff
+    rewards, ends, priors = torch.randn(length, count, 4), torch.randn(length, count), torch.rand(length, count)
+    steps = iter(range(length))
+
+    def predicted(*_: object, **__: object) -> NextFrame:
+        step = next(steps)
+        return NextFrame(logits[step], rewards[step], ends[step], torch.zeros(count, 5, H, W), priors[step])
+
+    monkeypatch.setattr(learner.world_model, "forward", predicted)
+
+    found = window_losses(
+        learner.world_model,
+        WorldModelBatch(windows=given, update=0),
+        learner.options,
+        reward_values=VALUES,
+        reward_cutoff=0.03,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+    valid, ended = given.valid.T.numpy(), given.ended.T.numpy()
+    numbers = logits.double().numpy()
+    nats = np.log(np.exp(numbers).sum(-1)) - np.take_along_axis(numbers, frame[..., None].numpy(), -1)[..., 0]
+    frames = np.maximum(nats - 0.03, 0).mean((2, 3, 4)) * valid * ~ended
+    assert 0.1 < (nats < 0.03).mean() < 0.9
+    scores = rewards.double().numpy()
+    classes = (given.rewards.T[..., None] == VALUES).numpy()
+    misses = np.maximum(np.log(np.exp(scores).sum(-1)) - scores[classes].reshape(length, count) - 0.03, 0) * valid
+    chances = 1 / (1 + np.exp(-ends.double().numpy()))
+    surprises = -np.log(np.where(ended, chances, 1 - chances)) * valid
+    targets = slice(K - 1, None)
+    expected = {
+        "frames": frames[targets].mean() + frames[: K - 1].mean(),  # the loss of targets, and `internal_loss`
+        "reward": misses[targets].mean(),
+        "end": surprises[targets].mean(),
+        "prior": (priors.double().numpy() * valid * ~ended).mean(),
+    }
+    assert {name: loss.item() for name, loss in found.items()} == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_recurrent_model_is_warmed_up_on_real_frames_and_fed_its_own_after_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given, learner = windows(num_targets=3), module("stochastic", world_model={"num_targets": 3})
+    forward, seen, own = learner.world_model.forward, [], []
+
+    def recorded(obs: Tensor, *args: Any, **options: Any) -> NextFrame:
+        predicted = forward(obs, *args, **options)
+        seen.append(obs.clone())
+        own.append(predicted.frames.argmax(-1).byte())
+        return predicted
+
+    monkeypatch.setattr(learner.world_model, "forward", recorded)
+
+    learner.objective(WorldModelBatch(windows=given, update=END), torch.Generator().manual_seed(0))
+
+    assert len(seen) == K - 1 + 3
+    assert all(torch.equal(frames, given.frames[:, step]) for step, frames in enumerate(seen[:K]))
+    assert all(torch.equal(frames, own[step - 1]) for step, frames in enumerate(seen) if step >= K)
+    assert not any(torch.equal(own[step], given.frames[:, step + 1]) for step in range(K - 1))
+
+
 def test_probabilities_grow_as_in_the_released_code() -> None:
     assert tuple(mixing(0, 40_000)) == pytest.approx((0.01, 0.005, 0.008))
     assert tuple(mixing(10_000, 40_000)) == pytest.approx((0.2575, 0.12875, 0.8 * 0.505))
@@ -139,6 +216,7 @@ def test_weights_learn_from_steps_that_own_frames_were_fed_to_under_mixed_precis
                 batch,
                 learner.options,
                 reward_values=VALUES,
+                reward_cutoff=learner.reward_cutoff,
                 generator=torch.Generator().manual_seed(0),
             )
         learner.zero_grad()
@@ -160,6 +238,7 @@ def test_losses_of_windows_of_which_some_are_fed_own_frames_are_those_of_each_st
             WorldModelBatch(windows=given, update=0),
             learner.options,
             reward_values=VALUES,
+            reward_cutoff=learner.reward_cutoff,
             generator=torch.Generator().manual_seed(4),
         )
 
@@ -183,7 +262,7 @@ def test_losses_of_windows_of_which_some_are_fed_own_frames_are_those_of_each_st
                 of_reward = clipped_cross_entropy(
                     predicted.reward_logits,
                     reward_classes(given.rewards[window : window + 1, step], VALUES),
-                    cutoff=learner.options.reward_cutoff,
+                    cutoff=learner.reward_cutoff,
                 )
                 expected["reward"] += float(of_reward)
                 assert predicted.end_logits is not None

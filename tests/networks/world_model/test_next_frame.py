@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,7 +39,8 @@ def total(prediction: NextFrame) -> Tensor:
 
 
 def without_gradient(module: nn.Module) -> list[str]:
-    return [name for name, value in module.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0]
+    learned = {name: value.grad for name, value in module.named_parameters() if value.requires_grad}
+    return [name for name, gradient in learned.items() if gradient is None or not gradient.abs().sum() > 0]
 
 
 def equal(left: NextFrame | Imagined, right: NextFrame | Imagined) -> bool:
@@ -317,12 +319,68 @@ def test_outputs_are_float32_under_mixed_precision() -> None:
     assert len([part for part in found if part is not None]) == 5
 
 
-def test_weights_start_within_their_bound_and_biases_at_zero() -> None:
-    model = make(hidden=16)
+def published_fans(hidden: int, num_bits: int) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of each dense layer and convolution of `make` in TensorFlow, times a kernel's positions."""
+    wide, channels, symbols = 2 * hidden, LATENT.channels, 2**LATENT.bits_per_symbol
+    layers = {
+        "memory.conv": (9 * (C + S), 9 * 2 * S),
+        "embed": (C + S, hidden),
+        "downs.0.conv": (16 * hidden, 16 * wide),
+        "downs.1.conv": (16 * wide, 16 * wide),
+        "action.dense": (A, wide),
+        "middle.convs.0": (9 * wide, 9 * wide),
+        "middle.convs.1": (9 * wide, 9 * wide),
+        "ups.0.action.dense": (A, wide),
+        "ups.0.conv": (16 * wide, 16 * wide),
+        "ups.1.action.dense": (A, wide),
+        "ups.1.conv": (16 * wide, 16 * hidden),
+        "pixels.dense": (hidden, 3 * 256),
+        "reward.0": (wide + hidden, 128),
+        "end.0": (wide + hidden, 128),
+        "latent.posterior.embed": (2 * C, hidden),
+        "latent.posterior.action.dense": (A, hidden),
+        "latent.posterior.first": (64 * hidden, 64 * channels),
+        "latent.posterior.first_pool.attention": (channels, 4),
+        "latent.posterior.first_pool.dense": (5 * channels, 2 * channels),
+        "latent.posterior.second": (64 * channels, 64 * 4 * channels),
+        "latent.posterior.second_pool.attention": (4 * channels, 4),
+        "latent.posterior.second_pool.dense": (5 * 4 * channels, 2 * 4 * channels),
+        "latent.posterior.bits": (10 * channels, num_bits),
+        "latent.injection.dense": (num_bits, wide),
+        "latent.prior.start": (2 * 3 * wide, LATENT.prior_size),
+        "latent.prior.embed": (symbols, LATENT.prior_size),
+        "latent.prior.logits": (LATENT.prior_size, symbols),
+    }
+    lstm = (2 * LATENT.prior_size, 4 * LATENT.prior_size)
+    return {f"{name}.weight": fans for name, fans in layers.items()} | {
+        "latent.prior.lstm.weight_ih_l0": lstm,
+        "latent.prior.lstm.weight_hh_l0": lstm,
+    }
 
-    parameters = dict(model.named_parameters())
-    bound = 1.3 * (3 / (16 * 16)) ** 0.5
-    for name in ("downs.0.conv.weight", "ups.1.conv.weight"):  # the second counts its fan-in over its outputs
-        assert 0.95 * bound < float(parameters[name].detach().abs().max()) <= bound
-    assert parameters["downs.0.conv.bias"].abs().sum() == 0
-    assert 0.004 < float(parameters["embed.bias"].detach().std()) < 0.02
+
+def test_weights_start_with_the_published_variance_and_biases_at_zero() -> None:
+    torch.manual_seed(0)
+    latent = replace(LATENT, num_bits=66)
+    model = make(hidden=16, latent=latent, recurrent_size=S, pixels="softmax")
+
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    fans = published_fans(16, 66)
+    heads = {"reward.2.weight", "end.2.weight"}
+    assert {name for name, value in parameters.items() if value.ndim > 1} == fans.keys() | heads
+    for name, (fan_in, fan_out) in fans.items():
+        bound = (3 * 1.3 / ((fan_in + fan_out) / 2)) ** 0.5  # `variance_scaling_initializer`, `fan_avg`, `uniform`
+        largest = float(parameters[name].abs().max())
+        assert 0.85 * bound < largest <= bound, name
+        if parameters[name].numel() > 1000:
+            assert float(parameters[name].std()) == pytest.approx(bound / 3**0.5, rel=0.05), name
+    for name in heads:  # `symbol_top`
+        assert float(parameters[name].std()) == pytest.approx(128**-0.5, rel=0.15), name
+    biases = {name for name in parameters if name.endswith("bias") and "norm" not in name}
+    assert {name for name in biases if parameters[name].any()} == {"embed.bias", "latent.posterior.embed.bias"}
+    assert 0.004 < float(parameters["embed.bias"].std()) < 0.02
+
+
+def test_predicted_changes_start_near_zero() -> None:
+    weight = make(hidden=16).get_parameter("pixels.dense.weight").detach()
+
+    assert 0.85 < float(weight.abs().max()) / (0.025 * (3 / 16) ** 0.5) <= 1

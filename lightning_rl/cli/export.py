@@ -1,0 +1,271 @@
+"""`lightning-rl export`: a run's agent as a folder that is loaded without Lightning."""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from jsonargparse import Namespace
+
+from lightning_rl.cli.command import RunCLI
+from lightning_rl.cli.config_files import values, with_run_config
+from lightning_rl.cli.training_command import training_command
+from lightning_rl.data.datamodule import RolloutDataModule
+from lightning_rl.errors import UsageError
+from lightning_rl.media.recorder import EpisodeRecorder
+from lightning_rl.modules.base import RLModule
+from lightning_rl.modules.hyper_parameters import as_plain
+from lightning_rl.modules.impala_vae import ImpalaVAEModule
+from lightning_rl.modules.simple.module import SimPLeModule
+from lightning_rl.policies import folder, hub
+from lightning_rl.policies.card import model_card
+from lightning_rl.policies.config import FORMAT_VERSION, RECURRENT, DataConfig, Judging, PolicyConfig, Preprocessing
+from lightning_rl.policies.onnx_model import onnx_model
+from lightning_rl.policies.policy import ExportedPolicy
+from lightning_rl.runs import checkpoint_files
+from lightning_rl.state import validate_state
+from lightning_rl.version import __version__
+
+_NOT_THE_GAMES = ("seed", "allow_inexact_resume", "num_actors")
+_FULL_PRECISION = {"None": "32-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+_LEVEL_SET = {"episodes": int, "return_mean": float, "return_variance": float, "return_ci95": list[float]}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `export` beside those of `test`, which say what the checkpoint is and how it is judged."""
+    options = _Parser(
+        prog="lightning-rl export",
+        allow_abbrev=False,
+        description="Writes the agent of a checkpoint as a policy folder.",
+        epilog="--ckpt_path names the checkpoint or its run folder; --config and options of `test` are taken, too.",
+    )
+    options.add_argument("--out", type=Path, required=True, metavar="DIR", help="The policy folder to write.")
+    options.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="How weights are stored.")
+    for name, told in (
+        ("onnx", "Write policy.onnx, too."),
+        ("autoencoder", "Write the whole autoencoder, too."),
+        ("world_model", "Write the world model, too."),
+        ("overwrite", "Replace an earlier export in DIR."),
+    ):
+        options.add_argument(f"--{name}", action="store_true", help=told)
+    options.add_argument("--push", metavar="USER/NAME", help="Upload the folder to the Hugging Face hub.")
+    return options
+
+
+class Checkpoint(RunCLI):
+    """The module and the games of a checkpoint, on the CPU, with its weights."""
+
+    model: RLModule
+    datamodule: RolloutDataModule
+    trained_with: Namespace
+
+    def before_instantiate_classes(self) -> None:
+        """Keeps what the run was trained with, since exporting needs no GPU."""
+        config = self.config[self.subcommand]
+        self.trained_with = config.trainer.clone()
+        super().before_instantiate_classes()
+        for key, value in {"accelerator": "cpu", "precision": "32-true", "devices": 1, "strategy": "auto"}.items():
+            config.trainer[key] = value
+
+    def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:
+        super()._check(saved, checkpoint)
+        self.model.load_state_dict(saved["state_dict"])
+        if (games := saved.get(type(self.datamodule).__qualname__)) is not None:
+            self.datamodule.load_state_dict(games)
+
+
+def load_checkpoint(args: list[str]) -> Checkpoint:
+    """The module and the games of a checkpoint.
+
+    Args:
+        args: options of `test`.
+
+    Raises:
+        UsageError: an option or the checkpoint is wrong.
+        ValueError: likewise.
+    """
+    return Checkpoint(with_run_config(["test", *args]))
+
+
+def main(args: list[str]) -> int:
+    """Exports a policy.
+
+    Args:
+        args: what follows `export` on the command line.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UsageError: an option or the checkpoint is wrong; nothing was written.
+        ValueError: likewise.
+    """
+    options, rest = parser().parse_known_args(args)
+    if not (checkpoint := values(rest, "--ckpt_path")):
+        raise UsageError("ckpt_path: export needs a checkpoint, found none; give --ckpt_path FILE")
+    if folder.is_policy_folder(Path(checkpoint[-1])):
+        raise UsageError(f"ckpt_path: {checkpoint[-1]} is exported already; give a checkpoint")
+    out: Path = options.out
+    _check_target(out, overwrite=options.overwrite)
+    name = options.push and hub.repository(options.push)
+    if not values(rest, "--run_dir"):
+        rest = [*rest, "--run_dir", str(out.absolute().parent)]  # so that a run may be on a disk that is only read
+    run = load_checkpoint(rest)
+    _write_whole(out, lambda partial: _write(partial, run, options))
+    sys.stdout.write(f"policy     {out}\nnext:      lightning-rl test --ckpt_path {out}\n")
+    if name is not None:
+        sys.stdout.write(f"pushed to  {hub.push(out, name)}\n")
+    return 0
+
+
+def _check_target(out: Path, *, overwrite: bool) -> None:
+    if not out.exists() and not out.is_symlink():
+        return
+    if not overwrite:
+        raise UsageError(f"out: {out} exists already; give another folder, or --overwrite to replace an earlier export")
+    if not folder.is_policy_folder(out) or not (out / folder.CONFIG).is_file():
+        raise UsageError(f"out: {out} is not an earlier export, and is not replaced; give another folder")
+
+
+def _write_whole(out: Path, write: Callable[[Path], None]) -> None:
+    """Writes a folder beside its place and renames it, so that no part of one is ever there."""
+    partial, old = (out.with_name(f".{out.name}.{kind}") for kind in ("partial", "old"))
+    for path in (partial, old):
+        shutil.rmtree(path, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        write(partial)
+        if out.exists():
+            out.rename(old)
+        partial.rename(out)
+    finally:
+        for path in (partial, old):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _write(out: Path, run: Checkpoint, options: argparse.Namespace) -> None:
+    """Writes all files of the policy folder."""
+    model, name = run.model, options.out.absolute().name
+    policy = ExportedPolicy(_description(run, options.dtype))
+    weights = model.state_dict()
+    policy.load_state_dict({name: weights[name] for name in policy.state_dict()})
+    _check_equal(policy, model)
+    files = {folder.WEIGHTS: folder.write_tensors(out / folder.WEIGHTS, policy.state_dict(), options.dtype)}
+    extras = {}
+    if options.autoencoder:
+        extras["autoencoder"] = _write_autoencoder(out, model, options.dtype, files)
+    if options.world_model:
+        extras["world_model"] = _write_world_model(out, model, options.dtype, files)
+    config = PolicyConfig(**(vars(policy.config) | {"files": files} | extras))
+    folder.write_config(out / folder.CONFIG, config)
+    if options.onnx:
+        (out / folder.ONNX).write_bytes(onnx_model(folder.load_policy(out)))
+    _write_video(out / folder.VIDEO, run)
+    card = model_card(config, name, results=_results(run), command=training_command(_resolved(run)))
+    (out / folder.CARD).write_text(card, encoding="utf-8")
+
+
+def _resolved(run: Checkpoint) -> dict[str, Any]:
+    """The config that the run was started with, without the command line's overrides of how it is judged."""
+    dumped = run.subcommand_parser.dump(run.saved_config, skip_none=False)
+    config: dict[str, Any] = yaml.safe_load(dumped)
+    return config | {"trainer": config["trainer"] | {"precision": run.trained_with.precision}}
+
+
+def _description(run: Checkpoint, dtype: str) -> PolicyConfig:
+    model, data, trainer = run.model, run.datamodule, run.trained_with
+    config = _resolved(run)
+    games = {key: value for key, value in config["data"]["init_args"].items() if key not in _NOT_THE_GAMES}
+    games |= {key: getattr(data, key) for key in data.decisive}
+    network, micro_batches = model.network_config(), model.micro_batches
+    precision = str(trainer.precision)
+    return PolicyConfig(
+        format_version=FORMAT_VERSION,
+        lightning_rl_version=__version__,
+        method=run.method,
+        game=run.game,
+        distribution_mode=data.distribution_mode,
+        env_steps=data.env_steps,
+        network=network,
+        recurrent=network.name == RECURRENT,
+        obs_shape=data.obs_shape,
+        num_actions=data.num_actions,
+        action_meanings=list(data.action_meanings or map(str, range(data.num_actions))),
+        dtype=dtype,
+        preprocessing=Preprocessing(
+            frame_stack=data.frame_stack,
+            previous_rewards="clipped" if games.get("reward_clipping") else "raw",
+        ),
+        data=DataConfig(class_path=f"lightning_rl.{type(data).__name__}", init_args=games),
+        judging=Judging(
+            seed_everything=config["seed_everything"],
+            greedy=model.greedy,
+            precision=_FULL_PRECISION.get(precision, precision),
+            accelerator=str(trainer.accelerator),
+            num_threads=None if micro_batches is None else micro_batches.num_threads,
+        ),
+    )
+
+
+def _check_equal(policy: ExportedPolicy, model: RLModule) -> None:
+    """Refuses a method that acts otherwise than its network alone."""
+    generator = torch.Generator().manual_seed(0)
+    obs = torch.randint(256, (2, *policy.config.obs_shape), generator=generator, dtype=torch.uint8)
+    if not torch.equal(policy(obs).logits, model.act(obs.numpy(), generator, greedy=True).logits):
+        raise UsageError(f"model: {type(model).__name__} acts otherwise than its network alone, and cannot be exported")
+
+
+def _write_autoencoder(out: Path, model: RLModule, dtype: str, files: dict[str, str]) -> dict[str, Any]:
+    if not isinstance(model, ImpalaVAEModule):
+        raise UsageError(f"autoencoder: {type(model).__name__} has none")
+    files[folder.AUTOENCODER] = folder.write_tensors(out / folder.AUTOENCODER, model.vae.state_dict(), dtype)
+    return {"latent_size": model.vae_config.latent_size, "images": model.vae_config.images}
+
+
+def _write_world_model(out: Path, model: RLModule, dtype: str, files: dict[str, str]) -> dict[str, Any]:
+    if not isinstance(model, SimPLeModule):
+        raise UsageError(f"world_model: {type(model).__name__} has none")
+    files[folder.WORLD_MODEL] = folder.write_tensors(out / folder.WORLD_MODEL, model.world_model.state_dict(), dtype)
+    options: dict[str, Any] = as_plain(model.options)
+    return options | {"reward_values": model.reward_values.tolist()}
+
+
+def _write_video(path: Path, run: Checkpoint) -> None:
+    """Copies the video that the end of the run has left, or plays one."""
+    checkpoint = run.checkpoint or Path()
+    own = checkpoint.parent / "media" / path.name
+    if checkpoint.name == checkpoint_files.LAST and own.is_file():
+        shutil.copyfile(own, path)
+        return
+    data, recorder = run.datamodule, EpisodeRecorder()
+    options: dict[str, Any] = {"num_envs": data.predict_episodes, "greedy": run.model.greedy, "watcher": recorder}
+    for _ in data.evaluation("full_distribution", run.model, **options):
+        recorder.write(path)
+
+
+def _results(run: Checkpoint) -> dict[str, Any] | None:
+    """The level sets of the test.json beside the checkpoint, where that is of the same weights."""
+    checkpoint = run.checkpoint or Path()
+    path = checkpoint.with_name("test.json")
+    if not path.is_file():
+        return None
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        validate_state(report, {"checkpoint": str, "env_steps": int, "level_sets": dict[str, dict[str, Any]]})
+        for name, row in report["level_sets"].items():
+            validate_state(row, _LEVEL_SET, f"level_sets.{name}")
+    except ValueError as error:
+        raise UsageError(f"{path} is no report of `test`: {error}; remove it, or give `test` again") from error
+    same = report["env_steps"] == run.datamodule.env_steps and Path(report["checkpoint"]).name == checkpoint.name
+    level_sets: dict[str, Any] = report["level_sets"]
+    return level_sets if same else None

@@ -1,0 +1,70 @@
+"""What of the data module each epoch's row of metrics holds, and the end of a run at its budget."""
+
+import time
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from lightning_rl.data.datamodule import RolloutDataModule
+from lightning_rl.distributed import collectives
+from lightning_rl.runs.lightning_private import datamodule_of
+
+
+def data_of(trainer: Trainer) -> RolloutDataModule:
+    """The data module that the callbacks work with."""
+    data = datamodule_of(trainer)
+    if not isinstance(data, RolloutDataModule):
+        raise TypeError(f"lightning_rl's callbacks need a RolloutDataModule, found {type(data).__name__}")
+    return data
+
+
+class IterationMetrics(Callback):
+    """Adds episodes, env steps and speed to the row that Lightning logs at each epoch end; ends the run.
+
+    The run ends at the first epoch end at or past `total_env_steps`. Where a module learns from other data than a
+    `RolloutDataModule`'s, nothing is done.
+    """
+
+    def __init__(self) -> None:
+        self._env_steps = 0
+        self._seconds = 0.0  # spent in collecting and learning since the last row
+        self._counted_until = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends a run that was complete when it was saved."""
+        if isinstance(data := datamodule_of(trainer), RolloutDataModule):
+            self._env_steps = data.env_steps
+            trainer.should_stop = data.env_steps >= data.total_env_steps
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._seconds, self._counted_until = 0.0, time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the time that the batch took, collecting included."""
+        now = time.perf_counter()
+        self._seconds, self._counted_until = self._seconds + now - self._counted_until, now
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves the time of validation out."""
+        self._counted_until = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs, and stops at the budget."""
+        data = datamodule_of(trainer)
+        if not isinstance(data, RolloutDataModule):
+            return
+        means = {
+            **data.collector.metrics(),
+            "time/env_steps_per_second": (data.env_steps - self._env_steps) / self._seconds,
+        }
+        self._env_steps = data.env_steps
+        # Lightning averages over all ranks, but one that has finished no episode yet has no return
+        pl_module.log_dict(collectives.all_reduce_mean(means), sync_dist=True)
+        # float32, Lightning's default, cannot count past 16.7 million
+        pl_module.log("env_steps", torch.tensor(data.env_steps, dtype=torch.float64), sync_dist=True)
+        if data.env_steps >= data.total_env_steps:
+            trainer.should_stop = True

@@ -1,0 +1,319 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_rl.data.rollout_dataset import RolloutDataset
+from lightning_rl.modules.exported import Player
+from lightning_rl.modules.policy_distill import Lesson, PolicyDistillModule, TaughtBatch, TaughtTrajectories
+from lightning_rl.policies.config import RECURRENT, NetworkConfig
+from lightning_rl.policies.policy import ExportedPolicy
+from lightning_rl.types import Episodes, RecurrentInputs
+from tests.support import reference
+from tests.support.compare import Array, assert_matches
+from tests.support.teachers import make_teacher, write_teacher
+from tests.support.toys import CountingVectorEnv
+from tests.support.worlds import (
+    NUM_ACTIONS,
+    NUM_ENVS,
+    NUM_STEPS,
+    OBS_SHAPE,
+    SIZES,
+    Batches,
+    draw_rollout,
+    fit,
+    generator,
+    make_collector,
+    make_trainer,
+)
+
+GAMES: dict[str, Any] = {"obs_shape": OBS_SHAPE, "num_actions": NUM_ACTIONS}
+EPSILON = 0.2
+
+
+def array(numbers: Tensor) -> Array:
+    return numbers.detach().double().numpy()
+
+
+def teacher_of(tmp_path: Path, **options: Any) -> str:
+    return str(write_teacher(tmp_path / "teacher", make_teacher(**(GAMES | options))))
+
+
+def make_student(tmp_path: Path | None = None, **options: Any) -> PolicyDistillModule:
+    teacher = {} if tmp_path is None else {"teacher": teacher_of(tmp_path)}
+    torch.manual_seed(0)
+    return PolicyDistillModule(**(SIZES | {"epochs": 1} | teacher | options))
+
+
+def games() -> CountingVectorEnv:
+    return CountingVectorEnv(NUM_ENVS, (3, 5, 7), obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
+
+
+def player(policy: ExportedPolicy) -> Player:
+    return Player(policy, torch.no_grad)
+
+
+def batch_of(module: PolicyDistillModule) -> TaughtBatch:
+    """All samples of a rollout of another policy, with answers that no network gave."""
+    draw = np.random.default_rng(4)
+    taught = {
+        "teacher_logits": torch.from_numpy(draw.normal(size=(NUM_STEPS, NUM_ENVS, NUM_ACTIONS))).float(),
+        "teacher_values": torch.from_numpy(draw.normal(size=(NUM_STEPS, NUM_ENVS))).float(),
+    }
+    trajectories = module.trajectories(draw_rollout(1), {})
+    samples = TaughtTrajectories(**vars(trajectories), **taught)
+    return samples.minibatch(torch.arange(NUM_STEPS * NUM_ENVS))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_loss_is_the_mean_divergence_from_the_teacher(temperature: float) -> None:
+    module = make_student(temperature=temperature)
+    batch = batch_of(module)
+
+    losses, metrics = module.objective(batch, generator())
+
+    logits = array(module.network(batch.obs).logits)
+    expected = reference.kl_divergence(array(batch.teacher_logits) / temperature, logits)
+    assert losses.keys() == {"distill"} == module.weights(batch).keys()
+    assert_matches(losses["distill"].detach(), expected.mean())
+    assert_matches(metrics["teacher/divergence"], expected.mean())
+    same = array(batch.teacher_logits).argmax(-1) == logits.argmax(-1)
+    assert_matches(metrics["teacher/agreement"], same.mean())
+
+
+def test_values_are_regressed_to_the_teachers() -> None:
+    module = make_student(regress_values=True, value_weight=0.3)
+    batch = batch_of(module)
+
+    losses, _ = module.objective(batch, generator())
+
+    values = array(module.network(batch.obs).values[:, 0])
+    expected = reference.squared_value_loss(values, array(batch.teacher_values))
+    assert_matches(losses["value"].detach(), expected.mean())
+    assert module.weights(batch) == {"distill": 1.0, "value": 0.3}
+
+
+def test_the_proximal_loss_is_ppos_beside_the_divergence_weighted_by_its_clipped_ratio() -> None:
+    module = make_student(loss="proximal", epsilon=EPSILON, divergence_weight=0.7)
+    batch = batch_of(module)
+
+    losses, metrics = module.objective(batch, generator())
+
+    logits = array(module.network(batch.obs).logits)
+    ratios = np.exp(reference.log_probs_of(batch.actions.numpy(), logits) - array(batch.behavior_log_probs))
+    assert ratios.min() < 1 - EPSILON < ratios.max()  # both sides of the clip
+    divergences = reference.kl_divergence(array(batch.teacher_logits), logits)
+    assert_matches(losses["distill"].detach(), (np.maximum(ratios, 1 - EPSILON) * divergences).mean())
+    surrogate = reference.clipped_surrogate(
+        log_probs=reference.log_probs_of(batch.actions.numpy(), logits),
+        behavior_log_probs=array(batch.behavior_log_probs),
+        advantages=array(batch.advantages),
+        epsilon=EPSILON,
+    )
+    assert_matches(losses["policy"].detach(), -surrogate.mean())
+    assert module.weights(batch) == {"policy": 1.0, "value": 0.5, "entropy": 0.01, "distill": 0.7}
+    assert losses.keys() == module.weights(batch).keys()
+    assert "policy/clip_fraction" in metrics
+
+
+def test_the_weight_of_the_divergence_falls_linearly_to_zero(tmp_path: Path) -> None:
+    module = make_student(tmp_path, loss="proximal", divergence_weight=2.0, fading_steps=4 * NUM_STEPS * NUM_ENVS)
+    collector = make_collector(games())
+
+    weights = []
+    for _ in range(5):
+        batch = next(iter(module.batches(collector)))
+        weights.append(module.weights(batch)["distill"])
+
+    assert weights == [1.5, 1.0, 0.5, 0.0, 0.0]
+
+
+def test_the_teacher_is_asked_about_every_frame_that_the_student_visits(tmp_path: Path) -> None:
+    module = make_student(tmp_path)
+
+    (batch,) = module.batches(make_collector(games()))
+
+    assert isinstance(batch, TaughtBatch)
+    assert module.teacher is not None
+    logits, values, _ = module.teacher(batch.obs)
+    torch.testing.assert_close(batch.teacher_logits, logits)
+    torch.testing.assert_close(batch.teacher_values, values[:, 0])
+
+
+def test_the_teacher_plays_in_its_share_of_the_environments_and_the_share_falls(tmp_path: Path) -> None:
+    share = {"teacher_share": 2 / NUM_ENVS, "teacher_share_steps": 2 * NUM_STEPS * NUM_ENVS}
+    module = make_student(tmp_path, **share)
+    teacher = module.teacher
+    assert teacher is not None
+    collector = make_collector(games())
+
+    for taught in (2, 1, 0):  # of three environments
+        (batch,) = module.batches(collector)
+        own, others = module.network(batch.obs).logits, teacher(batch.obs).logits
+        of_teacher = log_probs(batch.actions, others) - batch.behavior_log_probs
+        of_student = log_probs(batch.actions, own) - batch.behavior_log_probs
+        assert int((of_teacher.abs() < 1e-5).sum()) == taught * NUM_STEPS
+        assert int((of_student.abs() < 1e-5).sum()) == (NUM_ENVS - taught) * NUM_STEPS
+
+
+def log_probs(actions: Tensor, logits: Tensor) -> Tensor:
+    return torch.from_numpy(reference.log_probs_of(actions.numpy(), array(logits)))
+
+
+def test_a_recurrent_teacher_carries_its_state_through_the_students_games(tmp_path: Path) -> None:
+    network = NetworkConfig(name=RECURRENT, pooling="average")
+    module = make_student(teacher=teacher_of(tmp_path, network=network))
+    teacher = module.teacher
+    assert teacher is not None
+    collector = make_collector(games())
+    lesson = Lesson(module, player(teacher), teacher_share=0.0)
+
+    rollouts = [lesson.collected(collector) for _ in range(2)]
+
+    inputs = RecurrentInputs.initial(NUM_ENVS)
+    state: Tensor | None = None
+    for rollout, logits, values in rollouts:
+        assert rollout.raw_rewards is not None
+        for step in range(NUM_STEPS):
+            output = teacher(rollout.obs[step], state, inputs.previous_actions, inputs.previous_rewards, inputs.starts)
+            torch.testing.assert_close(logits[step], output.logits)
+            torch.testing.assert_close(values[step], output.values[:, 0])
+            state = output.state
+            inputs = replace(
+                inputs,
+                previous_actions=rollout.actions[step],
+                previous_rewards=rollout.raw_rewards[step],
+                starts=rollout.terminated[step],
+            )
+    assert rollouts[0][0].terminated.any()
+
+
+def test_learning_changes_the_student_and_never_the_teacher(tmp_path: Path) -> None:
+    module = make_student(tmp_path, learning_rate=0.01)
+    assert module.teacher is not None
+    teacher = {name: tensor.clone() for name, tensor in module.teacher.state_dict().items()}
+    student = [parameter.detach().clone() for parameter in module.network.parameters()]
+
+    fit(module, RolloutDataset(module, make_collector(games()), iterations=3))
+
+    assert all(torch.equal(tensor, teacher[name]) for name, tensor in module.teacher.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in module.teacher.parameters())
+    changed = [not torch.equal(a, b) for a, b in zip(student, module.network.parameters(), strict=True)]
+    assert sum(changed) == len(changed) - 2  # the critic's weight and bias learn nothing
+
+
+def test_a_student_of_the_same_kind_learns_the_teachers_policy(tmp_path: Path) -> None:
+    module = make_student(tmp_path, channels=(2, 3), hidden=5, pooling="average", learning_rate=0.03)
+    collector = make_collector(games())
+
+    divergences = []
+    for iterations in (0, 30):
+        if iterations:
+            fit(module, RolloutDataset(module, collector, iterations=iterations))
+        (batch,) = module.batches(collector)
+        assert isinstance(batch, TaughtBatch)
+        divergences.append(float(module.objective(batch, generator())[1]["teacher/divergence"]))
+
+    assert divergences[1] < 0.1 * divergences[0]
+
+
+def test_a_student_can_start_from_the_teachers_weights(tmp_path: Path) -> None:
+    same = {"channels": (2, 3), "hidden": 5, "pooling": "average"}
+    module = make_student(tmp_path, start_from_teacher=True, **same)
+    other = make_student(tmp_path, start_from_teacher=True, **(same | {"hidden": 11}))
+
+    assert module.teacher is not None
+    for name, tensor in module.teacher.network.state_dict().items():
+        assert torch.equal(module.network.state_dict()[name], tensor)
+        shares = other.network.state_dict()[name].shape == tensor.shape
+        assert torch.equal(other.network.state_dict()[name], tensor) == shares
+
+
+def test_a_checkpoint_brings_its_teacher_when_the_file_is_gone(tmp_path: Path) -> None:
+    module = make_student(tmp_path)
+    trainer = fit(module, RolloutDataset(module, make_collector(games()), iterations=1))
+    trainer.save_checkpoint(tmp_path / "student.ckpt")
+    for file in (tmp_path / "teacher").iterdir():
+        file.unlink()
+
+    loaded = PolicyDistillModule.load_from_checkpoint(tmp_path / "student.ckpt")
+
+    assert loaded.teacher is not None
+    assert loaded.state_dict().keys() == module.state_dict().keys()
+    assert all(torch.equal(tensor, module.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+    assert loaded.yardsticks().keys() == {"teacher"}
+
+
+def test_testing_logs_the_teachers_return_beside_the_students() -> None:
+    returns = {"full_distribution": [1.0, 2.0], "teacher": [3.0, 5.0]}
+    played = [
+        Batches(
+            Episodes(
+                level_set=name,
+                returns=torch.tensor(numbers, dtype=torch.float64),
+                lengths=torch.ones(2, dtype=torch.int64),
+                level_complete=None,
+            )
+        )
+        for name, numbers in returns.items()
+    ]
+
+    logged = make_trainer().test(make_student(), dataloaders=played, verbose=False)
+
+    assert logged == [{"test/return": 1.5}, {"test/teacher_return": 4.0}]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, r"^model\.teacher must be a checkpoint, a run folder or an exported policy, found null$"),
+        ({"teacher": "nowhere"}, r"^model\.teacher: nowhere is not there"),
+    ],
+)
+def test_learning_without_a_teacher_is_refused(options: dict[str, Any], message: str) -> None:
+    module = make_student(**options)
+
+    with pytest.raises(ValueError, match=message):
+        module.check_trainer(make_trainer())
+
+
+def test_a_teacher_of_other_games_is_refused(tmp_path: Path) -> None:
+    module = make_student(teacher=teacher_of(tmp_path, num_actions=4))
+
+    with pytest.raises(ValueError, match=r"^model\.teacher must be of num_actions 7 .* found one of num_actions 4$"):
+        module.check_trainer(make_trainer())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("temperature", 0.0),
+        ("divergence_weight", 0.0),
+        ("fading_steps", 0),
+        ("teacher_share", 1.5),
+        ("teacher_share_steps", 0),
+    ],
+)
+def test_options_out_of_range_are_refused(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^model\.{option} must be .*, found {value}$"):
+        make_student(**{option: value})
+
+
+def test_values_have_one_target_only() -> None:
+    with pytest.raises(ValueError, match=r"^model\.regress_values must be false with the proximal loss"):
+        make_student(loss="proximal", regress_values=True)
+
+
+def test_divergence_of_a_certain_teacher_is_finite() -> None:
+    module = make_student()
+    batch = replace(batch_of(module), teacher_logits=torch.full((NUM_STEPS * NUM_ENVS, NUM_ACTIONS), -1e4))
+    batch.teacher_logits[:, 0] = 0
+
+    losses, _ = module.objective(batch, generator())
+
+    assert math.isfinite(losses["distill"].detach())
