@@ -23,7 +23,7 @@ from tests.support.command_lines import parsed
 from tests.support.methods import CONFIGS
 
 ROOT = CONFIGS.parent
-FOLDERS = (".", ".github", "checkpoints", "configs", "configs/cluster", "tests", "tests/benchmarks")
+FOLDERS = (".", ".github", "checkpoints", "configs", "configs/cluster", "tests", "tests/benchmarks", "tests/examples")
 DOCUMENTS = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
     for folder in FOLDERS
@@ -72,14 +72,14 @@ def check_fit(args: list[str]) -> None:
     """Arguments of `lightning-rl` that it takes; classes and game are ones that there are."""
     if args == ["doctor"]:  # `tests/cli/test_doctor.py` runs it
         return
-    if args[0] == "report":
-        report_parser().parse_args(args[1:])
-        return
     if args[0] == "bench":
         bench.parser().parse_args(args[1:])
         return
     if args[0] == "export":
         args = ["test", *export.parser().parse_known_args(args[1:])[1]]
+    if args[0] == "report":
+        report_parser().parse_args(args[1:])
+        return
     if "--config" not in args and "--ckpt_path" in args:  # a run folder's config.yaml would be taken
         args = [args[0], "--config", "configs/ppo.yaml", *args[1:]]
     if any(arg.endswith(("help", "--version", "--print_config")) for arg in args):
@@ -129,8 +129,9 @@ def test_a_command_is_one_that_its_program_takes(command: str, monkeypatch: pyte
         case "pytest":
             check_pytest(args)
         case "sbatch" | "bash":
-            assert Path(args[0]).is_file()
-            check_fit(["fit", "--config", variables["CONFIG"], *args[1:]])
+            options = args[args.index("--array") + 2 :] if "--array" in args else args
+            assert Path(options[0]).is_file()
+            check_fit(["fit", "--config", variables["CONFIG"], *options[1:]])
         case "kubectl" | "wandb":
             assert [word for word in args if word.endswith(".yaml") and not Path(word).is_file()] == []
         case "pip":
