@@ -252,14 +252,19 @@ class RunCLI(StagedCLI):
         if config["max_time"] is not None:
             callbacks.append(TimeLimit(config["max_time"]))
         self._checkpoint_io = checkpoint_files.AtomicCheckpointIO()
-        trainer: Trainer = super().instantiate_trainer(
-            callbacks=callbacks,
-            logger=loggers or False,
-            plugins=[*plugins, *cluster_environment(plugins), self._checkpoint_io],
-            default_root_dir=str(self.run_dir),
-            max_time=None,
-            **kwargs,
-        )
+        try:
+            trainer: Trainer = super().instantiate_trainer(
+                callbacks=callbacks,
+                logger=loggers or False,
+                plugins=[*plugins, *cluster_environment(plugins), self._checkpoint_io],
+                default_root_dir=str(self.run_dir),
+                max_time=None,
+                **kwargs,
+            )
+        except RuntimeError as error:
+            if "stateful callback" not in str(error):
+                raise
+            raise UsageError(f"trainer.callbacks: {error}") from error
         return trainer
 
     def _callbacks(self) -> list[Callback]:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.config_files import check_order
+from lightning_rl.cli.program import _status_of
 from lightning_rl.errors import UsageError
 from tests.support.command_lines import parsed, refusal
 from tests.support.methods import CONFIGS
@@ -67,12 +70,39 @@ class TestTheInnermostReason:
         assert told in message
         assert "--config FILE" not in message
 
+    def test_of_callbacks_that_cannot_be_told_apart(
+        self, capsys: pytest.CaptureFixture[str], empty_folder: Path
+    ) -> None:
+        twice = [{"class_path": "pytorch_lightning.callbacks.ModelCheckpoint"}] * 2
+        Path("more.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": twice}}))
+        message = refusal([*PPO, "--config", "more.yaml"], capsys)
+        assert "trainer.callbacks: Found more than one stateful callback of type `ModelCheckpoint`" in message
+        assert os.listdir(empty_folder) == ["more.yaml"]
+
     @pytest.mark.parametrize(
         ("option", "value"), [("logger", "FooLogger"), ("callbacks", "FooCallback"), ("plugins", "FooPlugin")]
     )
     def test_of_a_class_that_is_not_known(self, option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
         message = refusal([*PPO, f"--trainer.{option}", value], capsys)
         assert f"trainer.{option} must be a class, named by its import path, found {value}" in message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MisconfigurationException("`ModelCheckpoint(monitor='x')` could not find the monitored key"),
+        ModuleNotFoundError("`DeviceStatsMonitor` cannot log CPU stats as `psutil` is not installed"),
+    ],
+)
+def test_what_a_callback_misses_once_it_runs_is_told_in_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: RunCLI) -> None:
+        raise error
+
+    monkeypatch.setattr(RunCLI, "run", fail)
+    assert _status_of(RunCLI.__new__(RunCLI)) == 2
+    assert capsys.readouterr().err == f"lightning-rl: {error}\n"
 
 
 class TestConfigComesFirst:

@@ -357,7 +357,7 @@ def test_a_row_says_what_imagined_steps_earned(source: Recorded, monkeypatch: py
         return rollout
 
     monkeypatch.setattr(learner, "imagined_rollout", recorded)
-    monkeypatch.setattr(learner, "log_dict", lambda _: None)
+    monkeypatch.setattr(learner, "log_dict", lambda *_, **__: None)
     logged: list[tuple[str, float]] = []
     monkeypatch.setattr(learner, "log", lambda key, value, **_: logged.append((key, value)))
     for _ in range(4):  # of two passes, each a slice of the world model's and one of the policy's
