@@ -7,7 +7,9 @@ from lightning_rl.version import __version__
 
 if TYPE_CHECKING:
     from lightning_rl.data.atari import AtariDataModule
+    from lightning_rl.data.datamodule import RolloutDataModule
     from lightning_rl.data.procgen import ProcgenDataModule
+    from lightning_rl.modules.base import RLModule
     from lightning_rl.modules.impala import ImpalaModule
     from lightning_rl.modules.impala_vae import ImpalaVAEModule, SurpriseConfig, VAEConfig
     from lightning_rl.modules.policy_distill import PolicyDistillModule
@@ -27,6 +29,8 @@ _HOMES = {
     "PPODistillModule": "modules.ppo_distill",
     "PPOModule": "modules.ppo",
     "ProcgenDataModule": "data.procgen",
+    "RLModule": "modules.base",
+    "RolloutDataModule": "data.datamodule",
     "SimPLeModule": "modules.simple.module",
     "SurpriseConfig": "modules.impala_vae",
     "VAEConfig": "modules.impala_vae",
@@ -43,6 +47,8 @@ __all__ = [
     "PPOModule",
     "PolicyDistillModule",
     "ProcgenDataModule",
+    "RLModule",
+    "RolloutDataModule",
     "SimPLeModule",
     "SurpriseConfig",
     "VAEConfig",

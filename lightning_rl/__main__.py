@@ -18,6 +18,10 @@ def run() -> None:
         from lightning_rl.cli import doctor  # must start where the other modules' imports fail
 
         sys.exit(doctor.main(sys.argv[2:], os.environ))
+    if sys.argv[1:2] == ["report"]:
+        from lightning_rl.report import command  # needs no torch, whose import takes longer than a report
+
+        sys.exit(command.main(sys.argv[2:]))
     from lightning_rl.cli import main  # late: actor processes import this file, too, but need none of it
 
     sys.exit(main())

@@ -16,12 +16,12 @@ from torch.distributed.run import get_args_parser
 
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.envs.procgen_games import GAMES
-from tests.support.methods import CONFIGS
+from tests.support.methods import CONFIGS, module_of
 from tests.support.runs import ENV_STEPS, fit_args, load, rows
 
 CLUSTER = CONFIGS / "cluster"
 ON_CPU = ["--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
-SWEPT = {f"configs/{method}.yaml": method for method in ("ppo", "ppo_distill", "impala", "impala_vae", "simple")}
+SWEPT = [f"configs/{name}.yaml" for name in ("ppo", "ppo_distill", "impala", "impala_vae", "simple")]
 WANDB: Any = import_module("wandb.sdk.launch.sweeps.utils")  # what the agent makes a command line with
 
 
@@ -117,6 +117,11 @@ class TestSlurm:
         assert slurm(tmp_path, status=143, state=state)[0] == 143
         assert "scontrol" not in (tmp_path / "calls").read_text()
 
+    def test_of_an_array_each_job_is_a_seed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        _, [call] = slurm(tmp_path, status=0, SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_JOB_ID="16")
+        cli = started(options(call, "lightning-rl"), monkeypatch)
+        assert (cli.run_dir, cli.config.fit.seed_everything) == (tmp_path / "run" / "seed_3", 3)
+
     def test_does_not_go_round_for_ever(self, tmp_path: Path) -> None:
         assert slurm(tmp_path, status=143, SLURM_RESTART_COUNT="3", MAX_RESTARTS="3")[0] == 143
         assert "scontrol" not in (tmp_path / "calls").read_text()
@@ -181,7 +186,7 @@ class TestSweep:
         assert sweep["method"] == "grid"
         assert sweep["metric"] == {"name": "validation/return", "goal": "maximize"}
         assert sweep["parameters"] == {
-            "config": {"values": list(SWEPT)},
+            "config": {"values": SWEPT},
             "data.game": {"values": list(GAMES)},
             "seed_everything": {"values": [1, 2, 3, 4, 5]},
         }
@@ -210,12 +215,12 @@ class TestSweep:
 
         for key, value in ids.items():
             monkeypatch.setenv(key, value)
-        monkeypatch.setattr("lightning_rl.cli.command.silent_server", lambda: None)  # there is a network on a cluster
+        monkeypatch.setattr("lightning_rl.cli.loggers.silent_server", lambda: None)  # there is a network on a cluster
         args = options(call, "lightning-rl")
         assert args[args.index("--ckpt_path") + 1] == "last"
         cli = started(args, monkeypatch)
         assert (cli.run_dir, cli.location.run_id) == (tmp_path / "runs" / "sweep1" / "run1", "run1")
-        assert cli.method == SWEPT[config]
+        assert cli.method == module_of(Path(config).stem).method({})
         assert (cli.datamodule.game, cli.config.fit.seed_everything) == (GAMES[-1], 5)
         logger = cli.config.fit.trainer.logger.init_args
         assert (logger.offline, logger.id) == (False, "run1")

@@ -1,5 +1,6 @@
 """Every config file: it parses, builds and trains, says nothing twice, and holds the papers' numbers."""
 
+import math
 import re
 from collections.abc import Iterator
 from functools import reduce
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch.optim.lr_scheduler import LinearLR
 
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.runs.metrics_csv import read_metrics
@@ -28,6 +30,7 @@ OVERLAYS: dict[str, list[tuple[str, ...]]] = {
     "scale/simple_cpu": [("simple",), ("simple_atari",)],
     "scale/simple_stochastic_cpu": [("simple",)],
     "scale/simple_atari_cpu": [("simple_atari", "scale/simple_cpu")],
+    "variants/annealed": [("ppo_atari",)],
     "variants/rnd": [("ppo",), ("ppo_distill",)],
     "variants/impoola": [("ppo",), ("impala",)],
     "variants/surprise": [("impala_vae",)],
@@ -169,6 +172,14 @@ def test_ppo_atari_is_table_5_of_schulman() -> None:
     assert (data.total_env_steps, data.frame_stack, data.reward_clipping) == (10_000_000, 4, True)
     assert (data.sticky_actions, data.max_no_ops, data.max_episode_steps) == (False, 8, 108_000 // 4)
     assert (data.game, data.obs_shape, data.num_actions) == ("pong", (105, 80, 12), 6)
+
+
+def test_annealed_ppo_atari_ends_with_the_rate_at_zero() -> None:
+    cli = build("ppo_atari.yaml", "variants/annealed.yaml")
+    data, schedule = cli.datamodule, cli.model.scheduler
+    boundary = data.num_envs * data.num_steps * cli.config.fit.data.init_args.iterations_per_epoch
+    assert (schedule.func, schedule.keywords["start_factor"], schedule.keywords["end_factor"]) == (LinearLR, 1, 0)
+    assert schedule.keywords["total_iters"] == math.ceil(data.total_env_steps / boundary)
 
 
 def test_ppo_distill_is_rullos_table_1() -> None:

@@ -18,11 +18,12 @@ from pytorch_lightning import Trainer
 from lightning_rl.cli import bench, export
 from lightning_rl.cli.registry import CLASSES, data_class, module_class
 from lightning_rl.modules.hyper_parameters import constructor_options
+from lightning_rl.report.command import parser as report_parser
 from tests.support.command_lines import parsed
 from tests.support.methods import CONFIGS
 
 ROOT = CONFIGS.parent
-FOLDERS = (".", ".github", "checkpoints", "configs", "configs/cluster", "tests", "tests/benchmarks")
+FOLDERS = (".", ".github", "checkpoints", "configs", "configs/cluster", "tests", "tests/benchmarks", "tests/examples")
 DOCUMENTS = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
     for folder in FOLDERS
@@ -76,6 +77,9 @@ def check_fit(args: list[str]) -> None:
         return
     if args[0] == "export":
         args = ["test", *export.parser().parse_known_args(args[1:])[1]]
+    if args[0] == "report":
+        report_parser().parse_args(args[1:])
+        return
     if "--config" not in args and "--ckpt_path" in args:  # a run folder's config.yaml would be taken
         args = [args[0], "--config", "configs/ppo.yaml", *args[1:]]
     if any(arg.endswith(("help", "--version", "--print_config")) for arg in args):
@@ -125,8 +129,9 @@ def test_a_command_is_one_that_its_program_takes(command: str, monkeypatch: pyte
         case "pytest":
             check_pytest(args)
         case "sbatch" | "bash":
-            assert Path(args[0]).is_file()
-            check_fit(["fit", "--config", variables["CONFIG"], *args[1:]])
+            options = args[args.index("--array") + 2 :] if "--array" in args else args
+            assert Path(options[0]).is_file()
+            check_fit(["fit", "--config", variables["CONFIG"], *options[1:]])
         case "kubectl" | "wandb":
             assert [word for word in args if word.endswith(".yaml") and not Path(word).is_file()] == []
         case "pip":
@@ -175,8 +180,8 @@ def options_of(*parsers: argparse.ArgumentParser) -> set[str]:
 
 @cache
 def is_of_another_program(name: str) -> bool:
-    """Whether an option, by its name, is one of `export`, `bench` or a program among the tests."""
-    if name in options_of(export.parser(), bench.parser()):
+    """Whether an option, by its name, is one of `export`, `bench`, `report` or a program among the tests."""
+    if name in options_of(export.parser(), bench.parser(), report_parser()):
         return True
     programs = (path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
     return "." not in name and any(f'add_argument("--{name}"' in program for program in programs)

@@ -20,7 +20,7 @@ from lightning_rl.cli.program import main
 from lightning_rl.errors import BusyError
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.folder_lock import folder_lock
-from tests.support.methods import RUNNING_STD, Options, variants
+from tests.support.methods import ANNEALED, RUNNING_STD, Options, variants
 from tests.support.runs import ENV_STEPS, differences, fit, fit_args, flat, load, rows, start, unlike, wait_until
 from tests.support.shared_runs import SharedRuns
 from tests.support.wandb_reader import read_history, read_run_id
@@ -134,6 +134,17 @@ def test_validation_and_video_change_no_bit_of_training(tmp_path: Path, runs: Sh
         states = (checkpoint["callbacks"][RANDOM_STATES][stream] for checkpoint in (without, judged))
         assert differences(*states) == []
     assert all("validation/return" in row for row in rows(tmp_path / "with"))
+
+
+def test_a_run_with_a_schedule_is_not_continued_without(
+    tmp_path: Path, runs: SharedRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = runs.finished("ppo", **ANNEALED) / "last.ckpt"
+
+    assert main(fit_args(tmp_path / "run", "--ckpt_path", str(checkpoint), model__optimizer="RMSprop")) == 2
+
+    told = "its run has a schedule of learning rates, this command none; give model.scheduler as it was trained"
+    assert told in capsys.readouterr().err
 
 
 def actors_of(learner: BaseProcess) -> list[int]:

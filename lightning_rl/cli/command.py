@@ -4,6 +4,7 @@ import logging
 import shlex
 import sys
 import warnings
+from argparse import SUPPRESS
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,6 @@ from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import WandbLogger
 
-import lightning_rl
 from lightning_rl.callbacks.checkpointing import RunCheckpoint
 from lightning_rl.callbacks.evaluation_report import EvaluationReport
 from lightning_rl.callbacks.graceful_stop import StopAtBoundary
@@ -29,6 +29,7 @@ from lightning_rl.callbacks.same_start import SameStart
 from lightning_rl.callbacks.time_limit import TimeLimit
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model_report import WorldModelReport
+from lightning_rl.cli import seeds
 from lightning_rl.cli.config_files import (
     asked_data_class,
     check_configs,
@@ -39,8 +40,9 @@ from lightning_rl.cli.config_files import (
 from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.loggers import check_one_writer, place_loggers
 from lightning_rl.cli.policy_folders import asked_policy, find_location, policy_at, trained_for, with_policy_config
-from lightning_rl.cli.registry import data_class, module_class
+from lightning_rl.cli.registry import data_class, import_plugins, module_class
 from lightning_rl.cli.run_location import users_path
+from lightning_rl.cli.shipped_configs import with_shipped_configs
 from lightning_rl.cli.trainer_options import (
     check_built,
     check_options,
@@ -57,9 +59,6 @@ from lightning_rl.runs.metrics_csv import MetricsCSV
 from lightning_rl.runs.signals import STOPPED, SignalWatcher
 from lightning_rl.runs.wandb_run import drop_obsolete_settings, outlive
 from lightning_rl.version import __version__
-
-for _name in lightning_rl.__all__:  # the parser accepts only classes that are imported
-    getattr(lightning_rl, _name)
 
 
 class _Parser(LightningArgumentParser):
@@ -85,6 +84,8 @@ class RunCLI(StagedCLI):
         self.stopper = StopAtBoundary(signal_watcher)
         self._remarks: list[str] = []  # printed once the command is known to be right
         self._asked = args[0] if args else ""
+        import_plugins()
+        args = with_shipped_configs(args)
         check_configs(args)
         check_order(args)
         self.policy = asked_policy(args)
@@ -103,7 +104,8 @@ class RunCLI(StagedCLI):
             parser_kwargs={
                 "prog": "lightning-rl",
                 "version": __version__,
-                "epilog": "`lightning-rl doctor` shows what will break on this machine, and what a bug report needs.",
+                "epilog": "`lightning-rl report` shows statistics over runs, `export` writes an agent as a folder,"
+                " `bench` times one, and `doctor` shows what will break on this machine, and what a bug report needs.",
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -132,6 +134,8 @@ class RunCLI(StagedCLI):
             default=False,
             help="Accept a checkpoint of another number of ranks, actors or environments; games start anew.",
         )
+        for option, meaning in seeds.OPTIONS.items():  # for the help: `main` takes them before
+            parser.add_argument(option, type=str, default=SUPPRESS, help=meaning)
         trainer = yaml.safe_load(Path(__file__).with_name("defaults.yaml").read_text(encoding="utf-8"))["trainer"]
         defaults = {f"trainer.{key}": value for key, value in trainer.items()}
         parser.set_defaults({**defaults, "data": {"class_path": self._data_class}})
@@ -154,6 +158,9 @@ class RunCLI(StagedCLI):
     def before_instantiate_classes(self) -> None:
         """Checks the options, and finds the run folder and the checkpoint."""
         config = self.config[self.subcommand]
+        for option in seeds.OPTIONS:
+            if (name := option.removeprefix("--")) in config:
+                raise UsageError(f"{name} is an option of the command line, found in a config")
         for key in ("model", "data", "trainer"):
             if not isinstance(config.get(key), Namespace):
                 raise UsageError(f"{key} must be a group of options, found {config.get(key)}")
@@ -186,11 +193,12 @@ class RunCLI(StagedCLI):
             if self.location.saved is not None:
                 self.model.prepare_for(self.location.saved)
             batches = self.model.batches_per_iteration(self.datamodule.num_steps, self.datamodule.num_envs)
-            epoch = self.config[self.subcommand].data.init_args.iterations_per_epoch
+            epoch = self.config[self.subcommand].data.init_args.get("iterations_per_epoch", 1)
             check_built(self.trainer, batches=batches * epoch)
             self.datamodule.check_agent(self.model)
             if self.subcommand == "fit":
                 self.model.check_trainer(self.trainer)
+                self.model.configure_optimizers()  # torch checks their options when they are built
             if self.location.saved is not None and self.checkpoint is not None:
                 self._check(self.location.saved, self.checkpoint)
             elif (given := self.config[self.subcommand].policy_from) is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lightning_rl.cli.registry import CLASSES
+from lightning_rl.cli.registry import CLASSES, class_paths
 from lightning_rl.errors import UsageError
 
 _MAX_CONFIG_BYTES, _MAX_CONFIG_VALUES, _MAX_CONFIG_DEPTH = 1_000_000, 20_000, 50
@@ -123,9 +123,18 @@ def asked_data_class(args: list[str], *, default: str | None = None) -> str:
         with suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # what is wrong the parser will tell
             named.append(yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["class_path"])
     named += values(args, "--data", "--data.class_path")
-    paths = {c.__name__: f"lightning_rl.{c.__name__}" for c in CLASSES["data"]()}
-    known = [paths[name] for name in (str(given).rpartition(".")[2] for given in named) if name in paths]
-    return known[-1]
+    known = {name: class_paths(c)[0] for c in CLASSES["data"]() for name in (c.__name__, *class_paths(c))}
+    return [known[str(name)] for name in named if str(name) in known][-1]
+
+
+def positions(args: list[str], *names: str) -> list[tuple[int, str]]:
+    """Where the values of an option stand, as `--name value` or `--name=value`, and which they are."""
+    found = []
+    for index, (arg, following) in enumerate(pairwise([*args, ""])):
+        name, sign, value = arg.partition("=")
+        if name in names and (sign or index + 1 < len(args)):
+            found.append((index, value) if sign else (index + 1, following))
+    return found
 
 
 def values(args: list[str], *names: str) -> list[str]:
@@ -157,13 +166,10 @@ _SPLIT = {"PPODistillModule": ("distillation", "PPOModule"), "ImpalaVAEModule": 
 def with_todays_classes(args: list[str]) -> list[str]:
     """Replaces configs of older runs, which name a plain method by a null option, by their text with today's class."""
     given = list(args)
-    for index, value in enumerate(given):
-        path = value.removeprefix("--config=")
-        if path == value and (index == 0 or given[index - 1] not in ("--config", "-c")):
-            continue
+    for index, path in positions(args, "--config", "-c"):
         with suppress(OSError, ValueError, yaml.YAMLError, TypeError, KeyError):  # what is wrong the parser will tell
             if (text := _with_todays_class(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))) is not None:
-                given[index] = value[: len(value) - len(path)] + text
+                given[index] = given[index].removesuffix(path) + text
     return given
 
 

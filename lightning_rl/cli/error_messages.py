@@ -10,7 +10,7 @@ from typing import get_args
 from pytorch_lightning import Trainer
 
 from lightning_rl.cli.config_files import values
-from lightning_rl.cli.registry import CLASSES
+from lightning_rl.cli.registry import CLASSES, PLUGINS, none_of, trusted_packages
 from lightning_rl.modules.hyper_parameters import constructor_options
 
 _MAX_LINE = 2000  # characters of a message
@@ -30,7 +30,7 @@ def short_message(message: str, args: list[str]) -> str:
         names = [arg for arg in args if arg.startswith(lacking[1]) and not values([arg, "--"], arg)[0].strip("-")]
         return f"{', '.join(names)}: expected a value"
     if missing := re.search(r"arguments are required: (?:\w+\.)?(\w+)", message):
-        remedy = "" if key else "; give --config FILE, as configs/ppo.yaml"
+        remedy = "" if key else "; give --config FILE, or the name of a shipped one, as ppo"
         return f"{key}.{missing[1]} is missing{remedy}".lstrip(".")
     if re.match("Problems parsing config|Unexpected config", message):
         return f"config: {', '.join(values(args, '--config', '-c'))} is not a config: {message.partition(': ')[2]}"
@@ -70,12 +70,8 @@ def _of_a_class(key: str, message: str) -> str | None:
 
 def _wrong_value(key: str, message: str) -> str:
     value = re.search(r"(?:Given|Got) value: (.*)", message)
-    if key in CLASSES and re.search("import path|class_path '|Import path", message):
-        found = re.search(r"class_path'(?::|, val=) ?'([^']+)'", value[1]) if value else None
-        names = ", ".join(c.__name__ for c in CLASSES[key]())
-        return f"{key} must be one of {names}, found {found[1] if found else value and value[1]}"
-    if (inner := _of_a_class(key, message)) is not None:
-        return inner
+    if (wrong := _wrong_class(key, message, value and value[1])) is not None:
+        return wrong
     reasons = [line for line in re.findall(r"^ *- (.*)", message, re.MULTILINE) if not re.match(_NO_REASON, line)]
     if reasons and "Parser key" not in reasons[-1]:
         return str(reasons[-1])
@@ -89,6 +85,27 @@ def _wrong_value(key: str, message: str) -> str:
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", " or ".join(types)).replace("NoneType", "null")
     text = re.sub(r"typing\.Literal\[(.*?)]", r"one of \1", text)
     return f"{key} must be {text}, found {value[1]}"
+
+
+def _wrong_class(key: str, message: str, value: str | None) -> str | None:
+    """What is wrong with a class, if anything is."""
+    if key in CLASSES and re.search("import path|class_path '|Import path", message):
+        found = re.search(r"class_path'(?::|, val=) ?'([^']+)'", value) if value else None
+        return none_of(key, found[1] if found else str(value))
+    if refused := re.search(r"Importing '([^']+)' is not allowed", message):
+        return _foreign(key, refused[1])
+    if other := re.search(r"Expected '([^']+)' to be a subclass of (?:Union\[)?(\w+)", message):
+        return f"{key} must be a subclass of {other[2]}, found {other[1]}"
+    return _of_a_class(key, message)
+
+
+def _foreign(key: str, class_path: str) -> str:
+    """A class that no config may name."""
+    package, _, name = class_path.partition(".pytorch.")
+    if package == "lightning" and name:
+        return f"{key} must be of pytorch_lightning, as this package is: pytorch_lightning.{name}, found {class_path}"
+    trusted = ", ".join(trusted_packages())
+    return f"{key} must be a class of {trusted} or of an installed plug-in ({PLUGINS}), found {class_path}"
 
 
 def _unknown(option: str, message: str) -> str:
@@ -108,6 +125,8 @@ _OWN_OPTIONS = [
     "trainer",
     "seed_everything",
     "run_dir",
+    "seeds",
+    "seeds_at_once",
     "ckpt_path",
     "policy_from",
     "allow_inexact_resume",

@@ -121,7 +121,7 @@ def main(args: list[str]) -> int:
     if not values(rest, "--run_dir"):
         rest = [*rest, "--run_dir", str(out.absolute().parent)]  # so that a run may be on a disk that is only read
     run = load_checkpoint(rest)
-    _write_whole(out, lambda partial: _write(partial, run, options))
+    write_whole(out, lambda partial: _write(partial, run, options))
     sys.stdout.write(f"policy     {out}\nnext:      lightning-rl test --ckpt_path {out}\n")
     if name is not None:
         sys.stdout.write(f"pushed to  {hub.push(out, name)}\n")
@@ -137,20 +137,22 @@ def _check_target(out: Path, *, overwrite: bool) -> None:
         raise UsageError(f"out: {out} is not an earlier export, and is not replaced; give another folder")
 
 
-def _write_whole(out: Path, write: Callable[[Path], None]) -> None:
+def write_whole(out: Path, write: Callable[[Path], None]) -> None:
     """Writes a folder beside its place and renames it, so that no part of one is ever there."""
     partial, old = (out.with_name(f".{out.name}.{kind}") for kind in ("partial", "old"))
-    for path in (partial, old):
-        shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         write(partial)
+        shutil.rmtree(old, ignore_errors=True)
         if out.exists():
             out.rename(old)
         partial.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
-        for path in (partial, old):
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not out.exists():
+            old.rename(out)
 
 
 def _write(out: Path, run: Checkpoint, options: argparse.Namespace) -> None:

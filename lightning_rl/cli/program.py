@@ -18,7 +18,9 @@ from lightning_rl.cli import bench, export
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.config_files import with_run_config
 from lightning_rl.cli.error_messages import say, short_message
+from lightning_rl.cli.registry import import_plugins
 from lightning_rl.cli.run_location import launchers_run_dir
+from lightning_rl.cli.seeds import end_with_others, is_asked_for, run_seeds, this_program
 from lightning_rl.cli.standard_streams import keep_open
 from lightning_rl.cpu import allocator
 from lightning_rl.errors import ActorError, BusyError, ReplayError, UnsavedError, UsageError
@@ -41,9 +43,12 @@ def main(args: list[str] | None = None) -> int:
     allocator.keep_freed_memory()
     if launchers_run_dir() is not None:
         end_with(os.getppid())
+    end_with_others()
     os.environ.setdefault("WANDB_SILENT", "true")  # W&B would print six lines about the run folder
     warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # Lightning uses it, users cannot help it
     given = sys.argv[1:] if args is None else args
+    if is_asked_for(given):
+        return run_seeds(given, this_program(args))
     with _signals_answered() as signal_watcher:
         try:
             return _answered(given, signal_watcher)
@@ -58,6 +63,7 @@ _OTHERS = {"export": export.main, "bench": bench.main}
 
 def _answered(given: list[str], signal_watcher: SignalWatcher) -> int:
     try:
+        import_plugins()
         if given and given[0] in _OTHERS:
             return _OTHERS[given[0]](given[1:])
         cli = RunCLI(with_run_config(given), signal_watcher=signal_watcher)

@@ -1,18 +1,64 @@
-"""The methods and data modules that a config may name."""
+"""The methods and data modules that a config may name: this package's, those of installed plug-ins, imported ones."""
 
+import inspect
+import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from typing import Any
 
+from jsonargparse import set_parsing_settings
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers import Logger
+
+import lightning_rl
 from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.errors import UsageError
 from lightning_rl.modules.base import RLModule
+
+PLUGINS = "lightning_rl.plugins"
+"""Group of entry points, each a module whose import defines methods or data modules."""
+
+_TRUSTED = ("torch.optim",)
+"""Packages without a class that is looked for below, whose classes a config may name, too."""
+
+
+for _name in lightning_rl.__all__:  # a class that is not imported is no subclass of anything
+    getattr(lightning_rl, _name)
+
+
+def import_plugins() -> None:
+    """Imports the installed plug-ins, and lets configs name no classes but theirs and this package's.
+
+    The parser accepts only classes that are imported, and would import whatever module a config names. Installed
+    plug-ins are trusted, and so is what has been imported before; a YAML from elsewhere is not.
+
+    Raises:
+        UsageError: a plug-in cannot be imported.
+    """
+    for plugin in entry_points(group=PLUGINS):
+        try:
+            plugin.load()
+        except Exception as error:  # whatever its code raises
+            package = plugin.dist.name if plugin.dist else "a package"
+            raise UsageError(
+                f"the plug-in {plugin.value} of {package} cannot be imported: {type(error).__name__}: {error}; repair"
+                f" or uninstall {package}"
+            ) from error
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=trusted_packages())
+
+
+def trusted_packages() -> list[str]:
+    """Packages whose classes a config may name."""
+    parents: tuple[type[Any], ...] = (RLModule, RolloutDataModule, Callback, Logger)
+    known = {child.__module__.partition(".")[0] for parent in parents for child in _subclasses(parent)}
+    return sorted({*known, *_TRUSTED})
 
 
 def module_class(class_path: str) -> type[RLModule]:
     """The method that a config names.
 
     Raises:
-        UsageError: it is none of this package's.
+        UsageError: there is none of this name.
     """
     found: type[RLModule] = _named("model", class_path, _subclasses(RLModule))
     return found
@@ -22,25 +68,43 @@ def data_class(class_path: str) -> type[RolloutDataModule]:
     """The data module that a config names.
 
     Raises:
-        UsageError: it is none of this package's.
+        UsageError: there is none of this name.
     """
     found: type[RolloutDataModule] = _named("data", class_path, CLASSES["data"]())
     return found
 
 
+def class_paths(owner: type) -> list[str]:
+    """The names by which a class can be imported, the shortest first: packages export what their modules define."""
+    parts = owner.__module__.split(".")
+    packages = [".".join(parts[:count]) for count in range(1, len(parts))]
+    exporting = [name for name in packages if getattr(sys.modules.get(name), owner.__qualname__, None) is owner]
+    return [f"{name}.{owner.__qualname__}" for name in (*exporting, owner.__module__)]
+
+
 def _named(key: str, class_path: str, known: list[Any]) -> Any:
     for c in known:
-        if f"{c.__module__}.{c.__qualname__}" == class_path or class_path.endswith(f"lightning_rl.{c.__name__}"):
+        if class_path in class_paths(c):
             return c
-    raise UsageError(f"{key} must be one of {', '.join(c.__name__ for c in CLASSES[key]())}, found {class_path}")
+    raise UsageError(none_of(key, class_path))
+
+
+def none_of(key: str, class_path: str) -> str:
+    """Says that a name is no class for a key of the config."""
+    names = ", ".join(c.__name__ for c in CLASSES[key]())
+    return f"{key} must be one of {names}, or a class of an installed plug-in ({PLUGINS}), found {class_path}"
 
 
 def _subclasses(parent: type[Any]) -> list[Any]:
     return [child for direct in parent.__subclasses__() for child in (direct, *_subclasses(direct))]
 
 
+def _usable(parent: type[Any]) -> list[Any]:
+    return [child for child in _subclasses(parent) if not inspect.isabstract(child)]
+
+
 # of methods those that learn: the module of an exported policy is the command's own choice
 CLASSES: dict[str, Callable[[], list[Any]]] = {
-    "model": lambda: [method for method in _subclasses(RLModule) if method.learns],
-    "data": lambda: _subclasses(RolloutDataModule),
+    "model": lambda: [method for method in _usable(RLModule) if method.learns],
+    "data": lambda: _usable(RolloutDataModule),
 }

@@ -114,11 +114,6 @@ class AtariDataModule(RolloutDataModule):
         return canonical_game(name)
 
     @property
-    def level_sets(self) -> dict[str, tuple[int, int]]:
-        """The game itself."""
-        return {"full_distribution": (0, 0)}
-
-    @property
     def reward_values(self) -> tuple[float, ...] | None:
         """Those that clipping leaves: games of Atari give whole numbers."""
         return (-1.0, 0.0, 1.0) if self.reward_clipping else None
@@ -127,10 +122,12 @@ class AtariDataModule(RolloutDataModule):
         """On the scale of random play and a human tester, or None outside of the 26 games."""
         return human_normalized(self.game, value)
 
-    def _games(self, num_envs: int, levels: tuple[int, int], seed: int) -> ResumableVectorEnv:
+    def games(self, num_envs: int, levels: tuple[int, int], seed: int) -> ResumableVectorEnv:
+        """See `RolloutDataModule`."""
         return self._maker(copy=True)(num_envs, seed)
 
-    def _training_games(self) -> MakeEnv:
+    def training_games(self) -> MakeEnv:
+        """See `RolloutDataModule`."""
         return self._maker(copy=False)
 
     def _maker(self, *, copy: bool) -> MakeEnv:

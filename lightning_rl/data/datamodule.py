@@ -70,7 +70,7 @@ class RolloutDataModule(LightningDataModule, ABC):
     action_meanings: tuple[str, ...] = ()
     """A name for each action, where the games have such."""
     distribution_mode: str | None = None
-    decisive: tuple[str, ...]
+    decisive: tuple[str, ...] = ("game",)
     """Attributes that must be as they were for games to go on where they stopped."""
     continues_in: Path | None = None
     """Folder of the checkpoint that the run continues from."""
@@ -79,19 +79,19 @@ class RolloutDataModule(LightningDataModule, ABC):
         self,
         *,
         game: str,
-        frame_stack: int,
         num_envs: int,
         num_steps: int,
         total_env_steps: int,
-        iterations_per_epoch: int,
-        num_actors: int,
-        actor_timeout: float,
-        validation_episodes: int,
-        test_episodes: int,
-        test_env_steps: int | None,
-        predict_episodes: int,
-        allow_inexact_resume: bool,
-        seed: int | None,
+        frame_stack: int = 1,
+        iterations_per_epoch: int = 1,
+        num_actors: int = 0,
+        actor_timeout: float = 20.0,
+        validation_episodes: int = 64,
+        test_episodes: int = 512,
+        test_env_steps: int | None = None,
+        predict_episodes: int = 8,
+        allow_inexact_resume: bool = False,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         _require_positive(
@@ -142,26 +142,29 @@ class RolloutDataModule(LightningDataModule, ABC):
         return name
 
     @property
-    @abstractmethod
     def level_sets(self) -> dict[str, tuple[int, int]]:
-        """`num_levels` and `start_level` of the levels that a policy is judged on, those of training first."""
+        """`num_levels` and `start_level` of the levels that a policy is judged on, those of training first.
+
+        By default all there are, as one set.
+        """
+        return {"full_distribution": (0, 0)}
 
     @property
-    @abstractmethod
     def reward_values(self) -> tuple[float, ...] | None:
         """All rewards that one step of training can give, or None where they are not a few known ones."""
+        return None
 
-    @abstractmethod
     def normalized_return(self, value: float) -> float | None:
         """A return on the scale that is published for the game, or None without one."""
+        return None
 
     @abstractmethod
-    def _games(self, num_envs: int, levels: tuple[int, int], seed: int) -> ResumableVectorEnv:
+    def games(self, num_envs: int, levels: tuple[int, int], seed: int) -> ResumableVectorEnv:
         """Builds games for judging, whose observations are the caller's to keep."""
 
     @abstractmethod
-    def _training_games(self) -> MakeEnv:
-        """Builds games for training, in whatever process; observations may be overwritten at the next step."""
+    def training_games(self) -> MakeEnv:
+        """What builds games for training, in whatever process; they may overwrite their observations at each step."""
 
     @property
     def collector(self) -> Collector | ActorPool:
@@ -204,11 +207,11 @@ class RolloutDataModule(LightningDataModule, ABC):
 
     def _new_collector(self) -> Collector | ActorPool:
         if self.num_actors == 0:
-            env = EpisodeStatistics(self._training_games()(self.num_envs, self._seed_for(_GAMES)))
+            env = EpisodeStatistics(self.training_games()(self.num_envs, self._seed_for(_GAMES)))
             replay = self._replay() if self.trainer is not None and self._agent.uses_replay else None
             return Collector(env, num_steps=self.num_steps, seed=self._seed_for(_ACTIONS), replay=replay)
         return ActorPool(
-            self._training_games(),
+            self.training_games(),
             num_actors=self.num_actors,
             num_envs=self.num_envs,
             num_steps=self.num_steps,
@@ -284,7 +287,7 @@ class RolloutDataModule(LightningDataModule, ABC):
         games, actions = (_TEST_GAMES, _TEST_ACTIONS) if is_test else (_EVALUATION_GAMES, _EVALUATION_ACTIONS)
 
         def make_env() -> ResumableVectorEnv:
-            return EpisodeStatistics(self._games(num_envs, levels, self._seed_for(games)))
+            return EpisodeStatistics(self.games(num_envs, levels, self._seed_for(games)))
 
         seed = self._seed_for(actions)
         return EvaluationDataset(level_set, make_env, policy, episodes_per_env=episodes_per_env, seed=seed, **options)
@@ -296,7 +299,7 @@ class RolloutDataModule(LightningDataModule, ABC):
         """
         seed = self._seed_for(_EXAMPLES)
         policy, generator = UniformPolicy(self.num_actions), torch.Generator().manual_seed(seed)
-        env = self._games(number, next(iter(self.level_sets.values())), seed)
+        env = self.games(number, next(iter(self.level_sets.values())), seed)
         try:
             obs, _ = env.reset()
             for _ in range(_STEPS_BEFORE_EXAMPLES):

@@ -180,12 +180,14 @@ class ProcgenDataModule(RolloutDataModule):
         """On the scale of a blind agent's return and the best possible one, or None; see `envs/procgen.py`."""
         return normalized_return(self.game, self.distribution_mode, value)
 
-    def _games(self, num_envs: int, levels: tuple[int, int], seed: int) -> ResumableVectorEnv:
+    def games(self, num_envs: int, levels: tuple[int, int], seed: int) -> ResumableVectorEnv:
+        """See `RolloutDataModule`."""
         alone = self.frame_stack == 1
         env = ProcgenVectorEnv(self.game, num_envs=num_envs, seed=seed, copy=alone, **self._game_options(levels))
         return env if alone else FrameStack(env, self.frame_stack)
 
-    def _training_games(self) -> MakeEnv:
+    def training_games(self) -> MakeEnv:
+        """See `RolloutDataModule`."""
         options = self._game_options(self._training_levels)
         if self.num_actors:
             options["num_threads"] = 0  # the actors are the threads

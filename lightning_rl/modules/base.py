@@ -13,6 +13,7 @@ import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
@@ -21,8 +22,8 @@ from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gr
 from lightning_rl.distributed import collectives
 from lightning_rl.modules.hyper_parameters import as_plain, constructor_options, from_plain
 from lightning_rl.modules.iteration_metrics import IterationMetrics
-from lightning_rl.modules.optimizers import fused_on
-from lightning_rl.modules.trainer_checks import check_trainer_for
+from lightning_rl.modules.optimizers import check_factories, configured, fuse, partial_of_class, take_options
+from lightning_rl.modules.trainer_checks import check_trainer_for, tell_lightnings_apart
 from lightning_rl.policies.config import NetworkConfig
 from lightning_rl.policies.policy import sample_actions
 from lightning_rl.protocols import Policy, Source
@@ -60,14 +61,17 @@ Module = TypeVar("Module", bound="RLModule")  # not `Self`, which the shape chec
 class RLModule(LightningModule, ABC):
     """Base class of the methods. Holds networks and optimizers, but no environment, rollout or random stream.
 
-    A subclass sets `network` and `loss_weights` and defines `method`, `batches_per_iteration`, `batches` and
-    `objective`. It sets `on_policy` to False if it can learn from rollouts of an older policy, and `uses_replay` to
-    True if it learns from a replay buffer; `learns` is False for what can only be judged.
+    A subclass sets `network` and `loss_weights` and defines `method`, `batches_per_iteration`, `batches`, `objective`,
+    and `parameter_groups` or `configure_optimizers`. It sets `on_policy` to False if it can learn from rollouts of an
+    older policy, and `uses_replay` to True if it learns from a replay buffer; `learns` is False for what can only be
+    judged.
 
     Args:
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
         max_grad_norm: bound on the norm of the gradient of each parameter group of the optimizer.
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+        optimizer: class of the optimizer, with its own options; None for Adam.
+        scheduler: class of the learning-rate schedule, with its own options; None for constant rates.
 
     Attributes:
         validation_returns: mean return per level set, from the last validation since the last epoch end.
@@ -87,16 +91,29 @@ class RLModule(LightningModule, ABC):
     def __new__(cls, *_: Any, **options: Any) -> Any:
         """Keeps the options that the module is built with, for `hparams` and checkpoints."""
         module = super().__new__(cls)
-        module.__dict__["_given"] = options
+        factories = {name: partial_of_class(value) for name, value in options.items() if callable(value)}
+        module.__dict__["_given"] = options | factories
         return module
 
-    def __init__(self, *, micro_batches: MicroBatchConfig | None, max_grad_norm: float, greedy: bool) -> None:
+    def __init__(
+        self,
+        *,
+        micro_batches: MicroBatchConfig | None,
+        max_grad_norm: float,
+        greedy: bool,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
         super().__init__()
+        tell_lightnings_apart()
         defaults = {name: option.default for name, option in constructor_options(type(self)).items()}
         self.save_hyperparameters(defaults | self._given, logger=False)  # W&B gets them from config.yaml
         self.micro_batches = micro_batches
         self.max_grad_norm = max_grad_norm
         self.greedy = greedy
+        self.optimizer = None if optimizer is None else partial_of_class(optimizer)
+        self.scheduler = None if scheduler is None else partial_of_class(scheduler)
+        check_factories(self.optimizer, self.scheduler)
         self.validation_returns: dict[str, float] = {}
         self._autocast: torch.dtype | None = None
         self._stops_at_boundary = False
@@ -117,6 +134,14 @@ class RLModule(LightningModule, ABC):
     @abstractmethod
     def objective(self, batch: Any, generator: torch.Generator) -> Objective:
         """Losses and metrics of a batch; `generator` is the source of all randomness, such as dropout."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of the optimizer, each with its learning rate `lr`, and `eps` for Adam."""
+        raise NotImplementedError(f"{type(self).__name__} must define parameter_groups or configure_optimizers")
+
+    def configure_optimizers(self) -> Any:
+        """Adam, or what `optimizer` and `scheduler` ask for."""
+        return configured(self.parameter_groups(), optimizer=self.optimizer, scheduler=self.scheduler)
 
     def prepare_for(self, checkpoint: dict[str, Any]) -> None:
         """Builds what only a checkpoint says, before its weights are loaded; nothing by default.
@@ -242,6 +267,7 @@ class RLModule(LightningModule, ABC):
         """Says in the file which method it is of, and with which options it was built, as plain containers."""
         options = as_plain(dict(self.hparams))
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = options
+        checkpoint["lr_schedulers"] = as_plain(checkpoint.get("lr_schedulers", []))
         game = getattr(getattr(self.trainer, "datamodule", None), "game", "")
         checkpoint.setdefault(METADATA, {"method": self.method(options), "game": game, "run_id": ""})
 
@@ -287,8 +313,8 @@ class RLModule(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the optimizer's state but keeps this run's hyper-parameters; torch would overwrite them.
 
-        With a learning-rate scheduler the saved ones are kept, because the scheduler changes them. `fused` follows the
-        device that this run trains on, to which Lightning moves the weights only later.
+        With a learning-rate schedule the saved ones are kept, because the schedule changes them. Adam's `fused` follows
+        the device that this run trains on, to which Lightning moves the weights only later.
 
         Raises:
             ValueError: training would go on from within an epoch.
@@ -296,14 +322,14 @@ class RLModule(LightningModule, ABC):
         trainer = attached_trainer(self)
         if "loops" in checkpoint and trainer is not None and trainer.state.fn == TrainerFn.FITTING:
             check_boundary(checkpoint, Path(trainer.ckpt_path) if trainer.ckpt_path else None)
-        if checkpoint.get("optimizer_states") and not checkpoint.get("lr_schedulers"):
-            (saved,) = checkpoint["optimizer_states"]
-            optimizer: Any = self.configure_optimizers()
-            device = self.device if trainer is None else trainer.strategy.root_device
-            for old, new in zip(saved["param_groups"], optimizer.param_groups, strict=True):
-                old |= {key: value for key, value in new.items() if key != "params"}
-                if "fused" in old:
-                    old["fused"] = fused_on(device.type)
+        if not checkpoint.get("optimizer_states"):
+            return
+        (saved,) = checkpoint["optimizer_states"]
+        optimizer, schedules = checkpoint_files.optimizer_and_schedules(self.configure_optimizers())
+        device = self.device if trainer is None else trainer.strategy.root_device
+        take_options(saved["param_groups"], optimizer, scheduled=bool(schedules))
+        if self.optimizer is None:
+            fuse(saved["param_groups"], device.type)
 
     def configure_gradient_clipping(
         self,

@@ -2,7 +2,11 @@
 
 import inspect
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, get_args
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 
 def constructor_options(owner: type) -> dict[str, inspect.Parameter]:
@@ -15,7 +19,10 @@ def constructor_options(owner: type) -> dict[str, inspect.Parameter]:
 
 
 def as_plain(value: Any) -> Any:
-    """An option as dicts, lists, strings and numbers."""
+    """An option as dicts, lists, strings and numbers; a class by its name and its own options."""
+    if isinstance(value, partial):
+        path = f"{value.func.__module__}.{value.func.__qualname__}"
+        return {"class_path": path, "init_args": as_plain(value.keywords)}
     if is_dataclass(value):
         return {field.name: as_plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
@@ -42,7 +49,21 @@ def from_plain(owner: type, options: dict[str, Any]) -> dict[str, Any]:
 
 def _argument(annotation: Any, value: Any) -> Any:
     if isinstance(value, dict):
+        if value.keys() == {"class_path", "init_args"}:
+            return partial(_imported_class(value["class_path"]), **value["init_args"])
         for kind in (annotation, *get_args(annotation)):
             if isinstance(kind, type) and is_dataclass(kind):
                 return kind(**from_plain(kind, value))
     return tuple(value) if isinstance(value, list) else value
+
+
+def _imported_class(class_path: str) -> Any:
+    """An optimizer or a schedule by its name, among those that are imported: a checkpoint cannot make import others."""
+    for kind in (*_subclasses(Optimizer), *_subclasses(LRScheduler)):
+        if f"{kind.__module__}.{kind.__qualname__}" == class_path:
+            return kind
+    raise ValueError(f"{class_path} must be an optimizer or a schedule of torch or of an imported package")
+
+
+def _subclasses(parent: type[Any]) -> list[Any]:
+    return [child for direct in parent.__subclasses__() for child in (direct, *_subclasses(direct))]

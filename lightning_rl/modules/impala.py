@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from numpy.typing import NDArray
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
@@ -17,7 +18,6 @@ from lightning_rl.losses.returns import discounts_from
 from lightning_rl.losses.value import squared_value_loss
 from lightning_rl.losses.vtrace import vtrace
 from lightning_rl.modules.base import Batch, Objective, RLModule
-from lightning_rl.modules.optimizers import adam
 from lightning_rl.networks.impala_cnn import CNNShape, Pooling
 from lightning_rl.networks.recurrent_actor_critic import RecurrentActorCritic
 from lightning_rl.policies.config import RECURRENT, NetworkConfig
@@ -81,6 +81,8 @@ class ImpalaModule(RLModule):
         max_grad_norm: bound on the norm of the gradient of policy and value.
         micro_batches: cut the batch into cache-sized parts (CPU); null computes it at once (GPU).
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+        optimizer: class of another optimizer than Adam, with its own options; its rates are those named here.
+        scheduler: class of a learning-rate schedule, with its own options; it steps at boundaries. Null for none.
 
     Raises:
         ValueError: a value outside its range.
@@ -113,8 +115,16 @@ class ImpalaModule(RLModule):
         max_grad_norm: float = 100.0,
         micro_batches: MicroBatchConfig | None = None,
         greedy: bool = False,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(micro_batches=micro_batches, max_grad_norm=max_grad_norm, greedy=greedy)
+        super().__init__(
+            micro_batches=micro_batches,
+            max_grad_norm=max_grad_norm,
+            greedy=greedy,
+            optimizer=optimizer,
+            scheduler=scheduler,
+        )
         check_option("model.gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
         bounds = {"max_rho": max_rho, "max_c": max_c, "max_pg_rho": max_pg_rho, "max_abs_reward": max_abs_reward}
         for name, bound in bounds.items():
@@ -160,14 +170,9 @@ class ImpalaModule(RLModule):
             pooling_size=self.pooling_size,
         )
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam."""
-        return adam([self.agent_group])
-
-    @property
-    def agent_group(self) -> dict[str, Any]:
-        """The optimizer's parameter group for policy and value."""
-        return {"params": self.network.parameters(), "lr": self.learning_rate, "eps": self.adam_epsilon}
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """One for policy and value."""
+        return [{"params": self.network.parameters(), "lr": self.learning_rate, "eps": self.adam_epsilon}]
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         """One batch: an unroll of each environment."""

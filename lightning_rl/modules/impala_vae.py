@@ -15,7 +15,6 @@ from lightning_rl.losses.surprise import StateStatistics, surprise_minimizing_re
 from lightning_rl.losses.vae import gaussian_image_nll, gaussian_kl, image_nll, sampled_kl
 from lightning_rl.modules.base import Objective
 from lightning_rl.modules.impala import ImpalaModule, Unrolls
-from lightning_rl.modules.optimizers import adam
 from lightning_rl.networks.vae import VAE, Images, LatentDistribution
 from lightning_rl.policies.config import NetworkConfig
 from lightning_rl.protocols import Source
@@ -173,10 +172,10 @@ class ImpalaVAEModule(ImpalaModule):
         """See `RLModule`."""
         return replace(super().network_config(), images=self.vae_config.images)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with one parameter group for the agent and one for the autoencoder."""
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """One for the agent and one for the autoencoder."""
         own = {"lr": self.vae_config.learning_rate, "max_grad_norm": self.vae_config.max_grad_norm}
-        return adam([self.agent_group, {"params": self.vae.parameters(), **own}])
+        return [*super().parameter_groups(), {"params": self.vae.parameters(), **own}]
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         """One batch of unrolls, and the autoencoder's own minibatches if it has any."""

@@ -1,11 +1,17 @@
-"""Optimizers of all methods: Adam, and a joint optimizer that steps several at once."""
+"""Optimizers and learning-rate schedules: Adam, those that a config names, and one that steps several at once."""
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from lightning_rl.errors import check_option
 
 
 def adam(groups: Iterable[dict[str, Any]], **options: Any) -> torch.optim.Adam:
@@ -25,6 +31,68 @@ def adam(groups: Iterable[dict[str, Any]], **options: Any) -> torch.optim.Adam:
 def fused_on(*devices: str) -> bool | None:
     """Value of Adam's `fused` option for parameters on devices of these types; None leaves the choice to torch."""
     return True if devices == ("cpu",) else None
+
+
+def take_options(saved: list[dict[str, Any]], optimizer: Optimizer, *, scheduled: bool) -> None:
+    """Puts an optimizer's options into saved parameter groups, unless a schedule has changed them since."""
+    for old, new in zip(saved, optimizer.param_groups, strict=True):
+        if not scheduled:
+            old |= {key: value for key, value in new.items() if key != "params"}
+
+
+def fuse(saved: list[dict[str, Any]], device: str) -> None:
+    """Sets the `fused` option of Adam's saved parameter groups as for a device of this type."""
+    for group in saved:
+        if "fused" in group:
+            group["fused"] = fused_on(device)
+
+
+def configured(
+    groups: Iterable[dict[str, Any]], *, optimizer: OptimizerCallable | None, scheduler: LRSchedulerCallable | None
+) -> Any:
+    """What Lightning's `configure_optimizers` returns: an optimizer, and a schedule that steps at epoch ends.
+
+    Args:
+        groups: parameter groups, each with its learning rate `lr`, and `eps` where Adam has another one than torch's.
+        optimizer: builds another optimizer than Adam.
+        scheduler: builds the schedule; None for constant learning rates.
+    """
+    if optimizer is None:
+        built: Optimizer = adam(groups)
+    else:
+        built = optimizer([{key: value for key, value in group.items() if key != "eps"} for group in groups])
+    if scheduler is None:
+        return built
+    return {"optimizer": built, "lr_scheduler": {"scheduler": scheduler(built), "interval": "epoch"}}
+
+
+def check_factories(optimizer: partial[Any] | None, scheduler: partial[Any] | None) -> None:
+    """Refuses what a run cannot follow.
+
+    Raises:
+        ValueError: the optimizer has a learning rate of its own, or the schedule needs a metric.
+    """
+    if optimizer is not None and "lr" in optimizer.keywords:
+        rate, default = optimizer.keywords["lr"], inspect.signature(optimizer.func).parameters["lr"].default
+        is_its_own = default is not inspect.Parameter.empty and rate != default
+        check_option("model.optimizer.lr", rate, not is_its_own, "left out, since model.learning_rate is the rate")
+    if scheduler is not None:
+        needs_metric = issubclass(scheduler.func, ReduceLROnPlateau)  # type: ignore[arg-type]  # a class: see below
+        check_option("model.scheduler", scheduler.func.__name__, not needs_metric, "one that needs no metric")
+
+
+def partial_of_class(factory: Any) -> partial[Any]:
+    """A callable that a config or a program gives, as what a checkpoint can name: a class with some of its options.
+
+    Raises:
+        ValueError: it is neither a class nor `functools.partial` of one.
+    """
+    kind, options = factory, {}
+    if isinstance(factory, partial):
+        kind, options = (factory.func, *factory.args)[-1], factory.keywords  # the parser's call a builder of the class
+    is_class = isinstance(kind, type)
+    check_option("model.optimizer and model.scheduler", factory, is_class, "a class, or functools.partial of one")
+    return partial(kind, **options)
 
 
 class JointOptimizer(Optimizer):

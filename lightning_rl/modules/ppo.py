@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
@@ -16,7 +17,6 @@ from lightning_rl.losses.policy import approx_kl, clip_fraction, clipped_surroga
 from lightning_rl.losses.returns import discounts_from, generalized_advantages, normalized
 from lightning_rl.losses.value import value_loss
 from lightning_rl.modules.base import Objective, RLModule
-from lightning_rl.modules.optimizers import adam
 from lightning_rl.networks.actor_critic import NETWORKS
 from lightning_rl.networks.impala_cnn import CNNShape, Pooling
 from lightning_rl.policies.config import NetworkConfig
@@ -126,6 +126,8 @@ class PPOModule(RLModule):
         max_grad_norm: bound on the norm of the gradient of each parameter group.
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+        optimizer: class of another optimizer than Adam, with its own options; its rates are those named here.
+        scheduler: class of a learning-rate schedule, with its own options; it steps at boundaries. Null for none.
 
     Raises:
         ValueError: a value outside its range.
@@ -163,8 +165,16 @@ class PPOModule(RLModule):
         max_grad_norm: float = 0.5,
         micro_batches: MicroBatchConfig | None = None,
         greedy: bool = False,
+        optimizer: OptimizerCallable | None = None,
+        scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(micro_batches=micro_batches, max_grad_norm=max_grad_norm, greedy=greedy)
+        super().__init__(
+            micro_batches=micro_batches,
+            max_grad_norm=max_grad_norm,
+            greedy=greedy,
+            optimizer=optimizer,
+            scheduler=scheduler,
+        )
         check_option("model.gamma", gamma, 0 <= gamma <= 1, "in [0, 1]")
         check_option("model.lambda_", lambda_, 0 <= lambda_ <= 1, "in [0, 1]")
         check_option("model.epsilon", epsilon, epsilon > 0, "positive")
@@ -212,9 +222,9 @@ class PPOModule(RLModule):
             hidden=self.hidden,
         )
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam."""
-        return adam([{"params": self.network.parameters(), "lr": self.learning_rate}], eps=self.adam_epsilon)
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """One for policy and critics."""
+        return [{"params": self.network.parameters(), "lr": self.learning_rate, "eps": self.adam_epsilon}]
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         """Epochs times minibatches of a rollout."""

@@ -15,7 +15,6 @@ from lightning_rl.losses.distillation import absolute_prediction_error, predicti
 from lightning_rl.losses.returns import discounts_from, forward_discounted_sums, generalized_advantages
 from lightning_rl.losses.value import value_loss
 from lightning_rl.modules.base import Objective
-from lightning_rl.modules.optimizers import adam
 from lightning_rl.modules.ppo import PPOBatch, PPOModule, Trajectories, ppo_objective
 from lightning_rl.networks.actor_critic import DistillationNetwork
 from lightning_rl.networks.pixel_normalizer import PixelNormalizer
@@ -139,11 +138,10 @@ class PPODistillModule(PPOModule):
         """`ppo_distill`."""
         return "ppo_distill"
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with one parameter group for the agent and one for the teacher."""
-        agent = {"params": self.network.parameters(), "lr": self.learning_rate}
-        teacher = {"params": self.teacher.parameters(), "lr": self.distillation.learning_rate}
-        return adam([agent, teacher], eps=self.adam_epsilon)
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """One for the agent and one for the teacher."""
+        teacher = {"params": self.teacher.parameters(), "lr": self.distillation.learning_rate, "eps": self.adam_epsilon}
+        return [*super().parameter_groups(), teacher]
 
     def estimates(self, rollout: Rollout, memory: dict[str, Tensor]) -> DistilledTrajectories:
         """The rollout with both reward streams; `memory` carries the filter of the intrinsic rewards."""

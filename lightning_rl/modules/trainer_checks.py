@@ -1,5 +1,7 @@
 """What a Trainer must not do to a run, whoever has built it."""
 
+import sys
+import warnings
 from typing import Any, cast
 
 from pytorch_lightning import Trainer
@@ -35,3 +37,13 @@ def check_trainer_for(trainer: Trainer, *, fitting: bool) -> None:
     for name, (allowed, wanted, found) in limits.items():
         if not allowed:
             raise ValueError(f"Trainer's {name} must be {wanted}, found {found}; it would cut iterations short")
+
+
+def tell_lightnings_apart() -> None:
+    """Warns where the other package of Lightning is imported: its Trainer only says that this is no LightningModule."""
+    if "lightning.pytorch" in sys.modules:
+        warnings.warn(
+            "lightning_rl is built on pytorch_lightning: take Trainer, callbacks and loggers from there; those of"
+            " lightning.pytorch, which is imported here, do not work with it",
+            stacklevel=2,
+        )

@@ -31,7 +31,7 @@ def model_card(config: PolicyConfig, name: str, *, results: dict[str, Any] | Non
         f'policy = load_policy("{name}")\n{_EXAMPLES[config.recurrent]}\n```',
         _input(config),
         "## Results",
-        "Nothing was measured." if results is None else _table(results),
+        "Nothing was measured." if results is None else _table(results) + _ROUNDED[config.dtype],
         "## Training",
         "The command is not known." if command is None else f"```bash\n{command}\n```",
     ]
@@ -44,6 +44,12 @@ _EXAMPLES = {
     True: "output = policy(obs)  # obs: uint8 frames [N H W C]; the first of an episode\n"
     "actions = policy.sample(output.logits)\n"
     "output = policy(next_obs, output.state, actions, rewards, ended)  # and so on",
+}
+
+
+_ROUNDED = {
+    "float32": "",
+    "bfloat16": "\n\nThis was measured before the weights were rounded to bfloat16.",
 }
 
 

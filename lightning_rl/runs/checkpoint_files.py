@@ -19,6 +19,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
 from lightning_rl.policies.folder import is_policy_folder, read_policy
@@ -290,7 +291,7 @@ def check_progress(
             raise ValueError(f"pytorch-lightning_version must be a version, found {version}")  # noqa: TRY301  # told as the rest
         if learns:
             known = checkpoint["optimizer_states"][0]["state"].keys()
-            validate_state(checkpoint, _optimizer_schema(module, known))
+            _check_optimizer(checkpoint, _optimizer_schema(module, known))
         for callback in callbacks:
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, DeclaresState):
@@ -299,16 +300,34 @@ def check_progress(
         raise ValueError(f"ckpt_path: {path}: {error}") from error
 
 
-def _optimizer_schema(module: LightningModule, known: Iterable[int]) -> Declared:
+def optimizer_and_schedules(configured: Any) -> tuple[Any, list[LRScheduler]]:
+    """What `configure_optimizers` returns, which is an optimizer alone where there is no schedule."""
+    if isinstance(configured, dict):
+        return configured["optimizer"], [configured["lr_scheduler"]["scheduler"]]
+    return configured, []
+
+
+def _check_optimizer(checkpoint: dict[str, Any], schema: dict[str, Declared]) -> None:
+    saved, asked = len(checkpoint["lr_schedulers"]), len(schema.get("lr_schedulers", ()))
+    if saved != asked:
+        counts = ["a schedule of learning rates" if count else "none" for count in (saved, asked)]
+        raise ValueError(f"its run has {counts[0]}, this command {counts[1]}; give model.scheduler as it was trained")
+    validate_state(checkpoint, schema)
+
+
+def _optimizer_schema(module: LightningModule, known: Iterable[int]) -> dict[str, Declared]:
     """What the optimizer saves after a step of the parameters that it knows; others may not have had a gradient yet."""
     copy = deepcopy(module)
-    optimizer = copy.configure_optimizers()
+    optimizer, schedules = optimizer_and_schedules(copy.configure_optimizers())
     if not isinstance(optimizer, Optimizer):
-        return Any
+        return {}
     for parameter in copy.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     saved = like(optimizer.state_dict())
     groups = tuple({"params": group["params"]} for group in saved["param_groups"])  # other options are this run's
     state = {index: saved["state"].get(index, Any) for index in known}
-    return {"optimizer_states": ({"state": state, "param_groups": groups},), "lr_schedulers": ()}
+    return {
+        "optimizer_states": ({"state": state, "param_groups": groups},),
+        "lr_schedulers": tuple(like(schedule.state_dict()) for schedule in schedules),
+    }

@@ -13,25 +13,9 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from typing_extensions import override
 
 from lightning_rl.runs.atomic_files import atomic_write, flush
+from lightning_rl.runs.metrics_rows import Row, read_metrics, read_table
 
-Row = dict[str, str]
-
-
-def read_metrics(path: Path) -> list[Row]:
-    """The rows of a `metrics.csv`, each with the cells it has; none of a file that is not there.
-
-    A last line without its line end was torn by a kill in mid-write: it is left out.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The rows, in order, as text; empty cells left out.
-
-    Raises:
-        ValueError: the file has rows and its first column is not `env_steps`.
-    """
-    return _read(path)[1]
+__all__ = ["MetricsCSV", "read_metrics"]
 
 
 class MetricsCSV(Logger):
@@ -108,7 +92,7 @@ class MetricsCSV(Logger):
             epochs: its number of epochs, for methods that do not play in each; a row of Lightning's says its own.
         """
         if self.path.exists():
-            columns, rows = _read(self.path)
+            columns, rows = read_table(self.path)
             kept = [row for row in rows if int(row["env_steps"]) <= env_steps and int(row.get("epoch", -1)) < epochs]
             before, after = self.path.read_bytes(), _lines(columns, kept).encode()
             if not before.startswith(after):
@@ -123,7 +107,7 @@ class MetricsCSV(Logger):
         if self._columns and keys.keys() <= set(self._columns):
             _append(self.path, _lines(self._columns, self._unwritten, header=False))
             return
-        known, rows = _read(self.path)
+        known, rows = read_table(self.path)
         columns = list(dict.fromkeys(["env_steps", *known, *keys]))
         _replace(self.path, _lines(columns, [*rows, *self._unwritten]).encode())
         self._columns = columns
@@ -132,17 +116,6 @@ class MetricsCSV(Logger):
 def _cell(key: str, value: float | int) -> str:
     """`env_steps` as a whole number, anything else as the shortest text that reads back as the same float."""
     return str(round(value)) if key in ("env_steps", "imagined_steps") else repr(value)
-
-
-def _read(path: Path) -> tuple[list[str], list[Row]]:
-    """Columns and rows of the file's complete lines."""
-    text = path.read_bytes() if path.exists() else b""
-    lines = csv.reader(io.StringIO(text[: text.rfind(b"\n") + 1].decode(), newline=""))
-    columns = next(lines, [])
-    if columns and columns[0] != "env_steps":
-        raise ValueError(f"{path}: expected 'env_steps' as the first column of a metrics.csv, found {columns[0]!r}")
-    cells = (zip(columns, line, strict=False) for line in lines)
-    return columns, [{column: cell for column, cell in row if cell} for row in cells]
 
 
 def _lines(columns: list[str], rows: Iterable[Row], *, header: bool = True) -> str:

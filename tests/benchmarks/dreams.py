@@ -69,7 +69,7 @@ def loaded(run_dir: Path) -> tuple[SimPLeModule, RunCLI]:
 def played(module: SimPLeModule, cli: RunCLI, folder: Path, *, policy: str) -> ReplayBuffer:
     """Play on all levels."""
     data = cli.datamodule
-    env = data._games(_NUM_ENVS, data.level_sets["full_distribution"], _SEED)
+    env = data.games(_NUM_ENVS, data.level_sets["full_distribution"], _SEED)
     replay = ReplayBuffer(folder, game=data.game, num_frames=data.frame_stack)
     collector = Collector(env, num_steps=_NUM_STEPS, seed=_SEED)
     replay.append(collector.collect(module if policy == "own" else UniformPolicy(data.num_actions)))

@@ -1,8 +1,11 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LinearLR
 
 from lightning_rl import ImpalaModule, ImpalaVAEModule, PPODistillModule, PPOModule, SimPLeModule
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
@@ -91,3 +94,27 @@ def test_code_and_other_files_of_options_are_refused(tmp_path: Path) -> None:
     for refused in ({"weights_only": False}, {"hparams_file": "a.yaml"}):
         with pytest.raises(ValueError, match="never executes code"):
             PPOModule.load_from_checkpoint(path, **refused)
+
+
+def test_classes_of_optimizer_and_schedule_are_kept_by_name(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"optimizer": partial(SGD, momentum=0.5), "scheduler": partial(LinearLR, total_iters=7)}
+    path = saved(PPOModule(**SIZES, **given), tmp_path / "a.ckpt")
+
+    loaded = PPOModule.load_from_checkpoint(path)
+
+    options = torch.load(path, weights_only=True)["hyper_parameters"]
+    assert options["optimizer"] == {"class_path": "torch.optim.sgd.SGD", "init_args": {"momentum": 0.5}}
+    assert loaded.optimizer is not None
+    assert loaded.scheduler is not None
+    for factory, expected in zip((loaded.optimizer, loaded.scheduler), given.values(), strict=True):
+        assert (factory.func, factory.keywords) == (expected.func, expected.keywords)
+
+
+def test_a_checkpoint_cannot_name_another_class(tmp_path: Path) -> None:
+    path = saved(PPOModule(**SIZES), tmp_path / "a.ckpt")
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["hyper_parameters"]["optimizer"] = {"class_path": "subprocess.Popen", "init_args": {"args": "true"}}
+    torch.save(checkpoint, path)
+
+    with pytest.raises(ValueError, match=r"subprocess\.Popen must be an optimizer or a schedule"):
+        PPOModule.load_from_checkpoint(path)

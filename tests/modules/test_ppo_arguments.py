@@ -1,14 +1,17 @@
 import inspect
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ConstantLR
 
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.modules.ppo import PPOModule
 from lightning_rl.modules.ppo_distill import DistillationConfig, PPODistillModule
+from lightning_rl.runs.checkpoint_files import optimizer_and_schedules
 from lightning_rl.types import Rollout
 from tests.support.worlds import NUM_ENVS, NUM_STEPS, draw_rollout, generator, make_distilled, make_module
 
@@ -73,6 +76,8 @@ ALTERED: dict[str, Any] = {
     "max_grad_norm": 0.05,
     "micro_batches": MicroBatchConfig(size=3),
     "greedy": True,
+    "optimizer": torch.optim.SGD,
+    "scheduler": partial(ConstantLR, factor=0.5),
 }
 ALTERED_DISTILLATION: dict[str, Any] = {
     "learning_rate": 1e-3,
@@ -90,9 +95,10 @@ ALTERED_DISTILLATION: dict[str, Any] = {
 
 def built(module: PPOModule) -> list[Any]:
     """What a module is made of."""
+    optimizer, _ = optimizer_and_schedules(module.configure_optimizers())
     return [
         {name: parameter.shape for name, parameter in module.named_parameters()},
-        [(group["lr"], group["eps"]) for group in module.configure_optimizers().param_groups],
+        [type(optimizer).__name__, *((group["lr"], group.get("eps")) for group in optimizer.param_groups)],
         [module.greedy, module.micro_batches, module.batches_per_iteration(NUM_STEPS, NUM_ENVS)],
     ]
 
@@ -104,7 +110,7 @@ def learned(module: PPOModule) -> list[Any]:
     objective = module.objective(batch, generator())
     losses = {name: module.loss_weights[name] * loss for name, loss in objective.losses.items()}
     torch.stack(list(losses.values())).sum().backward()
-    module.configure_gradient_clipping(module.configure_optimizers())
+    module.configure_gradient_clipping(optimizer_and_schedules(module.configure_optimizers())[0])
     norm = nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
     return [{name: loss.item() for name, loss in losses.items()}, batch.advantages.tolist(), norm.item()]
 

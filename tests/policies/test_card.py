@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from huggingface_hub import ModelCard
-
 from lightning_rl.policies.card import model_card
 from lightning_rl.policies.config import RECURRENT, NetworkConfig
 from tests.support.exported import description
@@ -13,6 +11,8 @@ LEVEL_SETS = {"train_levels": ROW | {"return_mean": 4.6}, "full_distribution": R
 
 
 def test_the_hub_reads_every_result_with_its_interval() -> None:
+    from huggingface_hub import ModelCard  # late: workers that do not run this need not import it
+
     config = description(NetworkConfig(name="two_conv"), distribution_mode="easy")
 
     card = ModelCard(model_card(config, "ppo-maze", results=LEVEL_SETS, command="lightning-rl fit"))
@@ -36,3 +36,11 @@ def test_without_results_the_card_says_that_nothing_was_measured() -> None:
     assert "## Results\n\nNothing was measured." in text
     assert "model-index" not in text
     assert "It hears raw rewards." in text
+
+
+def test_results_of_unrounded_weights_are_said_to_be_so() -> None:
+    config = description(NetworkConfig(name="two_conv"), dtype="bfloat16")
+
+    text = model_card(config, "ppo-maze", results=LEVEL_SETS, command=None)
+
+    assert "This was measured before the weights were rounded to bfloat16." in text

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 
 from lightning_rl import load_policy
+from lightning_rl.cli.policy_folders import asked_policy
 from lightning_rl.policies import hub
 from lightning_rl.policies.config import NetworkConfig
 from lightning_rl.policies.folder import CONFIG, WEIGHTS
@@ -19,13 +19,14 @@ NAME = "someone/ppo-maze"
 @pytest.fixture
 def repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repositories:
     monkeypatch.setenv("HF_TOKEN", "hf_test")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     return {}
 
 
 def reach(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    files = "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address + files)
 
 
 def test_a_pushed_policy_is_loaded_again(
@@ -67,6 +68,20 @@ def test_a_missing_repository_is_told_in_one_line(repositories: Repositories, mo
 
         with pytest.raises(ValueError, match=r"^hf://someone/nothing could not be fetched: [^\n]+$"):
             load_policy("hf://someone/nothing")
+
+
+def test_the_command_judges_a_policy_on_the_hub(
+    repositories: Repositories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = written(tmp_path / "policy", new_policy(NetworkConfig(name="two_conv")))
+    repositories[NAME] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with serving(repositories) as address:
+        reach(address, monkeypatch)
+
+        asked = asked_policy(["test", "--ckpt_path", f"hf://{NAME}"])
+
+    assert asked is not None
+    assert (asked.name, asked.config) == ("ppo-maze", load_policy(folder).config)
 
 
 @pytest.mark.parametrize("source", ["hf://", "hf://name", "hf://a/b/c", "hf://../b", "hf://a/b?x=1", "hf://a b/c"])

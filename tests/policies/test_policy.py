@@ -22,6 +22,7 @@ SMALL = WorldModelConfig(hidden=4, compress_steps=1, recurrent_size=0, latent=No
 MODULES: dict[str, tuple[type[RLModule], dict[str, Any]]] = {
     "ppo": (PPOModule, {}),
     "ppo, average": (PPOModule, {"pooling": "average", "pooling_size": 2, "width": 2}),
+    "ppo, channels": (PPOModule, {"channels": (4, 8), "hidden": 16}),
     "ppo, two_stack": (PPOModule, {"network": "two_stack", "dropout": 0.5}),
     "ppo, two_conv": (PPOModule, {"network": "two_conv"}),
     "ppo_distill": (PPODistillModule, {"network": "two_stack"}),

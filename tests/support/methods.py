@@ -9,7 +9,7 @@ import pytest
 import yaml
 from _pytest.mark.structures import ParameterSet
 
-import lightning_rl
+from lightning_rl.cli.registry import module_class
 from lightning_rl.modules.base import RLModule
 from tests.support.teachers import shared_teacher
 
@@ -90,6 +90,12 @@ _BF16_MICRO = {"trainer.precision": "bf16-mixed"} | _MICRO
 
 _TINY_PPO: Options = {"model.epochs": 1, "model.minibatch_size": 16}
 RUNNING_STD: Options = {"model.distillation.normalization": "running_std", "model.distillation.num_outputs": 4}
+ANNEALED: Options = {
+    "model.optimizer": "torch.optim.RMSprop",
+    "model.optimizer.momentum": 0.5,
+    "model.scheduler": "torch.optim.lr_scheduler.LinearLR",
+    "model.scheduler.total_iters": 3,
+}
 _PPO_ON_GPU = {
     "data.num_envs": 64,
     "data.num_steps": 64,
@@ -166,7 +172,11 @@ _ONE_UPDATE = {
 ROWS = {
     "ppo": Row(
         tiny=_TINY_PPO,
-        resumed=(Variant("fp32", {}), Variant("bf16-micro_batches", _BF16_MICRO)),
+        resumed=(
+            Variant("fp32", {}),
+            Variant("bf16-micro_batches", _BF16_MICRO),
+            Variant("rmsprop-annealed", ANNEALED),
+        ),
         ranks=Variant("micro_batches", _ONE_THREAD, slow=True),
         enduring=None,
         on_gpu=(
@@ -279,5 +289,4 @@ def tiny(config: str) -> Options:
 def module_of(config: str) -> type[RLModule]:
     """The class that the config names."""
     named = yaml.safe_load((CONFIGS / f"{config}.yaml").read_text())["model"]["class_path"]
-    found: type[RLModule] = getattr(lightning_rl, named.removeprefix("lightning_rl."))
-    return found
+    return module_class(named)

@@ -110,12 +110,12 @@ class ToyData(ProcgenDataModule):
 
     num_actions = NUM_ACTIONS
 
-    def _games(self, num_envs: int, levels: tuple[int, int], seed: int) -> Any:
+    def games(self, num_envs: int, levels: tuple[int, int], seed: int) -> Any:
         lengths = [2] if levels == self.level_sets["full_distribution"] else [3]
         return CountingVectorEnv(num_envs, lengths, obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
 
-    def _training_games(self) -> Any:
-        return lambda num_envs, seed: self._games(num_envs, self.level_sets["train_levels"], seed)
+    def training_games(self) -> Any:
+        return lambda num_envs, seed: self.games(num_envs, self.level_sets["train_levels"], seed)
 
 
 def toy_data(**options: Any) -> ToyData:

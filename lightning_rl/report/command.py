@@ -1,0 +1,99 @@
+"""`lightning-rl report RUN [RUN ...]`: run folders, or folders that hold them, to report.html and report.json.
+
+Groups runs by method and setting, and shows interquartile mean, mean, median and optimality gap with bootstrap
+intervals over runs, performance profiles, probability of improvement, the generalization gap, returns by game, and
+learning curves. Folders that are damaged, unfinished or of another program are named on stderr, one line each, and the
+rest is reported.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning_rl.errors import UsageError
+from lightning_rl.report.analysis import analysis
+from lightning_rl.report.baselines import baselines
+from lightning_rl.report.groups import grouped
+from lightning_rl.report.page import GENERATOR, page
+from lightning_rl.report.run_folders import read_runs, shown
+from lightning_rl.runs.atomic_files import atomic_write
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    options = _Parser(
+        prog="lightning-rl report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or folder that holds some")
+    options.add_argument("--out", type=Path, default=Path("report"), help="folder for the report (default: ./report)")
+    options.add_argument("--baseline", choices=("all", "none"), default="all", help="none: show only the runs given")
+    return options
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command.
+
+    Args:
+        args: what follows `report` on the command line.
+
+    Returns:
+        Exit status: 0 where a run was reported, 1 where the report could not be written, else 2.
+    """
+    try:
+        options = parser().parse_args(args)
+        _check_out(options.out)
+        return _reported(options)
+    except UsageError as error:
+        _say(str(error))
+        return 2
+    except OSError as error:
+        _say(f"the report cannot be written: {error}")
+        return 1
+
+
+def _reported(options: argparse.Namespace) -> int:
+    runs, left_out = read_runs(options.runs)
+    groups, more = grouped(runs)
+    left_out += more
+    for folder, why in left_out:
+        _say(f"{folder}: {why}")
+    if not groups:
+        raise UsageError("no run is left to report")
+    beside = baselines(groups) if options.baseline == "all" else []
+    report = analysis([*groups, *beside], left_out, out=options.out)
+    _write(options.out, report)
+    sys.stdout.write(f"{shown(options.out / 'report.html')}\n{shown(options.out / 'report.json')}\n")
+    return 0
+
+
+def _write(out: Path, report: dict[str, Any]) -> None:
+    text = {"report.html": page(report), "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n"}
+    for name, content in text.items():
+        with atomic_write(out / name) as file:
+            file.write(content.encode())
+
+
+def _check_out(out: Path) -> None:
+    """Refuses to replace what is no earlier report, before anything is read.
+
+    Raises:
+        UsageError: a file is in the way; the message names it.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out must be a folder, found the file {shown(out)}")
+    for name, sign in (("report.html", f'content="{GENERATOR}"'), ("report.json", '"lightning_rl_version"')):
+        path = out / name
+        if path.exists() and not (path.is_file() and sign.encode() in path.read_bytes()[:2000]):
+            raise UsageError(f"--out must not hold another program's {name}, found {shown(path)}")
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"lightning-rl: {message}\n")

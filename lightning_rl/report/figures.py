@@ -1,0 +1,132 @@
+"""The plots of a report, from the numbers of report.json."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from lightning_rl.report.run_folders import LEVEL_SETS
+from lightning_rl.report.svg import Bar, Series, interval_plot, line_plot
+
+LEVEL_NAMES = {"train_levels": "training levels", "full_distribution": "all levels"}
+AGGREGATE_NAMES = {
+    "iqm": "Interquartile mean",
+    "mean": "Mean",
+    "median": "Median",
+    "optimality_gap": "Optimality gap (less is better)",
+}
+
+Groups = Sequence[Mapping[str, Any]]
+
+
+class Figure(NamedTuple):
+    """A plot and what it shows in words."""
+
+    svg: Markup
+    alt: str
+
+
+def aggregates(groups: Groups) -> list[Figure]:
+    """One plot per level set and aggregate: every group with its interval."""
+    return [
+        figure
+        for level_set in LEVEL_SETS
+        for name in AGGREGATE_NAMES
+        if (figure := _aggregate(groups, level_set, name)) is not None
+    ]
+
+
+def _aggregate(groups: Groups, level_set: str, name: str) -> Figure | None:
+    bars = []
+    for style, group in enumerate(groups):
+        values = group[level_set] or {}
+        if values.get(name) is not None:
+            label = f"{group['name']} *" if group["marked"] else group["name"]
+            bars.append(Bar(style, label, values[name], values[f"{name}_ci95"]))
+    title = f"{AGGREGATE_NAMES[name]}, {LEVEL_NAMES[level_set]}"
+    return _intervals(bars, title, "normalized return") if bars else None
+
+
+def improvements(report: Mapping[str, Any]) -> Figure | None:
+    """The probability of improvement of each pair of groups."""
+    bars = [
+        Bar(number, " > ".join(pair["groups"]), pair["probability_of_improvement"], pair["ci95"])
+        for number, pair in enumerate(report["comparisons"])
+    ]
+    return _intervals(bars, "Probability of improvement, all levels", "probability", zero=0.5) if bars else None
+
+
+def _intervals(bars: Sequence[Bar], title: str, x_label: str, zero: float | None = None) -> Figure:
+    said = "; ".join(f"{bar.label} {bar.value:.3f}{_spoken(bar.interval)}" for bar in bars)
+    alt = f"{title}: {said}"
+    return Figure(interval_plot(bars, title=title, x_label=x_label, alt=alt, zero=zero), alt)
+
+
+def _spoken(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def profiles(groups: Groups) -> list[Figure]:
+    """One plot per level set: the share of runs above each score."""
+    return [figure for level_set in LEVEL_SETS if (figure := _profile(groups, level_set)) is not None]
+
+
+def _profile(groups: Groups, level_set: str) -> Figure | None:
+    series, said = [], []
+    for style, group in enumerate(groups):
+        profile = group["profile"][level_set]
+        if profile is not None:
+            low, high = profile["ci95"] or ((), ())
+            series.append(Series(style, profile["thresholds"], profile["share_above"], low, high))
+            said.append(f"{group['name']} {_share_at_half(profile):.2f}")
+    title = f"Performance profile, {LEVEL_NAMES[level_set]}"
+    alt = f"{title}: share of runs above each normalized return; above 0.5: {'; '.join(said)}"
+    x_label = "normalized return τ: share of runs above τ"
+    return Figure(line_plot(series, title=title, x_label=x_label, alt=alt, y_range=(0, 1.02)), alt) if series else None
+
+
+def _share_at_half(profile: Mapping[str, Any]) -> float:
+    at_half = min(range(len(profile["thresholds"])), key=lambda k: abs(profile["thresholds"][k] - 0.5))
+    return float(profile["share_above"][at_half])
+
+
+def curves(groups: Groups, axis: str, level_set: str) -> list[Figure]:
+    """One plot per game that has curves on this axis.
+
+    Args:
+        groups: of the report.
+        axis: `env_steps` or `hours`.
+        level_set: whose returns.
+    """
+    games = sorted({game for group in groups for game in group["curves"]})
+    return [figure for game in games if (figure := _curves(groups, axis, level_set, game)) is not None]
+
+
+def _curves(groups: Groups, axis: str, level_set: str, game: str) -> Figure | None:
+    series: list[Series] = []
+    said = []
+    for style, group in enumerate(groups):
+        curve = group["curves"].get(game, {}).get(axis, {}).get(level_set)
+        if curve is not None:
+            series += _series(style, curve, published=group["baseline"])
+            said.append(f"{group['name']} ends at {_end(curve)}")
+    if not series or all(group["baseline"] for group in groups if game in group["curves"]):
+        return None
+    what = "return in training" if level_set == "train_levels" else "return on all levels"
+    x_label = "env steps" if axis == "env_steps" else "wall-clock hours"
+    alt = f"{game}: {what} against {x_label}: {'; '.join(said)}"
+    return Figure(line_plot(series, title=f"{game}: {what}", x_label=x_label, alt=alt), alt)
+
+
+def _series(style: int, curve: Mapping[str, Any], *, published: bool) -> Iterator[Series]:
+    if "runs" in curve:
+        yield from (Series(style, run["x"], run["y"]) for run in curve["runs"])
+    else:
+        low, high = curve["ci95"]
+        yield Series(style, curve["x"], curve["mean"], low, high, marked=published)
+
+
+def _end(curve: Mapping[str, Any]) -> str:
+    if "runs" in curve:
+        return " and ".join(f"{run['y'][-1]:.2f}" for run in curve["runs"])
+    return f"{curve['mean'][-1]:.2f} ({curve['ci95'][0][-1]:.2f} to {curve['ci95'][1][-1]:.2f})"

@@ -1,0 +1,51 @@
+"""Numbers in the rows of metrics.csv: cells, wall-clock time, speed."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from numpy.typing import NDArray
+
+from lightning_rl.runs.metrics_rows import Row
+
+Numbers = Float64[NDArray[Any], " N"]
+
+
+def number(row: Row, key: str, missing: float = math.nan) -> float:
+    """A cell as a number; `missing` where there is none."""
+    try:
+        return float(row[key]) if key in row else missing
+    except ValueError:
+        return missing
+
+
+def column(rows: Sequence[Row], key: str, missing: float = math.nan) -> Numbers:
+    """A column as numbers; `missing` where a row has none."""
+    return np.array([number(row, key, missing) for row in rows], dtype=float)
+
+
+def hours(rows: Sequence[Row]) -> Numbers:
+    """Wall-clock hours at every row, validating and saving included; NaN from where a row does not tell its time.
+
+    That is a row without its speed, or without env steps of its own: SimPLe logs rows while it only learns.
+    """
+    steps = np.diff(column(rows, "env_steps"), prepend=0.0)
+    beside = column(rows, "time/validating", 0.0) + column(rows, "time/saving", 0.0)
+    working = 1 - np.minimum(beside, 0.999)  # the rate leaves validating and saving out
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spent = steps / (column(rows, "time/env_steps_per_second") * working) / 3600
+    return np.asarray(np.where(np.isfinite(spent), spent, np.nan).cumsum())
+
+
+def steps_per_second(rows: Sequence[Row]) -> float:
+    """Env steps over seconds of training; NaN where some row does not tell its time, as in `hours`.
+
+    The harmonic mean of the rows' rates, each weighted with its steps.
+    """
+    steps = np.diff(column(rows, "env_steps"), prepend=0.0)
+    rates = column(rows, "time/env_steps_per_second")
+    if not len(steps) or not (np.isfinite(rates) & (rates > 0) & (steps > 0)).all():
+        return math.nan
+    return float(steps.sum() / (steps / rates).sum())

@@ -1,0 +1,319 @@
+"""`lightning-rl report`, from the command line to report.json."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lightning_rl.cli import main
+from lightning_rl.envs.procgen_games import GAMES, normalized_return
+from lightning_rl.report import command
+from lightning_rl.report.measured_rows import hours, steps_per_second
+from lightning_rl.report.settings import setting
+from lightning_rl.report.statistics import t_interval
+from tests.support.command_lines import resolved
+from tests.support.result_folders import config, metrics, results, write_run
+from tests.support.shared_runs import SharedRuns
+
+
+def three_seeds(folder: Path, *, model: str = "PPOModule", method: str = "ppo", full: float = 4.0) -> Path:
+    for seed in (1, 2, 3):
+        test = results(train=full + seed, full=full + seed / 2, method=method)
+        write_run(folder / f"seed_{seed}", config(model=model, seed=seed), test, metrics(full, rows=10))
+    return folder
+
+
+def reported(*args: object) -> dict[str, Any]:
+    """The JSON of a report that succeeds."""
+    assert command.main([str(arg) for arg in args]) == 0
+    out = Path(str(args[args.index("--out") + 1]))
+    found: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods of three seeds each, and a folder that is left out."""
+    folder = tmp_path_factory.mktemp("json")
+    three_seeds(folder / "runs" / "ppo")
+    three_seeds(folder / "runs" / "impala", model="ImpalaModule", method="impala", full=5.0)
+    write_run(folder / "runs" / "broken")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> dict[str, Any]:
+    return reported(folder / "runs", "--out", folder / "out", "--baseline", "none")
+
+
+class TestJson:
+    def test_it_has_the_keys_that_others_rely_on(self, report: dict[str, Any]) -> None:
+        group = report["groups"][1]
+        aggregates = {f"{name}{of}" for name in ("iqm", "mean", "median", "optimality_gap") for of in ("", "_ci95")}
+
+        assert (group["name"], group["method"], group["games"]) == ("ppo", "ppo", ["starpilot"])
+        assert (group["seeds"], group["env_steps"], group["marked"]) == ({"starpilot": [1, 2, 3]}, 507_904, None)
+        assert aggregates <= group["train_levels"].keys()
+        assert aggregates <= group["full_distribution"].keys()
+        assert group["generalization_gap"].keys() == {"mean", "mean_ci95"}
+        assert {"return_mean", "ci95", "runs"} <= group["per_game"]["starpilot"]["train_levels"].keys()
+        [pair] = report["comparisons"]
+        assert pair["groups"] == ["impala", "ppo"]
+        assert pair["probability_of_improvement"] == pytest.approx((9 - 0.5) / 9)
+        [left_out] = report["left_out"]
+        assert (Path(left_out["folder"]).name, left_out.keys()) == ("broken", {"folder", "why"})
+
+    def test_scores_are_normalized_and_games_are_not(self, report: dict[str, Any]) -> None:
+        group = report["groups"][1]
+        returns = [4.5, 5.0, 5.5]
+
+        scores = [normalized_return("starpilot", "easy", value) or 0 for value in returns]
+        assert group["full_distribution"]["mean"] == pytest.approx(sum(scores) / 3)
+        in_game = group["per_game"]["starpilot"]["full_distribution"]
+        assert (in_game["runs"], in_game["return_mean"]) == (returns, pytest.approx(5.0))
+        low, high = t_interval(np.array(returns)) or (0, 0)
+        assert in_game["ci95"] == pytest.approx([low, high])
+        train = [normalized_return("starpilot", "easy", 4.0 + seed) or 0 for seed in (1, 2, 3)]
+        gap = group["generalization_gap"]["mean"]
+        assert gap == pytest.approx(sum(train) / 3 - sum(scores) / 3)
+
+    def test_intervals_hold_their_values(self, report: dict[str, Any]) -> None:
+        for group in report["groups"]:
+            for level_set in ("train_levels", "full_distribution"):
+                for name in ("iqm", "mean", "median", "optimality_gap"):
+                    low, high = group[level_set][f"{name}_ci95"]
+                    assert low < group[level_set][name] < high
+                    assert 0.7 < group[level_set][f"{name}_coverage"] < 0.8  # three runs of one game
+
+    def test_each_run_says_what_it_cost(self, report: dict[str, Any]) -> None:
+        run = report["groups"][1]["runs"][0]
+
+        assert run["env_steps_per_second"] == pytest.approx(500)
+        assert run["hours"] == pytest.approx(507_904 / 500 / 0.9 / 3600)  # a tenth of the time validates and saves
+
+    def test_the_same_runs_give_the_same_report(self, report: dict[str, Any], folder: Path) -> None:
+        assert reported(folder / "runs", "--out", folder / "out", "--baseline", "none") == report
+
+    def test_each_group_has_its_command(self, report: dict[str, Any], folder: Path) -> None:
+        config_yaml = folder / "runs" / "ppo" / "seed_1" / "config.yaml"
+
+        assert report["groups"][1]["command"].startswith(
+            f"for game in starpilot; do for seed in 1 2 3; do lightning-rl fit --config {config_yaml} --data.game $game"
+        )
+
+
+def test_baselines_are_groups_unless_they_are_not_wanted(tmp_path: Path) -> None:
+    three_seeds(tmp_path / "runs")
+
+    with_them = reported(tmp_path / "runs", "--out", tmp_path / "with")
+    without = reported(tmp_path / "runs", "--out", tmp_path / "without", "--baseline", "none")
+
+    assert [group["name"] for group in with_them["groups"]] == ["ppo", "OpenAI PPO", "random"]
+    assert [group["name"] for group in without["groups"]] == ["ppo"]
+    openai = with_them["groups"][1]
+    assert len(openai["per_game"]["starpilot"]["train_levels"]["runs"]) == 3
+    assert len(openai["curves"]["starpilot"]["env_steps"]["train_levels"]["x"]) == 2  # 250 k and 500 k
+
+
+def test_games_missing_from_a_group_are_named_and_pairs_share_games(tmp_path: Path) -> None:
+    for model, method, games in (
+        ("PPOModule", "ppo", ("starpilot", "coinrun")),
+        ("ImpalaModule", "impala", ("coinrun",)),
+    ):
+        for game in games:
+            for seed in (1, 2, 3):
+                test = results(train=5.0, full=seed, game=game, method=method)
+                write_run(tmp_path / "runs" / method / f"{game}{seed}", config(model=model, game=game, seed=seed), test)
+
+    report = reported(tmp_path / "runs", "--out", tmp_path / "out", "--baseline", "none")
+
+    assert [(group["name"], group["missing_games"]) for group in report["groups"]] == [
+        ("impala", ["starpilot"]),
+        ("ppo", []),
+    ]
+    assert [pair["games"] for pair in report["comparisons"]] == [["coinrun"]]
+
+
+def test_fewer_than_three_seeds_have_no_interval(tmp_path: Path) -> None:
+    runs = three_seeds(tmp_path / "runs")
+    for file in (runs / "seed_3").iterdir():
+        file.unlink()
+
+    [group] = reported(runs, "--out", tmp_path / "out", "--baseline", "none")["groups"]
+
+    assert group["marked"] == "fewer than three seeds"
+    assert group["full_distribution"]["iqm"] is not None
+    assert group["full_distribution"]["iqm_ci95"] is None
+    assert group["per_game"]["starpilot"]["full_distribution"]["ci95"] is None
+    assert group["per_game"]["starpilot"]["full_distribution"]["runs"] == [4.5, 5.0]
+    assert group["generalization_gap"]["mean_ci95"] is None
+    assert len(group["curves"]["starpilot"]["env_steps"]["train_levels"]["runs"]) == 2
+
+
+def test_atari_has_no_training_levels(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        options = config(game="MsPacman", seed=seed, data__class_path="lightning_rl.AtariDataModule")
+        del options["data"]["init_args"]["distribution_mode"]
+        write_run(tmp_path / "runs" / str(seed), options, results(train=None, full=500.0, game="ms_pacman"))
+
+    [group] = reported(tmp_path / "runs", "--out", tmp_path / "out")["groups"]
+
+    assert (group["train_levels"], group["generalization_gap"]) == (None, None)
+    assert group["per_game"]["ms_pacman"]["train_levels"] is None
+    assert group["full_distribution"]["mean"] == pytest.approx((500 - 307.3) / (6951.6 - 307.3))
+
+
+def test_a_game_without_a_published_scale_is_reported_raw(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        options = config(seed=seed, data__init_args__distribution_mode="extreme")
+        write_run(tmp_path / "runs" / str(seed), options, results(train=3.0, full=2.0))
+
+    [group] = reported(tmp_path / "runs", "--out", tmp_path / "out")["groups"]
+
+    assert set(group["full_distribution"].values()) == {None}
+    assert group["per_game"]["starpilot"]["full_distribution"]["return_mean"] == 2.0
+
+
+class TestFaults:
+    def test_each_is_one_line_and_the_rest_is_reported(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        three_seeds(tmp_path / "good")
+        (tmp_path / "empty").mkdir()
+        missing = tmp_path / "missing"
+
+        reported(tmp_path / "good", tmp_path / "empty", missing, "--out", tmp_path / "out")
+
+        lines = capsys.readouterr().err.splitlines()
+        assert [
+            line.startswith(f"lightning-rl: {folder}: ")
+            for line, folder in zip(lines, (tmp_path / "empty", missing), strict=True)
+        ] == [True] * 2
+
+    def test_nothing_left_is_status_2_and_nothing_is_written(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert command.main([str(tmp_path / "missing"), "--out", str(tmp_path / "out")]) == 2
+
+        assert capsys.readouterr().err.splitlines()[-1] == "lightning-rl: no run is left to report"
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            ([], "the following arguments are required: RUN"),
+            (["RUN", "--baseline", "some"], "argument --baseline: invalid choice: 'some' (choose from 'all', 'none')"),
+            (["RUN", "--colour"], "unrecognized arguments: --colour"),
+        ],
+    )
+    def test_a_wrong_option_is_one_line(
+        self, args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert command.main(args) == 2
+        assert capsys.readouterr().err == f"lightning-rl: {message}\n"
+
+    @pytest.mark.parametrize("name", ["report.html", "report.json"])
+    def test_only_an_earlier_report_is_replaced(
+        self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        three_seeds(tmp_path / "runs")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / name).write_text("{}")
+
+        assert command.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 2
+
+        assert f"another program's {name}" in capsys.readouterr().err
+        assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["{}"]
+
+    def test_other_files_are_left_alone(self, tmp_path: Path) -> None:
+        three_seeds(tmp_path / "runs")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "notes.txt").write_text("mine")
+
+        for _ in range(2):
+            reported(tmp_path / "runs", "--out", tmp_path / "out")
+
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["notes.txt", "report.html", "report.json"]
+
+    def test_a_file_is_no_folder(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "out").write_text("mine")
+
+        assert command.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+        assert "--out must be a folder, found the file" in capsys.readouterr().err
+
+
+def test_it_starts_where_torch_and_lightning_are_missing(tmp_path: Path) -> None:
+    three_seeds(tmp_path / "runs")
+    missing = ("torch", "pytorch_lightning", "lightning_fabric", "wandb", "procgen", "ale_py", "numba", "matplotlib")
+    program = (
+        f"import sys; sys.modules |= dict.fromkeys({missing}); sys.argv[1:] = ['report', 'runs'];"
+        "from lightning_rl.__main__ import run; run()"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["report/report.html", "report/report.json"]
+
+
+def test_hours_need_every_rows_speed() -> None:
+    rows = [{"env_steps": "3600", "time/env_steps_per_second": "1"}, {"env_steps": "7200"}]
+
+    assert hours(rows)[0] == 1.0
+    assert np.isnan(hours(rows)[1])
+    assert np.isnan(steps_per_second(rows))
+    assert steps_per_second(rows[:1]) == 1.0
+
+
+def test_rows_that_only_learn_do_not_tell_their_time() -> None:
+    rows = [{"env_steps": "3600", "time/env_steps_per_second": speed} for speed in ("1.0", "0.0")]
+
+    assert np.isnan(hours(rows)[1])
+    assert np.isnan(steps_per_second(rows))
+
+
+@pytest.mark.slow
+def test_sixteen_games_five_seeds_and_six_methods_take_under_30_seconds(tmp_path: Path) -> None:
+    methods = ("PPOModule", "PPODistillModule", "ImpalaModule", "ImpalaVAEModule", "SimPLeModule", "MyModule")
+    for number, model in enumerate(methods):
+        for game in GAMES:
+            for seed in range(1, 6):
+                last = 3 + number + seed / 10
+                test = results(train=last + 1, full=last, game=game, method=model)
+                rows = metrics(last, rows=500)
+                write_run(
+                    tmp_path / "runs" / model / f"{game}{seed}", config(model=model, game=game, seed=seed), test, rows
+                )
+    program = [sys.executable, "-m", "lightning_rl", "report", "runs"]
+
+    start = time.monotonic()
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    seconds = time.monotonic() - start
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert seconds < 30
+
+
+def test_a_run_of_fit_and_test_is_read(runs: SharedRuns, tmp_path: Path) -> None:
+    run = runs.copied(tmp_path / "run", "ppo")
+    assert main(["test", "--ckpt_path", str(run / "last.ckpt"), "--run_dir", str(run)]) == 0
+
+    [group] = reported(run, "--out", tmp_path / "out", "--baseline", "none")["groups"]
+
+    tested = json.loads((run / "test.json").read_text())
+    in_game = group["per_game"][tested["game"]]
+    assert (group["method"], group["env_steps"], group["source"]) == ("ppo", tested["env_steps"], "test.json")
+    for level_set in ("train_levels", "full_distribution"):
+        assert in_game[level_set]["runs"] == [tested["level_sets"][level_set]["return_mean"]]
+        assert group[level_set]["mean"] == pytest.approx(tested["level_sets"][level_set]["normalized_return"])
+    assert group["runs"][0]["hours"] > 0
+
+
+@pytest.mark.parametrize("config_name", ["ppo", "simple"])
+def test_a_machines_overlay_is_no_setting(config_name: str) -> None:
+    assert setting(resolved(config_name, "hardware/cpu")) == setting(resolved(config_name, "hardware/gpu"))
