@@ -370,7 +370,7 @@ class TestHostileFiles:
             ("optimizer_states", [], "optimizer_states must be a list of 1, found a list of 0"),
             ("optimizer_states/0/state/0/exp_avg", torch.zeros(2), "state.0.exp_avg must be a float tensor of shape "),
             ("optimizer_states/0/param_groups", {}, "param_groups must be a list of 1, found a dict"),
-            ("lr_schedulers", [{}], "lr_schedulers must be a list of 0, found a list of 1"),
+            ("lr_schedulers", [{}], "its run has a schedule of learning rates, this command none"),
         ],
     )
     def test_wrong_contents_are_named_by_their_key(

@@ -92,8 +92,15 @@ STRANGERS = {
 }
 
 
-@pytest.mark.parametrize("key", STRANGERS)
-@pytest.mark.parametrize("in_a_file", [False, True])
+@pytest.mark.parametrize(
+    ("key", "in_a_file"),
+    [
+        (key, in_a_file)
+        for key in STRANGERS
+        for in_a_file in (False, True)
+        if in_a_file or not key.startswith("trainer")
+    ],
+)
 def test_a_class_of_another_package_is_refused_and_never_imported(
     key: str, in_a_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +120,21 @@ def test_a_class_of_another_package_is_refused_and_never_imported(
     told = capsys.readouterr().err
     assert told.startswith(f"lightning-rl: {key} must be ")
     assert "installed plug-in (lightning_rl.plugins), found stranger." in told
+
+
+@pytest.mark.parametrize("given", ["own.Own", "[{class_path: own.Own}]"])
+def test_a_callback_of_the_users_own_is_taken_from_the_command_line(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    (tmp_path / "own.py").write_text("from pytorch_lightning import Callback\nclass Own(Callback): pass\n")
+
+    # what is wrong is found only after the callback
+    wrong = ["--trainer.callbacks", given, "--data.num_envs", "0", "--run_dir", str(tmp_path / "run")]
+    assert main(["fit", "--config", "ppo", *wrong]) == 2
+
+    assert capsys.readouterr().err.startswith("lightning-rl: data.num_envs must be")
 
 
 def test_lightnings_other_package_is_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

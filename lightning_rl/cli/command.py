@@ -84,7 +84,7 @@ class RunCLI(StagedCLI):
         self.stopper = StopAtBoundary(signal_watcher)
         self._remarks: list[str] = []  # printed once the command is known to be right
         self._asked = args[0] if args else ""
-        import_plugins()
+        import_plugins(args)
         args = with_shipped_configs(args)
         check_configs(args)
         check_order(args)

@@ -1,9 +1,11 @@
 """The methods and data modules that a config may name: this package's, those of installed plug-ins, imported ones."""
 
 import inspect
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
+from itertools import pairwise
 from typing import Any
 
 from jsonargparse import set_parsing_settings
@@ -26,11 +28,15 @@ for _name in lightning_rl.__all__:  # a class that is not imported is no subclas
     getattr(lightning_rl, _name)
 
 
-def import_plugins() -> None:
+def import_plugins(args: Sequence[str] = ()) -> None:
     """Imports the installed plug-ins, and lets configs name no classes but theirs and this package's.
 
     The parser accepts only classes that are imported, and would import whatever module a config names. Installed
-    plug-ins are trusted, and so is what has been imported before; a YAML from elsewhere is not.
+    plug-ins are trusted, and so is what has been imported before, and what the command line itself names for the
+    trainer, such as a callback of the user's own; a YAML from elsewhere is not.
+
+    Args:
+        args: the command line without the program's name.
 
     Raises:
         UsageError: a plug-in cannot be imported.
@@ -44,7 +50,19 @@ def import_plugins() -> None:
                 f"the plug-in {plugin.value} of {package} cannot be imported: {type(error).__name__}: {error}; repair"
                 f" or uninstall {package}"
             ) from error
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=trusted_packages())
+    allowed = sorted({*trusted_packages(), *_named_for_trainer(args)})
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
+
+
+def _named_for_trainer(args: Sequence[str]) -> set[str]:
+    """Packages of the classes that options of the trainer name."""
+    packages = set()
+    for arg, following in pairwise([*args, ""]):
+        name, sign, value = arg.partition("=")
+        if name.startswith("--trainer."):
+            paths = re.findall(r"(?:^|class_path\W+)([A-Za-z_]\w*)(?:\.\w+)+", value if sign else following)
+            packages |= set(paths) - {"lightning"}  # whose classes are not those of this package's Lightning
+    return packages
 
 
 def trusted_packages() -> list[str]:

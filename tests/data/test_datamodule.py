@@ -13,7 +13,7 @@ from lightning_rl.data.evaluation_dataset import UniformPolicy
 from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.data.rollout_dataset import RolloutDataset
 from lightning_rl.envs.procgen import ProcgenVectorEnv
-from lightning_rl.protocols import Source
+from lightning_rl.protocols import Policy, Source
 from lightning_rl.types import ActorOutput, Episodes
 from tests.support.rollouts import assert_same, collected
 
@@ -39,6 +39,9 @@ class RandomAgent(LightningModule):
         self, obs: NDArray[Any], generator: torch.Generator, *, recurrent_inputs: Any = None, greedy: bool = False
     ) -> ActorOutput:
         return self.policy.act(obs, generator, greedy=greedy)
+
+    def yardsticks(self) -> dict[str, Policy]:
+        return {}
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         return num_steps * num_envs // 7
