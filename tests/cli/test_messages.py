@@ -46,7 +46,7 @@ class TestTheInnermostReason:
     @pytest.mark.parametrize(
         ("callback", "told"),
         [
-            ({"class_path": "nowhere.Foo"}, "trainer.callbacks: nowhere.Foo: No module named 'nowhere'"),
+            ({"class_path": "nowhere.Foo"}, "trainer.callbacks must be a class of lightning_rl"),
             (
                 {"class_path": "pytorch_lightning.callbacks.EarlyStopping"},
                 "trainer.callbacks.monitor is missing",
