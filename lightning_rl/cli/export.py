@@ -208,7 +208,7 @@ def _description(run: Checkpoint, dtype: str) -> PolicyConfig:
             frame_stack=data.frame_stack,
             previous_rewards="clipped" if games.get("reward_clipping") else "raw",
         ),
-        data=DataConfig(class_path=f"lightning_rl.{type(data).__name__}", init_args=games),
+        data=DataConfig(class_path=_public_path(type(data)), init_args=games),
         judging=Judging(
             seed_everything=config["seed_everything"],
             greedy=model.greedy,
@@ -217,6 +217,12 @@ def _description(run: Checkpoint, dtype: str) -> PolicyConfig:
             num_threads=None if micro_batches is None else micro_batches.num_threads,
         ),
     )
+
+
+def _public_path(games: type[RolloutDataModule]) -> str:
+    """The class path as configs have it."""
+    own = games.__module__.startswith("lightning_rl.")
+    return f"lightning_rl.{games.__name__}" if own else f"{games.__module__}.{games.__qualname__}"
 
 
 def _check_equal(policy: ExportedPolicy, model: RLModule) -> None:

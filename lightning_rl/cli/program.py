@@ -24,6 +24,7 @@ from lightning_rl.cli.seeds import end_with_others, is_asked_for, run_seeds, thi
 from lightning_rl.cli.standard_streams import keep_open
 from lightning_rl.cpu import allocator
 from lightning_rl.errors import ActorError, BusyError, ReplayError, UnsavedError, UsageError
+from lightning_rl.report import command as report
 from lightning_rl.runs.signals import INTERRUPTED, SIGNALS, Interrupted, SignalWatcher, end_at_signals, end_with
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -57,7 +58,7 @@ def main(args: list[str] | None = None) -> int:
             return INTERRUPTED
 
 
-_OTHERS = {"export": export.main, "bench": bench.main}
+_OTHERS = {"export": export.main, "bench": bench.main, "report": report.main}
 """Commands beside Lightning's subcommands."""
 
 

@@ -211,7 +211,7 @@ class TestBaselines:
 
         assert (openai.name, random.name) == ("OpenAI PPO", "random")
         assert returns(openai, "train_levels") == pytest.approx([6.7, 4.9, 3.4], abs=0.06)
-        assert len(returns(random)) == 3
+        assert returns(random) == [float(row["return_mean"]) for row in random_play()["easy", "fruitbot"]]
 
     @pytest.mark.parametrize("options", [{"data__init_args__num_levels": 500}, {"env_steps": 100_000}])
     def test_openai_is_left_out_where_the_setting_is_another(self, options: dict[str, Any], tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ class TestBaselines:
     def test_all_games_have_random_play_in_both_modes(self, tmp_path: Path) -> None:
         rows = random_play()
         assert rows.keys() == {(mode, game) for mode in ("easy", "hard") for game in GAMES}
-        assert {len(runs) for runs in rows.values()} == {3}
+        assert len({len(runs) for runs in rows.values()}) == 1
         assert {int(row["episodes"]) for runs in rows.values() for row in runs} == {256}
 
     def test_between_points_is_a_line(self) -> None:
