@@ -134,7 +134,7 @@ def test_a_callback_of_the_users_own_is_taken_from_the_command_line(
     wrong = ["--trainer.callbacks", given, "--data.num_envs", "0", "--run_dir", str(tmp_path / "run")]
     assert main(["fit", "--config", "ppo", *wrong]) == 2
 
-    assert capsys.readouterr().err.startswith("lightning-rl: data.num_envs must be")
+    assert capsys.readouterr().err.startswith("lightning-rl: num_envs must be")
 
 
 def test_lightnings_other_package_is_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

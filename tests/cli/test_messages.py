@@ -47,6 +47,7 @@ class TestTheInnermostReason:
         ("callback", "told"),
         [
             ({"class_path": "pytorch_lightning.nowhere.Foo"}, "module 'pytorch_lightning' has no attribute 'nowhere'"),
+            ({"class_path": "nowhere.Foo"}, "trainer.callbacks must be a class of lightning_rl"),
             (
                 {"class_path": "pytorch_lightning.callbacks.EarlyStopping"},
                 "trainer.callbacks.monitor is missing",
