@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 import yaml
 from jsonargparse import Namespace, dict_to_namespace
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -188,6 +189,7 @@ def test_a_list_of_loggers_goes_on_with_one_wandb_run_and_all_is_in_the_run_fold
     short: dict[str, Any] = {"model__network": "two_conv", "trainer__logger": None}
     for iterations in (1, 2):
         fit(Path("run"), *config_with([WANDB, CSV]), "--ckpt_path", "last", iterations=iterations, **short)
+        wandb.finish()  # as a process's end does: W&B writes its file in the background
 
     assert read_run_id(Path("run")) == load(Path("run"))[METADATA]["run_id"]
     logged = [row["env_steps"] for row in read_history(Path("run")) if "loss/policy" in row]
