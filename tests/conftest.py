@@ -1,10 +1,15 @@
 import os
+import signal
 from collections.abc import Iterator
 
 # Workers share the cores, and operators on a few small frames are not worth sharing; what tests start inherits this.
 # A second thread that a test does ask for sleeps while it waits: turning in circles, it takes the core of another.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+# Shells let what they start in the background ignore Ctrl-C, and so would the processes that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch

@@ -162,12 +162,19 @@ def check(config: str, folder: pytest.TempPathFactory, *, examples: int) -> None
     trains_or_is_refused()
 
 
-@pytest.mark.parametrize("config", METHODS)
+SOME = [
+    pytest.param(config, marks=[pytest.mark.slow] * (config not in ("ppo", "impala_vae", "simple_cpu")))
+    for config in METHODS
+]
+"""All methods; by default those three that have all kinds of options."""
+
+
+@pytest.mark.parametrize("config", SOME)
 def test_the_config_unchanged_trains(config: str, tmp_path: Path) -> None:
     assert outcome(resolved(config), tmp_path) == "trains"
 
 
-@pytest.mark.parametrize("config", METHODS)
+@pytest.mark.parametrize("config", SOME)
 def test_a_changed_config_trains_or_is_refused_in_one_line(
     config: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -230,6 +230,7 @@ def test_strategies_that_would_fork_games_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_ranks_that_lightning_starts_end_together(tmp_path: Path) -> None:
     """Without --run_dir: the one that starts the other tells where the run lives."""
     args = two(tmp_path, iterations=1000)

@@ -79,9 +79,9 @@ def test_killed_in_each_of_its_phases_simple_ends_with_the_bits_of_a_run_that_ne
 @pytest.mark.parametrize(
     "slices",
     [
-        pytest.param(1, id="world-model-half-trained"),
+        pytest.param(1, id="world-model-half-trained", marks=pytest.mark.slow),
         pytest.param(3, id="policy-half-trained"),
-        pytest.param(4, id="pass-done"),
+        pytest.param(4, id="pass-done", marks=pytest.mark.slow),
     ],
 )
 def test_with_other_num_envs_simple_goes_on_learning_from_what_was_played(slices: int, tmp_path: Path) -> None:

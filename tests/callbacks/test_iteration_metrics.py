@@ -52,7 +52,7 @@ def signalled_twice(echo_seconds: float) -> None:
     os._exit(7 if stopper.received == signal.SIGTERM else 8)
 
 
-@pytest.mark.parametrize(("echo_seconds", "status"), [(0.0, 143), (60.0, 7)])
+@pytest.mark.parametrize(("echo_seconds", "status"), [pytest.param(0.0, 143, marks=pytest.mark.slow), (60.0, 7)])
 def test_a_second_signal_ends_the_process_at_once_unless_it_is_an_echo(echo_seconds: float, status: int) -> None:
     process = started(signalled_twice, echo_seconds)
     process.join(100)

@@ -63,8 +63,8 @@ def test_what_can_be_printed_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "expected", "streams"),
     [
-        (["--help"], 0, "{} | true"),
-        (["train"], 2, "{} <&- >&- 2>&-"),
+        pytest.param(["--help"], 0, "{} | true", marks=pytest.mark.slow),
+        pytest.param(["train"], 2, "{} <&- >&- 2>&-", marks=pytest.mark.slow),
         (["doctor", "--help"], 0, "{} | true"),
         (["doctor", "--help"], 0, "{} <&- >&- 2>&-"),
         (["doctor", "more"], 2, "{} 2>&1 | true"),

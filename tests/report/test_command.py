@@ -299,6 +299,7 @@ def test_sixteen_games_five_seeds_and_six_methods_take_under_30_seconds(tmp_path
     assert seconds < 30
 
 
+@pytest.mark.slow
 def test_a_run_of_fit_and_test_is_read(runs: SharedRuns, tmp_path: Path) -> None:
     run = runs.copied(tmp_path / "run", "ppo")
     assert main(["test", "--ckpt_path", str(run / "last.ckpt"), "--run_dir", str(run)]) == 0

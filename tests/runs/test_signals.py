@@ -128,7 +128,7 @@ def test_signals_are_answered_in_the_order_in_which_they_came() -> None:
 
 
 class TestCtrlC:
-    @pytest.mark.parametrize("times", [1, 3])
+    @pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
     def test_ends_training_in_one_line_that_says_how_to_continue(self, times: int, tmp_path: Path) -> None:
         run_dir, output = tmp_path / "a run", tmp_path / "output.txt"
         process = start(fit_args(run_dir, iterations=10**6, **SHORT), output)
@@ -167,12 +167,12 @@ signals._INTERRUPT_SECONDS = 0.5
 watcher = signals.SignalWatcher(lambda message: print(message, flush=True))
 watcher.remedy = "; so"
 watcher.start()
-print("ready", flush=True)
-while True:
-    try:
-        time.sleep(60)
-    except BaseException:
-        pass
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except BaseException:
+    pass
+time.sleep(60)
 """
         command = [sys.executable, "-c", program]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -182,7 +182,9 @@ while True:
             assert process.wait(30) == 130
             assert process.stdout.read() == "interrupted; so\n"
 
-    @pytest.mark.parametrize("args", [fit_args(Path("never")), ["doctor"]], ids=["fit", "doctor"])
+    @pytest.mark.parametrize(
+        "args", [fit_args(Path("never")), pytest.param(["doctor"], marks=pytest.mark.slow)], ids=["fit", "doctor"]
+    )
     def test_before_everything_is_imported_ends_in_one_line(self, args: list[str], tmp_path: Path) -> None:
         process = subprocess.Popen(
             [sys.executable, "-m", "lightning_rl", *args],

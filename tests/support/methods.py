@@ -187,7 +187,7 @@ ROWS = {
     ),
     "ppo_distill": Row(
         tiny=_TINY_PPO,
-        resumed=(Variant("scale-bf16-micro_batches", _BF16_MICRO), Variant("running_std-fp32", RUNNING_STD)),
+        resumed=(Variant("scale-bf16-micro_batches", _BF16_MICRO, slow=True), Variant("running_std-fp32", RUNNING_STD)),
         ranks=Variant(
             "running_std",
             RUNNING_STD
@@ -205,7 +205,7 @@ ROWS = {
         on_gpu=(Variant("bf16", _PPO_ON_GPU),),
     ),
     "ppo_distill_rnd": Row(of="ppo_distill", slow=True, resumed=()),
-    "quickstart": Row(of="ppo_distill", resumed=()),
+    "quickstart": Row(of="ppo_distill", slow=True, resumed=()),
     "ppo_atari": Row(
         of="ppo",
         tiny=_TINY_ATARI | {"data.iterations_per_epoch": 1},
@@ -219,6 +219,7 @@ ROWS = {
     ),
     "impala": Row(
         tiny=_TINY_IMPALA,
+        resumed=(Variant("fp32", {}, slow=True),),
         ranks=Variant("fp32", {}, slow=True),
         enduring=None,
         on_gpu=(Variant("bf16", _IMPALA_ON_GPU),),
