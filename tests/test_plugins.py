@@ -57,7 +57,10 @@ def example_args(name: str, run_dir: Path, *args: str, iterations: int) -> list[
     return ["fit", "--config", str(EXAMPLES / f"{name}.yaml"), "--run_dir", str(run_dir), *flags, *args]
 
 
-@pytest.mark.parametrize(("name", "method", "game"), [("a2c", "a2c", "dodgeball"), ("corridor", "ppo", "corridor")])
+@pytest.mark.parametrize(
+    ("name", "method", "game"),
+    [("a2c", "a2c", "dodgeball"), pytest.param("corridor", "ppo", "corridor", marks=pytest.mark.slow)],
+)
 def test_an_installed_example_is_trained_stopped_resumed_to_the_same_bits_and_tested(
     name: str, method: str, game: str, tmp_path: Path
 ) -> None:

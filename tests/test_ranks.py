@@ -156,6 +156,7 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_boundary(tmp_path: Path) ->
     assert not (run / "media" / "episodes.mp4").exists()
 
 
+@pytest.mark.slow
 def test_a_rank_that_waits_for_the_others_ends_at_a_signal_and_not_as_one_that_was_stopped(tmp_path: Path) -> None:
     [waiting, other] = start_ranks(two(tmp_path / "run"), tmp_path / "out")
     other.kill()

@@ -120,6 +120,7 @@ def test_a_best_that_did_not_get_to_the_disk_is_none(tmp_path: Path) -> None:
     assert epoch_of(tmp_path / "best.ckpt") == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_validates_by_batches_writes_its_best(tmp_path: Path) -> None:
     every = {"trainer__check_val_every_n_epoch": "null", "trainer__val_check_interval": 3}
     fit(tmp_path, model__network="two_conv", **every)

@@ -186,6 +186,7 @@ class TestMode:
 
 
 def test_a_list_of_loggers_goes_on_with_one_wandb_run_and_all_is_in_the_run_folder(folder: Path) -> None:
+    wandb.teardown()  # a service that an earlier test has started would write to that test's folder
     short: dict[str, Any] = {"model__network": "two_conv", "trainer__logger": None}
     for iterations in (1, 2):
         fit(Path("run"), *config_with([WANDB, CSV]), "--ckpt_path", "last", iterations=iterations, **short)

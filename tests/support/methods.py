@@ -232,7 +232,7 @@ ROWS = {
             Variant("surprise-bf16-micro_batches", _BF16_MICRO | {"model.surprise.weight": 1e-3}),
             Variant("minibatches-fp32", {"model.vae.minibatch_size": 8}, slow=True),
         ),
-        ranks=Variant("micro_batches", _ONE_THREAD | {"model.vae.update_interval": 2}),
+        ranks=Variant("micro_batches", _ONE_THREAD | {"model.vae.update_interval": 2}, slow=True),
         disturbed={"data.num_actors": 2},  # processes that must not survive
         enduring=_MANY_OF_IMPALA,
         on_gpu=(Variant("bf16", _IMPALA_ON_GPU), Variant("actors", _IMPALA_ON_GPU | {"data.num_actors": 2})),
