@@ -57,7 +57,7 @@ class TestExport:
             ("ppo", {}, []),
             pytest.param("ppo_atari", {"trainer.precision": "bf16-mixed"}, [], marks=pytest.mark.slow),
             pytest.param("ppo_distill", _BF16, [], marks=pytest.mark.slow),
-            pytest.param("impala", _BF16, ["--model.greedy", "true"], marks=pytest.mark.slow),
+            pytest.param("impala", _BF16, [], marks=pytest.mark.slow),
             pytest.param("impala", {}, [], marks=pytest.mark.slow),
             pytest.param("impala_vae", {}, ["--model.greedy", "true"], marks=pytest.mark.slow),
             pytest.param("simple_cpu", {}, [], marks=pytest.mark.slow),
