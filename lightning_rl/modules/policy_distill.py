@@ -207,9 +207,8 @@ class PolicyDistillModule(PPOModule):
             checkpoint[_TEACHER_KEY] = self.teacher.config.to_json()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """See `RLModule`; a plain Trainer calls nothing before."""
-        if self.teacher is None:
-            self.prepare_for(checkpoint)
+        """See `RLModule`; takes the checkpoint's teacher, whatever is at its path now."""
+        self.prepare_for(checkpoint)
         super().on_load_checkpoint(checkpoint)
 
     def yardsticks(self) -> dict[str, Policy]:

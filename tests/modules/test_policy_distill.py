@@ -249,21 +249,37 @@ def test_a_checkpoint_brings_its_teacher_when_the_file_is_gone(tmp_path: Path) -
     assert loaded.yardsticks().keys() == {"teacher"}
 
 
+def played(level_set: str, returns: list[float]) -> Batches:
+    return Batches(
+        Episodes(
+            level_set=level_set,
+            returns=torch.tensor(returns, dtype=torch.float64),
+            lengths=torch.ones(len(returns), dtype=torch.int64),
+            level_complete=None,
+        )
+    )
+
+
+def test_going_on_takes_the_checkpoints_teacher_whatever_is_at_its_path_now(tmp_path: Path) -> None:
+    module = make_student(tmp_path)
+    trainer = fit(module, RolloutDataset(module, make_collector(games()), iterations=1))
+    trainer.save_checkpoint(tmp_path / "student.ckpt", weights_only=True)
+    larger = NetworkConfig(name="three_stack", channels=[3, 5], hidden=7, pooling="average")
+    other = make_student(teacher=teacher_of(tmp_path, network=larger))
+
+    make_trainer().test(
+        other, dataloaders=[played("teacher", [1.0])], ckpt_path=str(tmp_path / "student.ckpt"), verbose=False
+    )
+
+    assert module.teacher is not None
+    assert other.teacher is not None
+    assert other.teacher.config == module.teacher.config
+    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in module.state_dict().items())
+
+
 def test_testing_logs_the_teachers_return_beside_the_students() -> None:
     returns = {"full_distribution": [1.0, 2.0], "teacher": [3.0, 5.0]}
-    played = [
-        Batches(
-            Episodes(
-                level_set=name,
-                returns=torch.tensor(numbers, dtype=torch.float64),
-                lengths=torch.ones(2, dtype=torch.int64),
-                level_complete=None,
-            )
-        )
-        for name, numbers in returns.items()
-    ]
-
-    logged = make_trainer().test(make_student(), dataloaders=played, verbose=False)
+    logged = make_trainer().test(make_student(), dataloaders=[played(*item) for item in returns.items()], verbose=False)
 
     assert logged == [{"test/return": 1.5}, {"test/teacher_return": 4.0}]
 
