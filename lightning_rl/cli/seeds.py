@@ -218,6 +218,8 @@ class _Crew:
             self._pass_on(number)
 
         before = {number: signal.signal(number, note) for number in SIGNALS}
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # the program's handler would end it at once
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             yield
         finally:

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ def option(name): return sys.argv[sys.argv.index(name) + 1]
 seed, run_dir = option("--seed_everything"), option("--run_dir")
 def note(text): open(os.path.dirname(run_dir) + "/calls", "a").write(f"{seed} {text}\\n")
 signal.signal(signal.SIGTERM, lambda *_: (note("stopped"), sys.exit(143)))
+signal.signal(signal.SIGINT, lambda *_: (time.sleep(0.3), note("interrupted"), sys.exit(130)))
 note("begins on " + ",".join(map(str, sorted(os.sched_getaffinity(0)))))
 print("prints")
 time.sleep(float(option("--sleep")))
@@ -93,6 +95,24 @@ def test_one_seed_follows_the_other_and_a_failed_one_is_named(
     assert calls(tmp_path) == [f"{seed} {what}" for seed in (1, 2, 3) for what in (f"begins on {cores}", "ends")]
     told = f"lightning-rl: seed 2: the run in {tmp_path}/seed_2 ended with status 1\n"
     assert capsys.readouterr().err == told
+
+
+def test_ctrl_c_waits_for_the_run_to_end_where_the_program_has_a_handler_of_its_own(tmp_path: Path) -> None:
+    program = """
+import sys
+from lightning_rl.runs.signals import end_at_interrupts
+end_at_interrupts()  # as lightning_rl.__main__ does
+from lightning_rl.cli.seeds import run_seeds
+sys.exit(run_seeds(sys.argv[2:], [sys.executable, "-c", sys.argv[1]]))
+"""
+    command = [sys.executable, "-c", program, STAND_IN, *asked(tmp_path, sleep=60)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2]) as process:
+        while not calls(tmp_path):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+
+    assert [call.partition(" ")[2] for call in calls(tmp_path)][1:] == ["interrupted"]
 
 
 @pytest.mark.parametrize("status", [2, 143, 130])
