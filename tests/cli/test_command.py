@@ -469,7 +469,7 @@ def test_a_signal_that_comes_before_everything_is_imported_ends_with_status_143(
     assert process.wait(30) == 143
 
 
-@pytest.mark.parametrize("everyone", [False, True])
+@pytest.mark.parametrize("everyone", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_sigterm_to_the_run_or_to_all_of_its_processes_leaves_nothing_undone(everyone: bool, tmp_path: Path) -> None:
     """Slurm signals W&B's process, too, which then logs nothing more."""
     run_dir = tmp_path / "run"

@@ -97,6 +97,7 @@ def test_one_seed_follows_the_other_and_a_failed_one_is_named(
     assert capsys.readouterr().err == told
 
 
+@pytest.mark.slow
 def test_ctrl_c_waits_for_the_run_to_end_where_the_program_has_a_handler_of_its_own(tmp_path: Path) -> None:
     program = """
 import sys

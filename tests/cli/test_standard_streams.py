@@ -76,6 +76,7 @@ def test_a_command_that_only_answers_has_its_own_status(
     assert status([sys.executable, "-m", "lightning_rl", *args], streams, tmp_path) == expected
 
 
+@pytest.mark.slow
 def test_a_finished_run_ends_with_0(tmp_path: Path) -> None:
     """Without a standard output, and with a reader of the standard error that has gone."""
     args = fit_args(tmp_path / "run", iterations=1, model__network="two_conv")

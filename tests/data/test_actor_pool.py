@@ -242,6 +242,7 @@ def test_an_actor_that_dies_before_it_has_read_its_policy_is_named() -> None:
         pool.collect(LargePolicy())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_an_actor_that_hangs_at_its_start_is_named_though_a_state_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lightning_rl.data.actor_pool._START_SECONDS", 3.0)

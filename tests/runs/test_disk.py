@@ -62,6 +62,7 @@ def keep(run_dir: Path, folder: Path) -> None:
         shutil.copy(run_dir / name, folder)
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_a_run_goes_on_without_saving_and_a_resumed_one_ends_with_the_same_bits(
     folders: Folders, tmp_path: Path, runs: SharedRuns
 ) -> None:

@@ -174,8 +174,8 @@ ROWS = {
         tiny=_TINY_PPO,
         resumed=(
             Variant("fp32", {}),
-            Variant("bf16-micro_batches", _BF16_MICRO),
-            Variant("rmsprop-annealed", ANNEALED),
+            Variant("bf16-micro_batches", _BF16_MICRO, slow=True),  # SimPLe's policy learns so, too
+            Variant("rmsprop-annealed", ANNEALED, slow=True),
         ),
         ranks=Variant("micro_batches", _ONE_THREAD, slow=True),
         enduring=None,
