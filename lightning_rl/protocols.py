@@ -135,8 +135,8 @@ class Agent(Policy, Protocol):
     on_policy: bool
     """Whether the method learns only from rollouts of the current policy, which rules out actor processes."""
 
-    def yardsticks(self) -> dict[str, Policy]:
-        """Other policies that `test` plays on all levels, by name."""
+    def yardsticks(self, game: str) -> dict[str, Policy]:
+        """Other policies that `test` plays on all levels of a game, by name."""
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         """Number of batches that `batches` yields for rollouts of this size."""

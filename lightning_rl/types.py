@@ -148,6 +148,7 @@ class Episodes(TensorFields):
     returns: Float64[Tensor, "E"]  # raw, in env units
     lengths: Int64[Tensor, "E"]
     level_complete: Bool[Tensor, "E"] | None  # None if the game does not report it
+    game: str = ""  # where a run has several
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ UNKNOWN = {
 
 EXCEPTIONS = {"callbacks/world_model_report.py": {"networks"}}
 
-LIGHTNING = ("data/datamodule.py", "modules/", "callbacks/", "cli/", "runs/")
+LIGHTNING = ("data/datamodule.py", "data/episode_datamodule.py", "modules/", "callbacks/", "cli/", "runs/")
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "procgen": ("envs/procgen.py",),
     "gym3": ("envs/procgen.py",),

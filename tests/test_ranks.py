@@ -129,6 +129,11 @@ def test_two_ranks_learn_from_games_of_their_own_what_one_process_would_from_all
         scalings = [collector["env"]["env"]["moments"] for collector in games]
         assert scalings[0] == scalings[1]
         assert scalings[0][2] == pytest.approx(4 * ENV_STEPS, abs=1e-3)
+    if config == "policy_distill":
+        for game in ("dodgeball", "starpilot"):  # whose environments are half of them
+            scalings = [collector["env"][game]["env"]["moments"] for collector in games]
+            assert scalings[0] == scalings[1]
+            assert scalings[0][2] == pytest.approx(2 * ENV_STEPS, abs=1e-3)
     if config == "ppo_distill":
         assert int(saved["state_dict"]["normalizer.count"]) == 4 * ENV_STEPS
         assert float(saved["state_dict"]["intrinsic_moments"][2]) == pytest.approx(4 * ENV_STEPS, abs=1e-3)

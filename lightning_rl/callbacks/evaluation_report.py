@@ -13,6 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 from rich.table import Table
 
+from lightning_rl.data.episode_datamodule import EpisodeDataModule
 from lightning_rl.distributed import collectives
 from lightning_rl.errors import UsageError
 from lightning_rl.modules.base import RLModule
@@ -24,7 +25,7 @@ _Z_95 = 1.959964  # the normal distribution's 97.5 % quantile
 
 
 class EvaluationReport(Callback):
-    """Prints `mean (variance) [max, min]` per level set and writes `test.json`.
+    """Prints `mean (variance) [max, min]` per level set and writes `test.json`; of several games, per game.
 
     The interval is the normal interval of the mean, mean ± 1.96 · s / √n over episodes. It tells how precisely the
     return of these weights is known, not how another seed would have trained.
@@ -39,14 +40,15 @@ class EvaluationReport(Callback):
         self._path = run_dir / "test.json"
         self._method = method
         self._checkpoint = checkpoint
-        self._episodes: dict[str, Episodes] = {}
+        self._episodes: dict[str, dict[str, Episodes]] = {}  # by game, where there are several, and level set
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the returns in `validate`; during `fit` they are logged with the row."""
         if trainer.state.fn == TrainerFn.VALIDATING and isinstance(pl_module, RLModule):
             means = collectives.all_reduce_mean(pl_module.validation_returns)
+            width = max(31, *map(len, means))
             for key, value in means.items() if trainer.is_global_zero else ():
-                sys.stdout.write(f"{key:<31} {value:.2f}\n")
+                sys.stdout.write(f"{key:<{width}} {value:.2f}\n")
 
     def on_test_batch_end(
         self,
@@ -58,39 +60,46 @@ class EvaluationReport(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Stores the episodes of a level set, of all ranks."""
-        self._episodes[batch.level_set] = _joined(collectives.all_gather(batch))
+        self._episodes.setdefault(batch.game, {})[batch.level_set] = _joined(collectives.all_gather(batch))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the table and writes `test.json`."""
         if not trainer.is_global_zero:
             return
         data = data_of(trainer)
-        report: dict[str, Any] = {
+        head = {
             "method": self._method,
             "game": data.game,
             "distribution_mode": data.distribution_mode,
             "checkpoint": None if self._checkpoint is None else str(self._checkpoint),
             "env_steps": data.env_steps,
-            "level_sets": {
-                name: summary(
-                    episodes,
-                    data.level_sets.get(name, (0, 0)),
-                    normalized_return=data.normalized_return,
-                )
-                for name, episodes in self._episodes.items()
-            },
         }
-        if (teacher := self._episodes.get("teacher")) is not None:
-            report["teacher_return_kept"] = share_kept(self._episodes["full_distribution"], teacher)
+        played = zip(data.each_game, self._episodes.values(), strict=True)
+        found = {one.game: _measured(episodes, one) for one, episodes in played}
+        only = found.get(data.game)
         with atomic_write(self._path) as file:
+            report = head | ({"games": found} if only is None else only)
             file.write((json.dumps(report, indent=2) + "\n").encode())
         console = Console()
         if not console.is_terminal:
             console.width = 120  # rich would fold the table to 80 columns in a file
-        console.print(table(report, budget=data.test_env_steps))
-        if (kept := report.get("teacher_return_kept")) is not None:
-            interval = "{:.3f} to {:.3f}".format(*kept["ci95"])
-            console.print(f"kept of the teacher's return on all levels: {kept['share']:.3f}, 95 % interval {interval}")
+        for game, measured in found.items():
+            console.print(table(head | {"game": game} | measured, budget=data.test_env_steps))
+            if (kept := measured.get("teacher_return_kept")) is not None:
+                interval = "{:.3f} to {:.3f}".format(*kept["ci95"])
+                returns = "the teacher's return" if only is not None else f"its teacher's return in {game}"
+                console.print(f"kept of {returns} on all levels: {kept['share']:.3f}, 95 % interval {interval}")
+
+
+def _measured(episodes: dict[str, Episodes], data: EpisodeDataModule) -> dict[str, Any]:
+    """What test.json says of one game."""
+    sets = {
+        name: summary(own, data.level_sets.get(name, (0, 0)), normalized_return=data.normalized_return)
+        for name, own in episodes.items()
+    }
+    teacher = episodes.get("teacher")
+    kept = {} if teacher is None else {"teacher_return_kept": share_kept(episodes["full_distribution"], teacher)}
+    return {"level_sets": sets} | kept
 
 
 def _joined(parts: Sequence[Episodes]) -> Episodes:
@@ -100,6 +109,7 @@ def _joined(parts: Sequence[Episodes]) -> Episodes:
         returns=torch.cat([part.returns for part in parts]),
         lengths=torch.cat([part.lengths for part in parts]),
         level_complete=torch.cat(complete) if complete else None,
+        game=parts[0].game,
     )
 
 

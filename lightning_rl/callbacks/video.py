@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
@@ -21,8 +22,8 @@ from lightning_rl.types import Episodes
 class RecordMedia(Callback):
     """Writes `media/episodes.mp4` in `predict` and at the end of `fit`.
 
-    `predict` also writes the returns to `media/episodes.json`. `fit` also draws `media/learning_curve.png` and logs
-    both to W&B.
+    `predict` also writes the returns to `media/episodes.json`, by game where there are several. `fit` also draws
+    `media/learning_curve.png` and logs both to W&B.
 
     Args:
         run_dir: the run folder.
@@ -35,6 +36,7 @@ class RecordMedia(Callback):
         self._metrics = run_dir / "metrics.csv"
         self._title = title
         self._recorder = EpisodeRecorder()
+        self._played: dict[str, dict[str, list[Any]]] = {}  # by game, in `predict`
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Records the episodes of `predict`."""
@@ -50,14 +52,20 @@ class RecordMedia(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Writes the video and the returns."""
+        """Writes the video and the returns, once the last game is played."""
         if not trainer.is_global_zero:
             return
+        self._recorder.next_game()
+        self._played[outputs.game] = {"returns": outputs.returns.tolist(), "lengths": outputs.lengths.tolist()}
+        if len(self._played) < len(data_of(trainer).game_names):
+            return
         self._recorder.write(self.video)
-        played = {"returns": outputs.returns.tolist(), "lengths": outputs.lengths.tolist()}
+        only = self._played.get("")
         returns = self.video.with_suffix(".json")
-        returns.write_text(json.dumps(played) + "\n", encoding="utf-8")
-        sys.stdout.write(f"returns {played['returns']}\nvideo   {self.video}\nreturns {returns}\n")
+        returns.write_text(json.dumps({"games": self._played} if only is None else only) + "\n", encoding="utf-8")
+        for game, played in self._played.items():
+            sys.stdout.write(f"returns {played['returns']}{game and f' in {game}'}\n")
+        sys.stdout.write(f"video   {self.video}\nreturns {returns}\n")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plays episodes with the trained policy and draws the curve, unless a signal stopped the run.
@@ -69,18 +77,13 @@ class RecordMedia(Callback):
         if not trainer.is_global_zero or not isinstance(pl_module, RLModule) or is_fast_dev_run(trainer):
             return
         data = data_of(trainer)
-        episodes = data.evaluation(
-            "full_distribution",
-            pl_module,
-            num_envs=data.predict_episodes,
-            greedy=pl_module.greedy,
-            watcher=self._recorder,
-        )
         videos, pictures = [], []
-        for _ in episodes:
-            with going_on_without(self.video):
-                self._recorder.write(self.video)
-                videos.append(self.video)
+        for episodes in data.shown(pl_module, greedy=pl_module.greedy, watcher=self._recorder):
+            list(episodes)
+            self._recorder.next_game()
+        with going_on_without(self.video):
+            self._recorder.write(self.video)
+            videos.append(self.video)
         with going_on_without(self.learning_curve):
             if draw_learning_curve(self._metrics, self.learning_curve, title=self._title):
                 pictures.append(self.learning_curve)

@@ -140,6 +140,7 @@ class RunCLI(StagedCLI):
         defaults = {f"trainer.{key}": value for key, value in trainer.items()}
         parser.set_defaults({**defaults, "data": {"class_path": self._data_class}})
         parser.link_arguments("allow_inexact_resume", "data.init_args.allow_inexact_resume")
+        parser.link_arguments("data.game_names", "model.init_args.games", apply_on="instantiate")
         parser.link_arguments("data.num_actions", "model.init_args.num_actions", apply_on="instantiate")
         parser.link_arguments("data.obs_shape", "model.init_args.obs_shape", apply_on="instantiate")
         parser.link_arguments("data.reward_values", "model.init_args.reward_values", apply_on="instantiate")
@@ -176,7 +177,7 @@ class RunCLI(StagedCLI):
         compute_deterministically(config.trainer)
         module = module_class(config.model.class_path)
         self.method = module.method(config.model.init_args.as_dict())
-        self.game = data_class(config.data.class_path).game_named(str(config.data.init_args.get("game")))
+        self.game = data_class(config.data.class_path).games_named(config.data.init_args.get("game"))
         self.location = find_location(config, self.policy, str(self.subcommand), method=self.method, game=self.game)
         self.run_dir, self.checkpoint = self.location.run_dir, self.location.checkpoint
         self._remarks.extend(self.location.remarks)

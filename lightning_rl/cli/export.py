@@ -189,13 +189,14 @@ def _description(run: Checkpoint, dtype: str) -> PolicyConfig:
     config = _resolved(run)
     games = {key: value for key, value in config["data"]["init_args"].items() if key not in _NOT_THE_GAMES}
     games |= {key: getattr(data, key) for key in data.decisive}
+    games["game"] = game = data.game if len(data.game_names) == 1 else list(data.game_names)
     network, micro_batches = model.network_config(), model.micro_batches
     precision = str(trainer.precision)
     return PolicyConfig(
         format_version=FORMAT_VERSION,
         lightning_rl_version=__version__,
         method=run.method,
-        game=run.game,
+        game=game,
         distribution_mode=data.distribution_mode,
         env_steps=data.env_steps,
         network=network,
@@ -255,25 +256,29 @@ def _write_video(path: Path, run: Checkpoint) -> None:
     if checkpoint.name == checkpoint_files.LAST and own.is_file():
         shutil.copyfile(own, path)
         return
-    data, recorder = run.datamodule, EpisodeRecorder()
-    options: dict[str, Any] = {"num_envs": data.predict_episodes, "greedy": run.model.greedy, "watcher": recorder}
-    for _ in data.evaluation("full_distribution", run.model, **options):
-        recorder.write(path)
+    recorder = EpisodeRecorder()
+    for episodes in run.datamodule.shown(run.model, greedy=run.model.greedy, watcher=recorder):
+        list(episodes)
+        recorder.next_game()
+    recorder.write(path)
 
 
 def _results(run: Checkpoint) -> dict[str, Any] | None:
-    """The level sets of the test.json beside the checkpoint, where that is of the same weights."""
+    """The level sets, by game, of the test.json beside the checkpoint, where that is of the same weights."""
     checkpoint = run.checkpoint or Path()
     path = checkpoint.with_name("test.json")
     if not path.is_file():
         return None
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        validate_state(report, {"checkpoint": str, "env_steps": int, "level_sets": dict[str, dict[str, Any]]})
-        for name, row in report["level_sets"].items():
-            validate_state(row, _LEVEL_SET, f"level_sets.{name}")
+        validate_state(report, {"checkpoint": str, "env_steps": int})
+        games = report.get("games", {run.game: report})
+        validate_state(games, dict[str, dict[str, Any]], "games")
+        for found in games.values():
+            validate_state(found, {"level_sets": dict[str, dict[str, Any]]})
+            for name, row in found["level_sets"].items():
+                validate_state(row, _LEVEL_SET, f"level_sets.{name}")
     except ValueError as error:
         raise UsageError(f"{path} is no report of `test`: {error}; remove it, or give `test` again") from error
     same = report["env_steps"] == run.datamodule.env_steps and Path(report["checkpoint"]).name == checkpoint.name
-    level_sets: dict[str, Any] = report["level_sets"]
-    return level_sets if same else None
+    return {game: found["level_sets"] for game, found in games.items()} if same else None

@@ -12,7 +12,7 @@ from pytorch_lightning import Trainer
 from lightning_rl.cli.registry import data_class, module_class
 from lightning_rl.modules.hyper_parameters import as_plain, constructor_options
 
-_FOLLOWS = ("num_actions", "obs_shape", "reward_values", "seed", "allow_inexact_resume")
+_FOLLOWS = ("games", "num_actions", "obs_shape", "reward_values", "seed", "allow_inexact_resume")
 """Options of model and data that follow from others."""
 _ELSEWHERE = ("logger", "default_root_dir", "enable_progress_bar")
 """Options of the trainer that decide what is told of a run, not what it learns."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_rl.data.replay import ReplayBuffer, ReplayState
 from lightning_rl.distributed import collectives
+from lightning_rl.envs.side_by_side import SideBySide
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
 from lightning_rl.protocols import Policy, ResumableVectorEnv
 from lightning_rl.state import from_plain, to_plain
@@ -105,7 +106,7 @@ class Collector:
             raw_rewards.append(info.get("raw_rewards", reward))
         self.env_steps += self.num_steps * self.num_envs
         self.mean_raw_reward = float(np.mean(raw_rewards, dtype=np.float64))
-        if collectives.world_size() > 1 and isinstance(self.env, ResumableVectorWrapper):
+        if collectives.world_size() > 1 and isinstance(self.env, ResumableVectorWrapper | SideBySide):
             self.env.sync_statistics(collectives.all_reduce_moments)
         self._snapshot = self._boundary()
         return Rollout(

@@ -1,46 +1,34 @@
-"""The data module: builds environments for training and evaluation, and saves and restores those of training."""
+"""The data module: builds environments for training, and saves and restores them; it judges policies, too."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
-from jaxtyping import UInt8
-from numpy.typing import NDArray
-from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_rl.data.actor_pool import ActorPool
 from lightning_rl.data.actor_process import MakeEnv
 from lightning_rl.data.collector import Collector
 from lightning_rl.data.continuation import GamesState, check_games, is_exact, read_games
-from lightning_rl.data.evaluation_dataset import EvaluationDataset, UniformPolicy, Watcher
+from lightning_rl.data.episode_datamodule import ACTIONS, GAMES, EpisodeDataModule
 from lightning_rl.data.replay import ReplayBuffer, ReplayState
 from lightning_rl.data.rollout_dataset import RolloutDataset
 from lightning_rl.distributed import collectives
-from lightning_rl.envs.statistics import EpisodeStatistics
+from lightning_rl.envs.side_by_side import with_statistics
 from lightning_rl.errors import UsageError, check_option
-from lightning_rl.protocols import Agent, Policy, ResumableVectorEnv
-from lightning_rl.runs.lightning_private import global_seed
+from lightning_rl.protocols import Agent
 from lightning_rl.state import from_plain, to_plain
 from lightning_rl.types import State
 
-MAX_SEED = 2**31 - 1
-"""Seeds of games are 32-bit signed integers."""
-
-_MAX_EVALUATION_ENVS = 64
 _MAX_FRAMES = 10**9  # of a rollout: terabytes
-_STEPS_BEFORE_EXAMPLES = 40  # first frames of many games are alike
-# what a random stream is for; numbers of their own keep the streams apart
-_GAMES, _ACTIONS, _EVALUATION_GAMES, _EVALUATION_ACTIONS, _EXAMPLES, _TEST_GAMES, _TEST_ACTIONS = range(7)
 
 
-class RolloutDataModule(LightningDataModule, ABC):
-    """Rollouts of one game for training and episodes of it for evaluation; a subclass says which games there are.
+class RolloutDataModule(EpisodeDataModule):
+    """Rollouts of games for training and episodes of them for evaluation; a subclass says which games there are.
 
     Args:
-        game: as the subclass calls it.
+        game: as the subclass calls it, or several, which share `num_envs` equally.
         frame_stack: frames in one observation.
         num_envs: environments of one rank.
         num_steps: steps of each environment in one rollout.
@@ -48,28 +36,17 @@ class RolloutDataModule(LightningDataModule, ABC):
         iterations_per_epoch: iterations between two epoch ends, where Lightning logs, validates and saves.
         num_actors: processes that collect while the learner learns, and share `num_envs` out among them.
         actor_timeout: seconds without a step after which an actor counts as hung.
-        validation_episodes: episodes per level set in validation, of all ranks together.
-        test_episodes: likewise in `test`, rounded up to the same number in each environment.
-        test_env_steps: instead, a budget of env steps per level set: whole episodes, which favors short ones.
-        predict_episodes: episodes that `predict` plays, each in an environment of its own.
+        validation_episodes: see `EpisodeDataModule`.
+        test_episodes: likewise.
+        test_env_steps: likewise.
+        predict_episodes: likewise.
         allow_inexact_resume: take a checkpoint of another number of ranks or environments, with games started anew.
-        seed: seed of games and actions; None for that of `seed_everything`, or 0 where it was not called.
-
-    Attributes:
-        obs_shape: height, width and channels of an observation.
-        num_actions: actions to choose from.
-        distribution_mode: difficulty, where the game has several.
-        watcher: is shown the frames of `predict`.
+        seed: likewise.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number out of range, or one that several games cannot share.
     """
 
-    obs_shape: tuple[int, int, int]
-    num_actions: int
-    action_meanings: tuple[str, ...] = ()
-    """A name for each action, where the games have such."""
-    distribution_mode: str | None = None
     decisive: tuple[str, ...] = ("game",)
     """Attributes that must be as they were for games to go on where they stopped."""
     continues_in: Path | None = None
@@ -78,7 +55,7 @@ class RolloutDataModule(LightningDataModule, ABC):
     def __init__(
         self,
         *,
-        game: str,
+        game: str | Sequence[str],
         num_envs: int,
         num_steps: int,
         total_env_steps: int,
@@ -93,7 +70,6 @@ class RolloutDataModule(LightningDataModule, ABC):
         allow_inexact_resume: bool = False,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
         _require_positive(
             frame_stack=frame_stack,
             num_envs=num_envs,
@@ -111,56 +87,35 @@ class RolloutDataModule(LightningDataModule, ABC):
         )
         check_option("data.num_actors", num_actors, 0 <= num_actors <= num_envs, f"from 0 to data.num_envs, {num_envs}")
         check_option("data.actor_timeout", actor_timeout, actor_timeout > 0, "positive")
-        check_option("data.seed", seed, seed is None or seed >= 0, "at least 0, or null for that of seed_everything")
-        self.game = game
+        super().__init__(
+            game=game,
+            validation_episodes=validation_episodes,
+            test_episodes=test_episodes,
+            test_env_steps=test_env_steps,
+            predict_episodes=predict_episodes,
+            seed=seed,
+        )
+        if (number := len(self.game_names)) > 1:
+            shared = num_envs % number == 0
+            check_option("data.num_envs", num_envs, shared, f"a multiple of {number}, the number of games")
+            check_option("data.num_actors", num_actors, num_actors == 0, "0 where several games are played")
         self.frame_stack = frame_stack
         self.num_envs = num_envs
         self.num_steps = num_steps
         self.total_env_steps = total_env_steps
         self.num_actors = num_actors
-        self.validation_episodes = validation_episodes
-        self.test_episodes = test_episodes
-        self.test_env_steps = test_env_steps
-        self.predict_episodes = predict_episodes
         self.allow_inexact_resume = allow_inexact_resume
-        self.watcher: Watcher | None = None
         self._iterations_per_epoch = iterations_per_epoch
         self._actor_timeout = actor_timeout
-        self._seed = seed
         self._collector: Collector | ActorPool | None = None
         self._restored_env_steps = 0
         self._left: State | None = None  # where the last `fit` has left the games
         self._other_env_steps = 0  # of a run with other numbers of ranks or environments, which this one continues
 
-    @classmethod
-    def game_named(cls, name: str) -> str:
-        """What paths, reports and checkpoints call the game.
-
-        Raises:
-            ValueError: there is none of this name, where it has to be known to tell.
-        """
-        return name
-
-    @property
-    def level_sets(self) -> dict[str, tuple[int, int]]:
-        """`num_levels` and `start_level` of the levels that a policy is judged on, those of training first.
-
-        By default all there are, as one set.
-        """
-        return {"full_distribution": (0, 0)}
-
     @property
     def reward_values(self) -> tuple[float, ...] | None:
         """All rewards that one step of training can give, or None where they are not a few known ones."""
         return None
-
-    def normalized_return(self, value: float) -> float | None:
-        """A return on the scale that is published for the game, or None without one."""
-        return None
-
-    @abstractmethod
-    def games(self, num_envs: int, levels: tuple[int, int], seed: int) -> ResumableVectorEnv:
-        """Builds games for judging, whose observations are the caller's to keep."""
 
     @abstractmethod
     def training_games(self) -> MakeEnv:
@@ -184,20 +139,6 @@ class RolloutDataModule(LightningDataModule, ABC):
             return self._restored_env_steps
         return self._other_env_steps + self._collector.env_steps * self._world_size
 
-    @property
-    def _world_size(self) -> int:
-        return 1 if self.trainer is None else self.trainer.world_size
-
-    @property
-    def _rank(self) -> int:
-        return 0 if self.trainer is None else self.trainer.global_rank
-
-    def _seed_for(self, purpose: int, actor: int = 0) -> int:
-        """A seed of its own for every use of random numbers; actors count from one."""
-        seed = global_seed() if self._seed is None else self._seed
-        sequence = np.random.SeedSequence([seed, purpose, self._rank, actor])
-        return int(sequence.generate_state(1)[0]) % MAX_SEED
-
     def setup(self, stage: str) -> None:
         """Starts the training games, for `fit`, or continues those of the last one; actors start with a rollout."""
         if stage == "fit" and self._collector is None:
@@ -207,17 +148,17 @@ class RolloutDataModule(LightningDataModule, ABC):
 
     def _new_collector(self) -> Collector | ActorPool:
         if self.num_actors == 0:
-            env = EpisodeStatistics(self.training_games()(self.num_envs, self._seed_for(_GAMES)))
+            env = with_statistics(self.training_games()(self.num_envs, self.seed_for(GAMES)))
             replay = self._replay() if self.trainer is not None and self._agent.uses_replay else None
-            return Collector(env, num_steps=self.num_steps, seed=self._seed_for(_ACTIONS), replay=replay)
+            return Collector(env, num_steps=self.num_steps, seed=self.seed_for(ACTIONS), replay=replay)
         return ActorPool(
             self.training_games(),
             num_actors=self.num_actors,
             num_envs=self.num_envs,
             num_steps=self.num_steps,
             obs_shape=self.obs_shape,
-            seeds=[(self._seed_for(_GAMES, i), self._seed_for(_ACTIONS, i)) for i in range(1, self.num_actors + 1)],
-            seed=self._seed_for(_ACTIONS),
+            seeds=[(self.seed_for(GAMES, i), self.seed_for(ACTIONS, i)) for i in range(1, self.num_actors + 1)],
+            seed=self.seed_for(ACTIONS),
             hang_seconds=self._actor_timeout,
         )
 
@@ -233,8 +174,14 @@ class RolloutDataModule(LightningDataModule, ABC):
 
         Raises:
             ValueError: it must be on-policy, and `num_actors` is not 0; or its iterations differ in length, and an
-                epoch is not one of them.
+                epoch is not one of them; or it learns a model of one game, and there are several.
         """
+        check_option(
+            "data.game",
+            f"[{', '.join(self.game_names)}]",
+            len(self.game_names) == 1 or not agent.uses_replay,
+            f"one game for {type(agent).__name__}, which learns a model of it",
+        )
         if agent.uses_replay and self._iterations_per_epoch != 1:
             raise ValueError(
                 f"data.iterations_per_epoch must be 1 for {type(agent).__name__}, whose iterations differ in length,"
@@ -263,83 +210,10 @@ class RolloutDataModule(LightningDataModule, ABC):
             self._collector.close()
             self._collector = None
 
-    def evaluation(
-        self,
-        level_set: str,
-        policy: Policy,
-        *,
-        num_envs: int,
-        episodes_per_env: int = 1,
-        is_test: bool = False,
-        **options: Any,
-    ) -> EvaluationDataset:
-        """Episodes of `policy` on a level set or, under any other name, on all levels; see `EvaluationDataset`.
-
-        Args:
-            level_set: name of the levels.
-            policy: plays.
-            num_envs: environments that play side by side.
-            episodes_per_env: episodes that count, in each environment.
-            is_test: play other levels and actions than validation, which has chosen the best checkpoint by its own.
-            **options: further options of `EvaluationDataset`.
-        """
-        levels = self.level_sets.get(level_set, self.level_sets["full_distribution"])
-        games, actions = (_TEST_GAMES, _TEST_ACTIONS) if is_test else (_EVALUATION_GAMES, _EVALUATION_ACTIONS)
-
-        def make_env() -> ResumableVectorEnv:
-            return EpisodeStatistics(self.games(num_envs, levels, self._seed_for(games)))
-
-        seed = self._seed_for(actions)
-        return EvaluationDataset(level_set, make_env, policy, episodes_per_env=episodes_per_env, seed=seed, **options)
-
-    def example_frames(self, number: int) -> UInt8[NDArray[Any], "N H W C"]:
-        """Frames from the middle of `number` games on training levels, played at random; the same at every call.
-
-        The environments and the random stream are separate ones: training is not affected.
-        """
-        seed = self._seed_for(_EXAMPLES)
-        policy, generator = UniformPolicy(self.num_actions), torch.Generator().manual_seed(seed)
-        env = self.games(number, next(iter(self.level_sets.values())), seed)
-        try:
-            obs, _ = env.reset()
-            for _ in range(_STEPS_BEFORE_EXAMPLES):
-                obs, *_ = env.step(policy.act(obs, generator).actions.numpy())
-        finally:
-            env.close()
-        return obs
-
-    @property
-    def _agent(self) -> Agent:
-        return cast(Agent, cast(Any, self.trainer).lightning_module)
-
     def train_dataloader(self) -> RolloutDataset:
         """The dataset itself: a `DataLoader` would collate, and prefetch in processes of its own."""
         self.check_agent(self._agent)
         return RolloutDataset(self._agent, self.collector, iterations=self._iterations_per_epoch)
-
-    def val_dataloader(self) -> list[EvaluationDataset]:
-        """Training levels, where they are not all, then all levels."""
-        sizes = self._evaluation_sizes(self.validation_episodes)
-        return [self.evaluation(name, self._agent, **sizes, greedy=self._agent.greedy) for name in self.level_sets]
-
-    def test_dataloader(self) -> list[EvaluationDataset]:
-        """Training levels, where they are not all, all levels, and on these the method's yardsticks and random play."""
-        budget = None if self.test_env_steps is None else -(-self.test_env_steps // self._world_size)
-        sizes = self._evaluation_sizes(self.test_episodes) | {"env_steps": budget, "is_test": True}
-        judged = [self.evaluation(name, self._agent, **sizes, greedy=self._agent.greedy) for name in self.level_sets]
-        others = self._agent.yardsticks() | {"random_policy": UniformPolicy(self.num_actions)}
-        return [*judged, *(self.evaluation(name, policy, **sizes) for name, policy in others.items())]
-
-    def _evaluation_sizes(self, episodes: int) -> dict[str, Any]:
-        """This rank's share."""
-        share = -(-episodes // self._world_size)
-        num_envs = min(share, _MAX_EVALUATION_ENVS)
-        return {"num_envs": num_envs, "episodes_per_env": -(-share // num_envs)}
-
-    def predict_dataloader(self) -> list[EvaluationDataset]:
-        """A few episodes on all levels, shown to `watcher`."""
-        shown: dict[str, Any] = {"greedy": self._agent.greedy, "watcher": self.watcher}
-        return [self.evaluation("full_distribution", self._agent, num_envs=self.predict_episodes, **shown)]
 
     def state_dict(self) -> State:
         """The collectors of all ranks, as they are or as the last `fit` has left them; a collective call."""

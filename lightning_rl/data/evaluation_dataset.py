@@ -67,6 +67,7 @@ class EvaluationDataset(IterableDataset[Episodes]):
         env_steps: budget of env steps over all environments, instead of `episodes_per_env`.
         greedy: take the most likely actions.
         watcher: is shown every frame.
+        game: name of the game, where a run has several.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class EvaluationDataset(IterableDataset[Episodes]):
         env_steps: int | None = None,
         greedy: bool = False,
         watcher: Watcher | None = None,
+        game: str = "",
     ) -> None:
         self._level_set = level_set
         self._make_env = make_env
@@ -89,6 +91,7 @@ class EvaluationDataset(IterableDataset[Episodes]):
         self._env_steps = env_steps
         self._greedy = greedy
         self._watcher = watcher
+        self._game = game
 
     def __len__(self) -> int:
         return 1
@@ -136,4 +139,5 @@ class EvaluationDataset(IterableDataset[Episodes]):
             returns=torch.tensor(returns, dtype=torch.float64),
             lengths=torch.tensor(lengths, dtype=torch.int64),
             level_complete=torch.tensor(complete, dtype=torch.bool) if complete else None,
+            game=self._game,
         )

@@ -10,6 +10,7 @@ from lightning_rl.envs.frame_stack import FrameStack
 from lightning_rl.envs.normalize import ReturnScaling
 from lightning_rl.envs.procgen import ProcgenVectorEnv, require_libraries
 from lightning_rl.envs.procgen_games import ACTION_MEANINGS, NUM_ACTIONS, REWARDS, check_options, normalized_return
+from lightning_rl.envs.side_by_side import build_side_by_side
 from lightning_rl.errors import check_option
 from lightning_rl.protocols import ResumableVectorEnv
 from lightning_rl.types import State
@@ -18,8 +19,11 @@ from lightning_rl.types import State
 class ProcgenDataModule(RolloutDataModule):
     """Rollouts from Procgen for training, and episodes on training levels and on all levels for evaluation.
 
+    Several games are played side by side in training, in equal shares of the environments, and each with its own
+    scaling of rewards; they share the levels' options. They are judged one after the other.
+
     Args:
-        game: one of the 16 games.
+        game: one of the 16 games, or a list of some.
         distribution_mode: easy, hard, or what else the game has of extreme, memory, exploration.
         num_levels: training levels; 0 for all there are, and then `start_level` means nothing to Procgen.
         start_level: the first training level.
@@ -33,10 +37,10 @@ class ProcgenDataModule(RolloutDataModule):
         actor_timeout: seconds without a step after which an actor counts as hung.
         return_scaling: divide rewards by the running standard deviation of the discounted return.
         return_scaling_gamma: discount of that return. OpenAI's baseline learns with 0.999 and scales with 0.99.
-        validation_episodes: episodes per level set in validation.
-        test_episodes: episodes per level set in `test`, rounded up to the same number in each environment.
-        test_env_steps: instead, a budget of env steps per level set: whole episodes, which favors short ones.
-        predict_episodes: episodes that `predict` plays, each in an environment of its own.
+        validation_episodes: episodes per game and level set in validation.
+        test_episodes: likewise in `test`, rounded up to the same number in each environment.
+        test_env_steps: instead, a budget of env steps per game and level set: whole episodes, which favors short ones.
+        predict_episodes: episodes of each game that `predict` plays, each in an environment of its own.
         allow_inexact_resume: take a checkpoint of another number of ranks or environments, with games started anew.
         use_backgrounds: draw the games' backgrounds.
         use_monochrome_assets: draw rectangles of one color instead of pictures.
@@ -61,7 +65,7 @@ class ProcgenDataModule(RolloutDataModule):
     def __init__(
         self,
         *,
-        game: str = "coinrun",
+        game: list[str] | str = "coinrun",
         distribution_mode: str = "easy",
         num_levels: int = 200,
         start_level: int = 0,
@@ -89,14 +93,15 @@ class ProcgenDataModule(RolloutDataModule):
         num_threads: int = 2,
         seed: int | None = None,
     ) -> None:
-        check_options(
-            game,
-            num_envs=num_envs,
-            distribution_mode=distribution_mode,
-            num_levels=num_levels,
-            start_level=start_level,
-            num_threads=num_threads,
-        )
+        for name in [game] if isinstance(game, str) else game:
+            check_options(
+                name,
+                num_envs=num_envs,
+                distribution_mode=distribution_mode,
+                num_levels=num_levels,
+                start_level=start_level,
+                num_threads=num_threads,
+            )
         check_option(
             "data.use_generated_assets",
             use_generated_assets,
@@ -164,7 +169,8 @@ class ProcgenDataModule(RolloutDataModule):
         num_levels, start_level = (state_dict.get(name) for name in ("num_levels", "start_level"))
         if num_levels is None or start_level is None:
             return ""
-        check_options(self.game, num_levels=num_levels, start_level=start_level)
+        for game in self.game_names:
+            check_options(game, num_levels=num_levels, start_level=start_level)
         asked, self.num_levels, self.start_level = self._training_levels, num_levels, start_level
         if asked == self._training_levels:
             return ""
@@ -173,8 +179,10 @@ class ProcgenDataModule(RolloutDataModule):
 
     @property
     def reward_values(self) -> tuple[float, ...] | None:
-        """The game's, unless they are scaled."""
-        return REWARDS[self.game] if self._return_scaling_gamma is None else None
+        """The game's, or those of all games, unless they are scaled."""
+        if self._return_scaling_gamma is not None:
+            return None
+        return tuple(sorted({reward for game in self.game_names for reward in REWARDS[game]}))
 
     def normalized_return(self, value: float) -> float | None:
         """On the scale of a blind agent's return and the best possible one, or None; see `envs/procgen.py`."""
@@ -191,13 +199,13 @@ class ProcgenDataModule(RolloutDataModule):
         options = self._game_options(self._training_levels)
         if self.num_actors:
             options["num_threads"] = 0  # the actors are the threads
-        return partial(
-            _training_games,
-            game=self.game,
-            options=options,
-            frame_stack=self.frame_stack,
-            gamma=self._return_scaling_gamma,
-        )
+        shared: dict[str, Any] = {
+            "options": options,
+            "frame_stack": self.frame_stack,
+            "gamma": self._return_scaling_gamma,
+        }
+        each = {game: partial(_training_games, game=game, **shared) for game in self.game_names}
+        return each[self.game] if self.game in each else partial(build_side_by_side, games=each)
 
     def _game_options(self, levels: tuple[int, int]) -> dict[str, Any]:
         num_levels, start_level = levels

@@ -21,22 +21,31 @@ class EpisodeRecorder:
     """A watcher of evaluation that keeps what it sees until it is written as a video.
 
     The video shows the newest frame that the policy sees, of all environments side by side. An environment is dimmed
-    once its episode is over.
+    once its episode is over. Games that were played one after the other are shown side by side.
     """
 
     def __init__(self) -> None:
-        self._frames: list[_RecordedStep] = []
+        self._frames: list[_RecordedStep] = []  # of the game that is played
+        self._before: list[list[_RecordedStep]] = []  # of the games before it
 
     def __call__(self, obs: UInt8[NDArray[Any], "B H W C"], playing: Bool[NDArray[Any], "B"]) -> None:
-        """Records a step, up to a thousand."""
+        """Records a step, up to a thousand of each game."""
         if len(self._frames) < _MAX_FRAMES:
             self._frames.append((np.ascontiguousarray(obs[..., -_RGB:]), playing.copy()))
+
+    def next_game(self) -> None:
+        """What follows is of another game."""
+        self._before, self._frames = [*self._before, self._frames], []
 
     def write(self, path: Path) -> None:
         """Writes the video, and begins anew."""
         write_video(path, self._tiles(), frames_per_second=_FRAMES_PER_SECOND)
-        self._frames = []
+        self._frames, self._before = [], []
 
     def _tiles(self) -> Iterator[UInt8[NDArray[Any], "H2 W2 C"]]:
-        for frames, playing in self._frames:
-            yield tiled(frames, columns=_COLUMNS, scale=_SCALE, dimmed=~playing)
+        games = [steps for steps in (*self._before, self._frames) if steps]
+        for index in range(max(map(len, games), default=0)):
+            shown = [steps[min(index, len(steps) - 1)] for steps in games]
+            going = [playing & (index < len(steps)) for (_, playing), steps in zip(shown, games, strict=True)]
+            frames = np.concatenate([frames for frames, _ in shown])
+            yield tiled(frames, columns=_COLUMNS, scale=_SCALE, dimmed=~np.concatenate(going))

@@ -24,6 +24,7 @@ from lightning_rl.modules.hyper_parameters import as_plain, constructor_options,
 from lightning_rl.modules.iteration_metrics import IterationMetrics
 from lightning_rl.modules.optimizers import check_factories, configured, fuse, partial_of_class, take_options
 from lightning_rl.modules.trainer_checks import check_trainer_for, tell_lightnings_apart
+from lightning_rl.modules.validation import returns_with
 from lightning_rl.policies.config import NetworkConfig
 from lightning_rl.policies.policy import sample_actions
 from lightning_rl.protocols import Policy, Source
@@ -35,7 +36,6 @@ from lightning_rl.runs.random_states import RandomStates
 from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 
 _STATE_BEFORE = "the newest checkpoint holds the state before it"
-VALIDATION_KEYS = {"train_levels": "validation/train_levels_return", "full_distribution": "validation/return"}
 
 
 @runtime_checkable
@@ -150,8 +150,8 @@ class RLModule(LightningModule, ABC):
             ValueError: the checkpoint does not say it.
         """
 
-    def yardsticks(self) -> dict[str, Policy]:
-        """Other policies that `test` plays on all levels, by name; none by default."""
+    def yardsticks(self, game: str) -> dict[str, Policy]:
+        """Other policies that `test` plays on all levels of a game, by name; none by default."""
         return {}
 
     def network_config(self) -> NetworkConfig:
@@ -355,7 +355,7 @@ class RLModule(LightningModule, ABC):
 
     def validation_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
         """Stores the mean return on one level set."""
-        self.validation_returns[VALIDATION_KEYS[episodes.level_set]] = float(episodes.returns.mean())
+        self.validation_returns = returns_with(self.validation_returns, episodes)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Lets an epoch go on where a callback has asked to stop."""
@@ -386,8 +386,9 @@ class RLModule(LightningModule, ABC):
 
     def test_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
         """Logs the mean return on one level set; the command's `EvaluationReport` says more."""
+        key = "test/return" if episodes.level_set == "full_distribution" else f"test/{episodes.level_set}_return"
         self.log(
-            "test/return" if episodes.level_set == "full_distribution" else f"test/{episodes.level_set}_return",
+            f"{key}/{episodes.game}" if episodes.game else key,
             episodes.returns.mean(),
             batch_size=len(episodes.returns),
             add_dataloader_idx=False,

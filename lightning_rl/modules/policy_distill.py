@@ -1,14 +1,14 @@
 """Policy distillation: a student learns to act like a trained teacher."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_rl.distributed import collectives
 from lightning_rl.errors import check_option
@@ -18,13 +18,14 @@ from lightning_rl.losses.value import squared_value_loss
 from lightning_rl.modules.base import Objective
 from lightning_rl.modules.exported import Player
 from lightning_rl.modules.ppo import PPOBatch, PPOModule, Trajectories, ppo_objective
-from lightning_rl.modules.teachers import read_teacher
+from lightning_rl.modules.teachers import Teachers, read_teacher
 from lightning_rl.policies.config import PolicyConfig
 from lightning_rl.policies.policy import ExportedPolicy
 from lightning_rl.protocols import Policy, Source
 from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout
 
 _TEACHER_KEY = "teacher"
+_TEACHERS_KEY = "teachers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +54,15 @@ class Lesson:
     Args:
         student: plays in the other environments.
         teacher: may be recurrent.
-        teacher_share: share of the environments in which the teacher plays, the first ones.
+        teacher_share: share of the environments in which the teacher plays, the first ones of each game.
+        num_games: games that share the environments equally.
     """
 
-    def __init__(self, student: Policy, teacher: Policy, *, teacher_share: float) -> None:
+    def __init__(self, student: Policy, teacher: Policy, *, teacher_share: float, num_games: int = 1) -> None:
         self._student = student
         self._teacher = teacher
         self._share = teacher_share
+        self._num_games = num_games
         self._answers: list[ActorOutput] = []
 
     def act(
@@ -74,10 +77,11 @@ class Lesson:
         own = self._student.act(obs, generator, greedy=greedy)
         taught = self._teacher.act(obs, generator, recurrent_inputs=recurrent_inputs, greedy=greedy)
         self._answers.append(taught)
-        first = round(self._share * len(obs))
+        size = len(obs) // self._num_games
+        by_teacher = torch.arange(len(obs)) % size < round(self._share * size)
         return ActorOutput(
-            actions=torch.cat([taught.actions[:first], own.actions[first:]]),
-            logits=torch.cat([taught.logits[:first], own.logits[first:]]),
+            actions=torch.where(by_teacher, taught.actions, own.actions),
+            logits=torch.where(by_teacher[:, None], taught.logits, own.logits),
             values=own.values,
             state=taught.state,
         )
@@ -91,7 +95,7 @@ class Lesson:
 
 
 class PolicyDistillModule(PPOModule):
-    """A student network learns the policy of a trained teacher, on frames that the student visits.
+    """A student network learns the policy of a trained teacher, or of one for each game, on frames that it visits.
 
     The loss is the divergence of the student's policy from the teacher's, Rullo's equation 3. With `proximal` the
     student also learns from its own rewards, by PPO, and the divergence is weighted by PPO's ratio. The settings beside
@@ -100,6 +104,8 @@ class PolicyDistillModule(PPOModule):
     Args:
         teacher: checkpoint, run folder or exported policy of any method here; null where a checkpoint of this method is
             continued or judged, which holds its teacher.
+        teachers: instead, one for each of the games that are played side by side, by the game's name.
+        games: names of the games in the order of their environments; the command takes them from the data.
         temperature: τ; the teacher's logits are divided by it.
         loss: `divergence` alone, or `proximal` policy distillation.
         divergence_weight: λ, factor on the divergence.
@@ -125,6 +131,8 @@ class PolicyDistillModule(PPOModule):
         self,
         *,
         teacher: str | None = None,
+        teachers: dict[str, str] | None = None,
+        games: tuple[str, ...] = (),
         temperature: float = 1.0,
         loss: Literal["divergence", "proximal"] = "divergence",
         divergence_weight: float = 1.0,
@@ -151,74 +159,110 @@ class PolicyDistillModule(PPOModule):
         self.teacher_share = teacher_share
         self.teacher_share_steps = teacher_share_steps
         self.register_buffer("steps_taught", torch.zeros((), dtype=torch.int64))
+        self.games = tuple(games)
         self.teacher: ExportedPolicy | None = None
+        self.teachers = nn.ModuleDict()
         self._why_none = "model.teacher must be a checkpoint, a run folder or an exported policy, found null"
-        if teacher is not None:
-            self._read(teacher, copied=start_from_teacher)
+        if teachers is not None:
+            _check_teachers(teachers, self.games, teacher=teacher, copied=start_from_teacher)
+        self._read({"": teacher} if teachers is None else {game: teachers[game] for game in self.games})
+        if start_from_teacher and self.teacher is not None:
+            self._copy_teacher(self.teacher)
 
     @classmethod
     def method(cls, init_args: dict[str, Any]) -> str:  # noqa: ARG003  # the same for all
         """`policy_distill`."""
         return "policy_distill"
 
-    def _read(self, source: str, *, copied: bool) -> None:
-        """Takes the teacher at a path. One that is gone is missed later, unless a checkpoint brings it."""
-        try:
-            self._take(read_teacher(source))
-        except ValueError as error:
-            self._why_none = str(error)
-        else:
-            if copied:
-                self._copy_teacher()
+    def _read(self, sources: Mapping[str, str | None]) -> None:
+        """Takes the teachers at the paths. Those of which one is gone are missed later, unless a checkpoint has them.
 
-    def _take(self, teacher: ExportedPolicy) -> None:
-        """Takes a teacher that plays the student's games."""
+        Args:
+            sources: paths by game; one without a name is of all games.
+        """
+        for game, source in sources.items():
+            if source is None:
+                return
+            try:
+                policy = read_teacher(source, _key(game))
+                self._check_teacher(policy, game)
+            except ValueError as error:
+                self._why_none, self.teacher, self.teachers = str(error), None, nn.ModuleDict()
+                return
+            self._take(policy, game)
+
+    def _check_teacher(self, policy: ExportedPolicy, game: str) -> None:
+        """Refuses a teacher that does not play the student's games."""
         for name, own in (("obs_shape", tuple(self.obs_shape)), ("num_actions", self.num_actions)):
-            found = getattr(teacher.config, name)
-            check_option("model.teacher", f"one of {name} {found}", found == own, f"of {name} {own} as the games are")
-        self.teacher = teacher.train()  # no layer depends on it, and Lightning warns of modules in evaluation mode
+            found = getattr(policy.config, name)
+            check_option(_key(game), f"one of {name} {found}", found == own, f"of {name} {own} as the games are")
+        known = policy.config.games
+        plays = not game or not known or game in known.split("+")
+        check_option(_key(game), f"one of game {known}", plays, f"a policy of game {game}")
 
-    def _copy_teacher(self) -> None:
-        own, others = self.network.state_dict(), self._given_teacher.network.state_dict()
+    def _take(self, policy: ExportedPolicy, game: str) -> None:
+        taken = policy.train()  # no layer depends on it, and Lightning warns of modules in evaluation mode
+        if game:
+            self.teachers[game] = taken
+        else:
+            self.teacher = taken
+
+    def _copy_teacher(self, teacher: ExportedPolicy) -> None:
+        own, others = self.network.state_dict(), teacher.network.state_dict()
         same = {name: tensor for name, tensor in others.items() if name in own and own[name].shape == tensor.shape}
         self.network.load_state_dict(own | same)
 
     @property
-    def _given_teacher(self) -> ExportedPolicy:
+    def _by_game(self) -> dict[str, ExportedPolicy]:
+        """The teachers of several games, in the order of the games."""
+        return {game: cast(ExportedPolicy, self.teachers[game]) for game in self.games if game in self.teachers}
+
+    def _teaching(self) -> Policy:
+        """Who teaches in the games as they are played side by side."""
+        if self.teachers:
+            return Teachers(self._by_game, self.precision)
         if self.teacher is None:
             raise ValueError(self._why_none)
-        return self.teacher
+        return Player(self.teacher, self.precision)
 
     def check_trainer(self, trainer: Trainer) -> None:
         """Refuses to learn without a teacher."""
         super().check_trainer(trainer)
-        _ = self._given_teacher
+        self._teaching()
 
     def prepare_for(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the teacher of the checkpoint, whose file may be gone."""
-        if _TEACHER_KEY in checkpoint:
-            config = PolicyConfig.from_json(checkpoint[_TEACHER_KEY])
-            self._take(ExportedPolicy(config))
+        """Takes the teachers of the checkpoint, whose files may be gone."""
+        own = {"": checkpoint[_TEACHER_KEY]} if _TEACHER_KEY in checkpoint else checkpoint.get(_TEACHERS_KEY, {})
+        if own:
+            self.teacher, self.teachers = None, nn.ModuleDict()
+        for game, config in own.items():
+            policy = ExportedPolicy(PolicyConfig.from_json(config))
+            self._check_teacher(policy, game)
+            self._take(policy, game)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Says how the teacher is built; its weights are among the module's."""
+        """Says how the teachers are built; their weights are among the module's."""
         super().on_save_checkpoint(checkpoint)
         if self.teacher is not None:
             checkpoint[_TEACHER_KEY] = self.teacher.config.to_json()
+        if self.teachers:
+            checkpoint[_TEACHERS_KEY] = {game: policy.config.to_json() for game, policy in self._by_game.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """See `RLModule`; takes the checkpoint's teacher, whatever is at its path now."""
+        """See `RLModule`; takes the checkpoint's teachers, whatever is at their paths now."""
         self.prepare_for(checkpoint)
         super().on_load_checkpoint(checkpoint)
 
-    def yardsticks(self) -> dict[str, Policy]:
-        """The teacher."""
-        return {} if self.teacher is None else {"teacher": Player(self.teacher, self.precision)}
+    def yardsticks(self, game: str) -> dict[str, Policy]:
+        """The teacher, or that of the game."""
+        policy = self._by_game.get(game, self.teacher)
+        return {} if policy is None else {"teacher": Player(policy, self.precision)}
 
     def batches(self, source: Source) -> Iterator[PPOBatch]:
         """One rollout, what the teacher says of it, then shuffled minibatches."""
         teacher_share = self.teacher_share * self._remaining(self.teacher_share_steps)
-        lesson = Lesson(self, Player(self._given_teacher, self.precision), teacher_share=teacher_share)
+        games = {"num_games": max(1, len(self.games))}
+        lesson = Lesson(self, self._teaching(), teacher_share=teacher_share, **games)
         rollout, logits, values = lesson.collected(source)
         trajectories = self.trajectories(rollout.to(self.device), source.memory)
         self.steps_taught += trajectories.actions.numel() * collectives.world_size()
@@ -258,3 +302,17 @@ class PolicyDistillModule(PPOModule):
         if self.regress_values:
             losses["value"] = squared_value_loss(values[:, 0], batch.teacher_values).mean()
         return Objective(losses, metrics | {"policy/entropy": entropy(logits).detach().mean()})
+
+
+def _key(game: str) -> str:
+    """The option that names the teacher of a game, or of all games."""
+    return f"model.teachers.{game}" if game else "model.teacher"
+
+
+def _check_teachers(teachers: dict[str, str], games: tuple[str, ...], *, teacher: str | None, copied: bool) -> None:
+    """Refuses teachers of other games than are played, and options that only one teacher can have."""
+    check_option("model.teacher", teacher, teacher is None, "null where model.teachers are given")
+    check_option("model.start_from_teacher", copied, not copied, "false with several teachers")
+    played, named = ", ".join(games), ", ".join(teachers)
+    known = set(teachers) == set(games)
+    check_option("model.teachers", f"of {named}", known, f"one for each game of data.game ({played})")

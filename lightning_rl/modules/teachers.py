@@ -1,11 +1,19 @@
 """Teachers of policy distillation: policies of checkpoints, run folders and policy folders."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Float32, UInt8
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from lightning_rl.modules.base import RLModule
+from lightning_rl.modules.exported import Player
 from lightning_rl.modules.hyper_parameters import from_plain
 from lightning_rl.policies.config import FORMAT_VERSION, RECURRENT, DataConfig, PolicyConfig
 from lightning_rl.policies.folder import is_policy_folder, load_policy
@@ -13,14 +21,61 @@ from lightning_rl.policies.hub import HUB
 from lightning_rl.policies.policy import ExportedPolicy
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.checkpoint_files import METADATA
+from lightning_rl.types import ActorOutput, RecurrentInputs
 from lightning_rl.version import __version__
 
 
-def read_teacher(source: str) -> ExportedPolicy:
+class Teachers:
+    """One teacher for each of several games that share the environments equally, in their order.
+
+    Args:
+        teachers: the policies by game.
+        precision: the context of each decision, such as the trainer's autocast.
+    """
+
+    def __init__(
+        self, teachers: dict[str, ExportedPolicy], precision: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        self._policies = list(teachers.values())
+        self._players = [Player(policy, precision) for policy in self._policies]
+
+    def act(
+        self,
+        obs: UInt8[NDArray[Any], "B H W C"],
+        generator: torch.Generator,
+        *,
+        recurrent_inputs: RecurrentInputs | None = None,
+        greedy: bool = False,
+    ) -> ActorOutput:
+        """Actions, logits and values of each game's own teacher; a state as long as the longest, where one has any."""
+        inputs = recurrent_inputs or RecurrentInputs.initial(len(obs))
+        size, outputs = len(obs) // len(self._players), []
+        for index, (policy, player) in enumerate(zip(self._policies, self._players, strict=True)):
+            rows = slice(index * size, (index + 1) * size)
+            own = inputs.rows(rows)
+            own = replace(own, state=own.state[:, : policy.state_size])
+            outputs.append(player.act(obs[rows], generator, recurrent_inputs=own, greedy=greedy))
+        longest = max(policy.state_size for policy in self._policies)
+        states = [_padded(output.state, size, longest) for output in outputs]
+        return ActorOutput(
+            actions=torch.cat([output.actions for output in outputs]),
+            logits=torch.cat([output.logits for output in outputs]),
+            values=torch.cat([output.values[:, :1] for output in outputs]),
+            state=torch.cat(states) if longest else None,
+        )
+
+
+def _padded(state: Float32[Tensor, "B S"] | None, num_envs: int, length: int) -> Float32[Tensor, "B L"]:
+    given = torch.zeros(num_envs, 0) if state is None else state
+    return functional.pad(given, (0, length - given.shape[1]))
+
+
+def read_teacher(source: str, key: str) -> ExportedPolicy:
     """The policy at a path, on the CPU; it draws no noise and does not learn.
 
     Args:
         source: a checkpoint, a run folder, whose `last.ckpt` is meant, a policy folder, or one on the hub.
+        key: the option that names it.
 
     Raises:
         ValueError: there is none, or it cannot be read.
@@ -31,7 +86,7 @@ def read_teacher(source: str) -> ExportedPolicy:
             return load_policy(source)
         return _policy_of(checkpoint_files.read(path / checkpoint_files.LAST if path.is_dir() else path))
     except ValueError as error:
-        raise ValueError(f"model.teacher: {str(error).removeprefix('ckpt_path: ')}") from error
+        raise ValueError(f"{key}: {str(error).removeprefix('ckpt_path: ')}") from error
 
 
 def _policy_of(checkpoint: dict[str, Any]) -> ExportedPolicy:

@@ -19,7 +19,7 @@ def model_card(config: PolicyConfig, name: str, *, results: dict[str, Any] | Non
     Args:
         config: of the policy.
         name: of the policy.
-        results: level sets of test.json, of these weights; None where nothing was measured.
+        results: level sets of test.json by game, of these weights; None where nothing was measured.
         command: what trained the policy; None where it is not known.
     """
     game = " ".join(filter(None, (config.games, config.distribution_mode)))
@@ -35,7 +35,7 @@ def model_card(config: PolicyConfig, name: str, *, results: dict[str, Any] | Non
         "## Training",
         "The command is not known." if command is None else f"```bash\n{command}\n```",
     ]
-    head = yaml.safe_dump(_metadata(config, name, game, results), sort_keys=False, allow_unicode=True)
+    head = yaml.safe_dump(_metadata(config, name, results), sort_keys=False, allow_unicode=True)
     return f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n"
 
 
@@ -66,23 +66,37 @@ def _input(config: PolicyConfig) -> str:
 
 def _table(results: dict[str, Any]) -> str:
     rows = ["| levels | mean return | 95 % interval | episodes |", "|---|---|---|---|"]
-    for level_set, row in results.items():
+    for game, level_set, row in _rows(results):
         low, high = row["return_ci95"]
-        name = _NAMES.get(level_set, level_set)
+        name = f"{game}, " * (len(results) > 1) + _NAMES.get(level_set, level_set)
         rows.append(f"| {name} | {row['return_mean']:.2f} | {low:.2f} to {high:.2f} | {row['episodes']} |")
     return "\n".join(rows)
 
 
-def _metadata(config: PolicyConfig, name: str, game: str, results: dict[str, Any] | None) -> dict[str, Any]:
+def _rows(results: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Game, level set, and what was measured."""
+    return [(game, *item) for game, level_sets in results.items() for item in level_sets.items()]
+
+
+def _metadata(config: PolicyConfig, name: str, results: dict[str, Any] | None) -> dict[str, Any]:
+    games = config.games.split("+")
     suite = "atari" if "Atari" in config.data.class_path else "procgen"
     head: dict[str, Any] = {
         "library_name": "lightning_rl",
         "pipeline_tag": "reinforcement-learning",
-        "tags": ["reinforcement-learning", "deep-reinforcement-learning", suite, config.method, config.games],
+        "tags": [
+            "reinforcement-learning",
+            "deep-reinforcement-learning",
+            suite,
+            config.method,
+            *games,
+        ],
     }
     if results is not None:
-        judged = {key: row for key, row in results.items() if key != "random_policy"}
-        head["model-index"] = [{"name": name, "results": [_result(suite, game, *item) for item in judged.items()]}]
+        judged = [row for row in _rows(results) if row[1] != "random_policy"]
+        mode = f" {config.distribution_mode}" if config.distribution_mode else ""
+        rows = [_result(suite, f"{game}{mode}", level_set, row) for game, level_set, row in judged]
+        head["model-index"] = [{"name": name, "results": rows}]
     return head
 
 

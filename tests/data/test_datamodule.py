@@ -40,7 +40,7 @@ class RandomAgent(LightningModule):
     ) -> ActorOutput:
         return self.policy.act(obs, generator, greedy=greedy)
 
-    def yardsticks(self) -> dict[str, Policy]:
+    def yardsticks(self, game: str) -> dict[str, Policy]:
         return {}
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
@@ -112,6 +112,75 @@ def ranked(data: ProcgenDataModule, rank: int, world_size: int) -> ProcgenDataMo
     """As Lightning attaches it to the trainer of one rank."""
     data.trainer = cast(Any, SimpleNamespace(lightning_module=RandomAgent(), global_rank=rank, world_size=world_size))
     return data
+
+
+def test_several_games_share_the_environments_and_each_scales_its_own_rewards(fitting: Build, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"num_steps": 60, "num_envs": 4, "seed": 3}
+    games = ("starpilot", "dodgeball")
+    data = fitting(game=list(games), **options)
+    alone = [fitting(game=game, **options | {"num_envs": 2}) for game in games]
+
+    together = collected(data)
+
+    assert data.game == "starpilot+dodgeball"
+    for index, one in enumerate(alone):
+        rows = slice(2 * index, 2 * index + 2)
+        torch.testing.assert_close(together.obs[0, rows], one.collector.collect(UniformPolicy(15)).obs[0])
+    assert together.rewards.abs().sum() > 0
+
+    other = fitting(game=list(games), **options | {"seed": 4})
+    other.load_state_dict(saved_and_loaded(data, tmp_path))
+    for _ in range(2):
+        assert_same(collected(other), collected(data))
+    assert (other.env_steps, other.collector.metrics()) == (data.env_steps, data.collector.metrics())
+
+
+def test_several_games_are_judged_one_after_the_other_as_each_alone(build: Build) -> None:
+    options = {"num_levels": 5, "start_level": 3, "test_episodes": 2, "validation_episodes": 2, "predict_episodes": 1}
+    games = ("bossfight", "dodgeball")
+    both = ranked(build(game=list(games), **options), rank=0, world_size=1)
+    alone = [ranked(build(game=game, **options), rank=0, world_size=1) for game in games]
+
+    for loader, number in (("val_dataloader", 2), ("test_dataloader", 3), ("predict_dataloader", 1)):
+        datasets = getattr(both, loader)()
+        assert [dataset._game for dataset in datasets] == [game for game in games for _ in range(number)]
+        expected = [dataset for one in alone for dataset in getattr(one, loader)()]
+        assert [dataset._level_set for dataset in datasets] == [dataset._level_set for dataset in expected]
+    [played], [own] = (list(each) for each in (both.predict_dataloader()[1], alone[1].predict_dataloader()[0]))
+    assert (played.game, own.game) == ("dodgeball", "")
+    assert torch.equal(played.returns, own.returns)
+
+
+def test_example_frames_of_several_games_are_of_each(build: Build) -> None:
+    both, one, other = (build(game=game) for game in (["starpilot", "maze"], "starpilot", "maze"))
+
+    frames = both.example_frames(3)
+
+    np.testing.assert_array_equal(frames[:2], one.example_frames(2))
+    np.testing.assert_array_equal(frames[2:], other.example_frames(1))
+
+
+def test_rewards_of_several_games_are_all_that_one_can_give() -> None:
+    unscaled = ProcgenDataModule(game=["coinrun", "dodgeball"], return_scaling=False)
+
+    assert unscaled.reward_values == (0.0, 2.0, 10.0)
+    assert ProcgenDataModule(game=["coinrun", "dodgeball"]).reward_values is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_envs": 3}, r"^data\.num_envs must be a multiple of 2, the number of games, found 3$"),
+        ({"num_actors": 2}, r"^data\.num_actors must be 0 where several games are played, found 2$"),
+        ({"game": []}, r"^data\.game must be a game, or a list of different games, found \[\]$"),
+        ({"game": ["maze", "maze"]}, r"^data\.game must be a game, or a list of different .* found \[maze, maze\]$"),
+        ({"game": ["maze", "pong"]}, r"^game must be one of .*, found 'pong'$"),
+        ({"game": ["maze", "coinrun"], "distribution_mode": "memory"}, r"^distribution_mode of coinrun must be one of"),
+    ],
+)
+def test_games_that_cannot_be_played_side_by_side_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ProcgenDataModule(**{"game": ["maze", "heist"]} | options)
 
 
 @pytest.mark.parametrize("game", ["coinrun", "starpilot"])
@@ -509,7 +578,7 @@ def test_validation_plays_the_episodes_asked_for_on_both_level_sets(build: Build
 def test_many_episodes_are_rounded_up_to_the_same_number_in_each_environment(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_rl.data.datamodule._MAX_EVALUATION_ENVS", 4)
+    monkeypatch.setattr("lightning_rl.data.episode_datamodule._MAX_EVALUATION_ENVS", 4)
     agent = RandomAgent()
 
     quiet_trainer().validate(agent, datamodule=build(game="leaper", validation_episodes=5), verbose=False)

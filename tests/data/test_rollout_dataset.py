@@ -26,7 +26,7 @@ class NumberingAgent(PixelPolicy):
         self.sizes: list[tuple[int, int]] = []
         self.events: list[str] = []
 
-    def yardsticks(self) -> dict[str, Policy]:
+    def yardsticks(self, game: str) -> dict[str, Policy]:
         return {}
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:

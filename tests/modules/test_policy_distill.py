@@ -1,7 +1,8 @@
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 from lightning_rl.data.rollout_dataset import RolloutDataset
 from lightning_rl.modules.exported import Player
 from lightning_rl.modules.policy_distill import Lesson, PolicyDistillModule, TaughtBatch, TaughtTrajectories
+from lightning_rl.modules.teachers import Teachers
 from lightning_rl.policies.config import RECURRENT, NetworkConfig
 from lightning_rl.policies.policy import ExportedPolicy
 from lightning_rl.types import Episodes, RecurrentInputs
@@ -42,6 +44,18 @@ def array(numbers: Tensor) -> Array:
 
 def teacher_of(tmp_path: Path, **options: Any) -> str:
     return str(write_teacher(tmp_path / "teacher", make_teacher(**(GAMES | options))))
+
+
+def teachers_of(tmp_path: Path, **networks: NetworkConfig) -> dict[str, str]:
+    """Teachers with weights of their own, by game."""
+    made = {game: make_teacher(game=game, network=network, **GAMES) for game, network in networks.items()}
+    return {game: str(write_teacher(tmp_path / game, policy)) for game, policy in made.items()}
+
+
+def make_two_game_student(tmp_path: Path, **options: Any) -> PolicyDistillModule:
+    small = NetworkConfig(name="three_stack", channels=[2, 3], hidden=5, pooling="average")
+    teachers = teachers_of(tmp_path, maze=small, coinrun=small)
+    return make_student(**({"teachers": teachers, "games": ("coinrun", "maze")} | options))
 
 
 def make_student(tmp_path: Path | None = None, **options: Any) -> PolicyDistillModule:
@@ -193,6 +207,47 @@ def test_a_recurrent_teacher_carries_its_state_through_the_students_games(tmp_pa
     assert rollouts[0][0].terminated.any()
 
 
+def test_each_game_is_taught_by_its_own_teacher_which_plays_a_share_of_its_environments(tmp_path: Path) -> None:
+    module = make_two_game_student(tmp_path)
+    games = {"num_games": 2}
+    env = CountingVectorEnv(6, (3, 5, 7), obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
+    policies = {game: module.teachers[game] for game in module.games}
+    lesson = Lesson(module, Teachers(cast(Any, policies), torch.no_grad), teacher_share=2 / 3, **games)
+
+    rollout, logits, values = lesson.collected(make_collector(env))
+
+    frames = rollout.obs[:-1].flatten(0, 1)
+    for game, rows in (("coinrun", slice(0, 3)), ("maze", slice(3, 6))):
+        own = module.teachers[game](frames)
+        own_logits = own.logits.unflatten(0, logits.shape[:2])[:, rows]
+        torch.testing.assert_close(logits[:, rows], own_logits)
+        torch.testing.assert_close(values[:, rows], own.values[:, 0].unflatten(0, values.shape)[:, rows])
+        torch.testing.assert_close(rollout.behavior_logits[:, rows][:, :2], own_logits[:, :2])
+        students = module.network(frames).logits.unflatten(0, logits.shape[:2])[:, rows]
+        torch.testing.assert_close(rollout.behavior_logits[:, rows][:, 2:], students[:, 2:])
+    assert not torch.allclose(logits[:, 0], logits[:, 3])
+
+
+def test_teachers_with_and_without_a_memory_teach_side_by_side(tmp_path: Path) -> None:
+    recurrent, plain = NetworkConfig(name=RECURRENT, pooling="average"), NetworkConfig(name="two_conv")
+    for order in (("coinrun", "maze"), ("maze", "coinrun")):
+        teachers = teachers_of(tmp_path / order[0], **dict(zip(order, (recurrent, plain), strict=True)))
+        module = make_student(teachers=teachers, games=("coinrun", "maze"))
+        policies = cast(Any, {game: module.teachers[game] for game in module.games})
+        lesson = Lesson(module, Teachers(policies, torch.no_grad), teacher_share=0.0, num_games=2)
+        env = CountingVectorEnv(4, (3, 5, 4, 3), obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
+
+        rollout, logits, _ = lesson.collected(make_collector(env))
+
+        teacher, rows = policies[order[0]], slice(0, 2) if order[0] == "coinrun" else slice(2, 4)
+        output = teacher(rollout.obs[0][rows])
+        assert rollout.raw_rewards is not None
+        for step in range(NUM_STEPS):
+            torch.testing.assert_close(logits[step, rows], output.logits)
+            told = rollout.actions[step][rows], rollout.raw_rewards[step][rows], rollout.terminated[step][rows]
+            output = teacher(rollout.obs[step + 1][rows], output.state, *told)
+
+
 def test_learning_changes_the_student_and_never_the_teacher(tmp_path: Path) -> None:
     module = make_student(tmp_path, learning_rate=0.01)
     assert module.teacher is not None
@@ -246,7 +301,29 @@ def test_a_checkpoint_brings_its_teacher_when_the_file_is_gone(tmp_path: Path) -
     assert loaded.teacher is not None
     assert loaded.state_dict().keys() == module.state_dict().keys()
     assert all(torch.equal(tensor, module.state_dict()[name]) for name, tensor in loaded.state_dict().items())
-    assert loaded.yardsticks().keys() == {"teacher"}
+    assert loaded.yardsticks("dodgeball").keys() == {"teacher"}
+
+
+def test_a_checkpoint_brings_the_teachers_of_all_games(tmp_path: Path) -> None:
+    module = make_two_game_student(tmp_path)
+    env = CountingVectorEnv(4, (3, 5), obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
+    options = {"minibatch_size": 4 * NUM_STEPS}
+    module.minibatch_size = options["minibatch_size"]
+    trainer = fit(module, RolloutDataset(module, make_collector(env), iterations=1))
+    trainer.save_checkpoint(tmp_path / "student.ckpt")
+    for game in module.games:
+        shutil.rmtree(tmp_path / game)
+
+    loaded = PolicyDistillModule.load_from_checkpoint(tmp_path / "student.ckpt")
+
+    loaded.check_trainer(make_trainer())
+    assert loaded.state_dict().keys() == module.state_dict().keys()
+    assert all(torch.equal(tensor, module.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+    obs = np.random.default_rng(0).integers(256, size=(2, *OBS_SHAPE), dtype=np.uint8)
+    for game in ("coinrun", "maze"):
+        teacher = loaded.yardsticks(game)["teacher"]
+        torch.testing.assert_close(teacher.act(obs, generator()).logits, module.teachers[game](obs).logits)
+    assert loaded.yardsticks("heist") == {}
 
 
 def played(level_set: str, returns: list[float]) -> Batches:
@@ -302,6 +379,43 @@ def test_a_teacher_of_other_games_is_refused(tmp_path: Path) -> None:
     module = make_student(teacher=teacher_of(tmp_path, num_actions=4))
 
     with pytest.raises(ValueError, match=r"^model\.teacher must be of num_actions 7 .* found one of num_actions 4$"):
+        module.check_trainer(make_trainer())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"games": ("coinrun",)},
+            r"^model\.teachers must be one for each game of data\.game \(coinrun\), found of maze, c",
+        ),
+        (
+            {"games": ("coinrun", "heist")},
+            r"^model\.teachers must be .*\(coinrun, heist\), found of maze",
+        ),
+        ({"teacher": "somewhere"}, r"^model\.teacher must be null where model\.teachers are given, found somewhere$"),
+        ({"start_from_teacher": True}, r"^model\.start_from_teacher must be false with several teachers, found True$"),
+    ],
+)
+def test_teachers_that_do_not_fit_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_two_game_student(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("maze", "message"),
+    [
+        ("nowhere", r"^model\.teachers\.maze: nowhere is not there"),
+        ("coinrun", r"^model\.teachers\.maze must be a policy of game maze, found one of game coinrun$"),
+    ],
+)
+def test_a_teacher_that_cannot_teach_its_game_is_named(maze: str, message: str, tmp_path: Path) -> None:
+    small = NetworkConfig(name="two_conv")
+    teachers = teachers_of(tmp_path, coinrun=small)
+    own = {"coinrun": teachers["coinrun"], "maze": teachers.get(maze, maze)}
+    module = make_student(teachers=own, games=("coinrun", "maze"))
+
+    with pytest.raises(ValueError, match=message):
         module.check_trainer(make_trainer())
 
 

@@ -15,7 +15,7 @@ def test_the_hub_reads_every_result_with_its_interval() -> None:
 
     config = description(NetworkConfig(name="two_conv"), distribution_mode="easy")
 
-    card = ModelCard(model_card(config, "ppo-maze", results=LEVEL_SETS, command="lightning-rl fit"))
+    card = ModelCard(model_card(config, "ppo-maze", results={"maze": LEVEL_SETS}, command="lightning-rl fit"))
 
     head: Any = card.data
     results = head.eval_results
@@ -41,6 +41,17 @@ def test_without_results_the_card_says_that_nothing_was_measured() -> None:
 def test_results_of_unrounded_weights_are_said_to_be_so() -> None:
     config = description(NetworkConfig(name="two_conv"), dtype="bfloat16")
 
-    text = model_card(config, "ppo-maze", results=LEVEL_SETS, command=None)
+    text = model_card(config, "ppo-maze", results={"maze": LEVEL_SETS}, command=None)
 
     assert "This was measured before the weights were rounded to bfloat16." in text
+
+
+def test_results_of_several_games_are_told_apart() -> None:
+    config = description(NetworkConfig(name="two_conv"), game=["maze", "heist"], distribution_mode="easy")
+
+    text = model_card(config, "both", results={"maze": LEVEL_SETS, "heist": LEVEL_SETS}, command=None)
+
+    assert "ppo on maze+heist easy" in text
+    assert "| heist, all levels | 4.36 | 4.10 to 4.62 | 512 |" in text
+    assert "type: procgen-maze-easy-train_levels" in text
+    assert "type: procgen-heist-easy-full_distribution" in text

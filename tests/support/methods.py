@@ -105,6 +105,12 @@ _PPO_ON_GPU = {
 _MANY_OF_PPO = {"data.num_steps": 4, "data.iterations_per_epoch": 10, "model.minibatch_size": 8}
 
 _TINY_STUDENT: Options = _TINY_PPO | {"model.teacher": shared_teacher(), "data.iterations_per_epoch": 1}
+SEVERAL_GAMES: Options = {"data.game": "[dodgeball, starpilot]"}
+_TEACHERS = ", ".join(f"{game}: {shared_teacher(game)}" for game in ("starpilot", "dodgeball"))  # in any order
+SEVERAL_TEACHERS: Options = SEVERAL_GAMES | {
+    "model.teacher": None,
+    "model.teachers": f"{{{_TEACHERS}}}",
+}
 _PROXIMAL = {"model.loss": "proximal", "model.fading_steps": 100, "model.teacher_share": 0.5}
 
 _TINY_ATARI: Options = {"data.game": "Breakout", "data.max_episode_steps": 12}
@@ -176,6 +182,7 @@ ROWS = {
             Variant("fp32", {}),
             Variant("bf16-micro_batches", _BF16_MICRO, slow=True),  # SimPLe's policy learns so, too
             Variant("rmsprop-annealed", ANNEALED, slow=True),
+            Variant("games-fp32", SEVERAL_GAMES, slow=True),
         ),
         ranks=Variant("micro_batches", _ONE_THREAD, slow=True),
         enduring=None,
@@ -199,8 +206,11 @@ ROWS = {
     ),
     "policy_distill": Row(
         tiny=_TINY_STUDENT,
-        resumed=(Variant("proximal-fp32", _PROXIMAL | {"model.teacher_share_steps": 80}),),
-        ranks=Variant("values", {"model.regress_values": True}, slow=True),
+        resumed=(
+            Variant("proximal-fp32", _PROXIMAL | {"model.teacher_share_steps": 80}),
+            Variant("games-fp32", SEVERAL_TEACHERS),
+        ),
+        ranks=Variant("games-values", SEVERAL_TEACHERS | {"model.regress_values": True}, slow=True),
         enduring=None,
         on_gpu=(Variant("bf16", _PPO_ON_GPU),),
     ),

@@ -1,4 +1,4 @@
-"""A small untrained teacher on disk, for runs of policy distillation."""
+"""Small untrained teachers on disk, for runs of policy distillation."""
 
 import os
 import tempfile
@@ -20,13 +20,14 @@ def make_teacher(
     obs_shape: tuple[int, int, int] = (64, 64, 3),
     num_actions: int = 15,
     network: NetworkConfig = _SMALL,
+    game: str = "dodgeball",
 ) -> ExportedPolicy:
-    """The same weights at every call, with actions that differ in how likely they are."""
+    """The same weights at every call for the same game, with actions that differ in how likely they are."""
     config = PolicyConfig(
         format_version=FORMAT_VERSION,
         lightning_rl_version=__version__,
         method="ppo",
-        game="dodgeball",
+        game=game,
         network=network,
         recurrent=network.name == "recurrent",
         obs_shape=obs_shape,
@@ -35,7 +36,7 @@ def make_teacher(
         data=DataConfig(class_path="lightning_rl.ProcgenDataModule"),
     )
     with torch.random.fork_rng([]):
-        torch.manual_seed(3)
+        torch.manual_seed(3 if game == "dodgeball" else len(game))
         policy = ExportedPolicy(config)
         torch.nn.init.normal_(policy.get_parameter("network.actor.bias"))
     return policy
@@ -50,11 +51,11 @@ def write_teacher(path: Path, policy: ExportedPolicy) -> Path:
 
 
 @cache
-def shared_teacher() -> str:
+def shared_teacher(game: str = "dodgeball") -> str:
     """A policy folder that every test process finds at the same path; whoever asks first writes it."""
-    path = Path(tempfile.gettempdir()) / f"lightning_rl-teacher-{os.getuid()}"
+    path = Path(tempfile.gettempdir()) / f"lightning_rl-teacher-{game}-{os.getuid()}"
     if not folder.is_policy_folder(path):
-        own = write_teacher(path.with_name(f"{path.name}-{os.getpid()}"), make_teacher())
+        own = write_teacher(path.with_name(f"{path.name}-{os.getpid()}"), make_teacher(game=game))
         try:
             own.rename(path)
         except OSError:  # another process was first
