@@ -96,6 +96,11 @@ def _status_of(cli: RunCLI) -> int:
             raise
         say(f"{error}" + ("; make room and give the same command again" if isinstance(error, OSError) else ""))
         return 1
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):  # Lightning has no class for it
+            raise
+        say(str(error))
+        return 2
     return cli.stopped_status
 
 
