@@ -55,6 +55,9 @@ def test_each_is_judged_by_itself_with_the_share_that_is_kept_of_its_teachers_re
             assert f"{line}{kept['share']:.3f}, 95 % interval" in told
     assert any(found["teacher_return_kept"] for found in report["games"].values())
 
+    last = 2 * 4 * 2 - 1  # of two games, four level sets and two episodes of each
+    assert main(["predict", "--replay", str(run), "--episode", str(last), "--run_dir", str(tmp_path / "replay")]) == 0
+
     assert main(["report", str(run), "--out", str(tmp_path / "report"), "--baseline", "none"]) == 0
     [group] = json.loads((tmp_path / "report" / "report.json").read_text())["groups"]
     assert group["games"] == list(GAMES)

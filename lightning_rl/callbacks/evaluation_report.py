@@ -18,6 +18,7 @@ from lightning_rl.distributed import collectives
 from lightning_rl.errors import UsageError
 from lightning_rl.modules.base import RLModule
 from lightning_rl.modules.iteration_metrics import data_of
+from lightning_rl.runs import episodes_file
 from lightning_rl.runs.atomic_files import atomic_write
 from lightning_rl.types import Episodes
 
@@ -25,7 +26,7 @@ _Z_95 = 1.959964  # the normal distribution's 97.5 % quantile
 
 
 class EvaluationReport(Callback):
-    """Prints `mean (variance) [max, min]` per level set and writes `test.json`; of several games, per game.
+    """Prints `mean (variance) [max, min]` per game and level set, and writes `test.json` and `episodes.npz`.
 
     The interval is the normal interval of the mean, mean ± 1.96 · s / √n over episodes. It tells how precisely the
     return of these weights is known, not how another seed would have trained.
@@ -34,10 +35,19 @@ class EvaluationReport(Callback):
         run_dir: folder for `test.json`.
         method: method named in the report.
         checkpoint: checkpoint named in the report.
+        games: tells the data module's class path and options, for `episodes.npz`; None to write none.
     """
 
-    def __init__(self, run_dir: Path, *, method: str, checkpoint: Path | None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        method: str,
+        checkpoint: Path | None,
+        games: Callable[[], tuple[str, dict[str, Any]]] | None = None,
+    ) -> None:
         self._path = run_dir / "test.json"
+        self._games = games
         self._method = method
         self._checkpoint = checkpoint
         self._episodes: dict[str, dict[str, Episodes]] = {}  # by game, where there are several, and level set
@@ -77,6 +87,11 @@ class EvaluationReport(Callback):
         played = zip(data.each_game, self._episodes.values(), strict=True)
         found = {one.game: _measured(episodes, one) for one, episodes in played}
         only = found.get(data.game)
+        if self._games is not None:
+            class_path, options = self._games()
+            path = self._path.with_name(episodes_file.NAME)
+            every = {(game, name): own for game, sets in self._episodes.items() for name, own in sets.items()}
+            episodes_file.write_episodes(path, every, class_path=class_path, init_args=options)
         with atomic_write(self._path) as file:
             report = head | ({"games": found} if only is None else only)
             file.write((json.dumps(report, indent=2) + "\n").encode())
@@ -103,14 +118,11 @@ def _measured(episodes: dict[str, Episodes], data: EpisodeDataModule) -> dict[st
 
 
 def _joined(parts: Sequence[Episodes]) -> Episodes:
-    complete = [part.level_complete for part in parts if part.level_complete is not None]
-    return Episodes(
-        level_set=parts[0].level_set,
-        returns=torch.cat([part.returns for part in parts]),
-        lengths=torch.cat([part.lengths for part in parts]),
-        level_complete=torch.cat(complete) if complete else None,
-        game=parts[0].game,
-    )
+    fields: dict[str, Any] = {}
+    for name in vars(parts[0]):
+        values = [value for part in parts if (value := getattr(part, name)) is not None]
+        fields[name] = torch.cat(values) if values and name not in ("level_set", "game") else next(iter(values), None)
+    return Episodes(**fields)
 
 
 def summary(
