@@ -91,7 +91,7 @@ def check_fit(args: list[str]) -> None:
         return
     options = parsed(args)
     module_class(options.model.class_path)
-    data_class(options.data.class_path).game_named(options.data.init_args.game)
+    data_class(options.data.class_path).games_named(options.data.init_args.game)
 
 
 def check_module(args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """One agent of several games, through the command: its metrics, reports, videos and exports."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 
 from lightning_rl.cli.program import main
 from lightning_rl.policies.folder import CARD, read_policy
+from tests.support.command_lines import refusal
 from tests.support.methods import SEVERAL_TEACHERS
 from tests.support.runs import fit_args, load
 from tests.support.shared_runs import SharedRuns
@@ -21,14 +21,6 @@ BOTH = "dodgeball+starpilot"
 def student(runs: SharedRuns) -> Path:
     """A run with a teacher for each of two games."""
     return runs.finished("policy_distill", **SEVERAL_TEACHERS)
-
-
-def refusal(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    capsys.readouterr()
-    status, captured = main(args), capsys.readouterr()
-    assert (status, captured.out) == (2, "")
-    assert re.fullmatch(r"lightning-rl: [^\n]+\n", captured.err)
-    return captured.err
 
 
 def test_each_is_judged_by_itself_with_the_share_that_is_kept_of_its_teachers_return_and_in_reports_and_exports(
