@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lightning_rl.modules.policy_distill import PolicyDistillModule
     from lightning_rl.modules.ppo import PPOModule
     from lightning_rl.modules.ppo_distill import DistillationConfig, PPODistillModule
+    from lightning_rl.modules.recurrent_policy_distill import RecurrentPolicyDistillModule
     from lightning_rl.modules.simple.module import SimPLeModule
     from lightning_rl.modules.simple.world_model import WorldModelConfig
     from lightning_rl.policies.folder import load_policy
@@ -30,6 +31,7 @@ _HOMES = {
     "PPOModule": "modules.ppo",
     "ProcgenDataModule": "data.procgen",
     "RLModule": "modules.base",
+    "RecurrentPolicyDistillModule": "modules.recurrent_policy_distill",
     "RolloutDataModule": "data.datamodule",
     "SimPLeModule": "modules.simple.module",
     "SurpriseConfig": "modules.impala_vae",
@@ -48,6 +50,7 @@ __all__ = [
     "PolicyDistillModule",
     "ProcgenDataModule",
     "RLModule",
+    "RecurrentPolicyDistillModule",
     "RolloutDataModule",
     "SimPLeModule",
     "SurpriseConfig",

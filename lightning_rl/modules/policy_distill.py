@@ -1,7 +1,7 @@
 """Policy distillation: a student learns to act like a trained teacher."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import torch
@@ -53,16 +53,20 @@ class Lesson:
 
     Args:
         student: plays in the other environments.
-        teacher: may be recurrent.
+        teacher: plays, too.
         teacher_share: share of the environments in which the teacher plays, the first ones of each game.
         num_games: games that share the environments equally.
+        state_size: length of the student's recurrent state; the teacher's follows it in the rollouts.
     """
 
-    def __init__(self, student: Policy, teacher: Policy, *, teacher_share: float, num_games: int = 1) -> None:
+    def __init__(
+        self, student: Policy, teacher: Policy, *, teacher_share: float, num_games: int = 1, state_size: int = 0
+    ) -> None:
         self._student = student
         self._teacher = teacher
         self._share = teacher_share
         self._num_games = num_games
+        self._state_size = state_size
         self._answers: list[ActorOutput] = []
 
     def act(
@@ -73,17 +77,21 @@ class Lesson:
         recurrent_inputs: RecurrentInputs | None = None,
         greedy: bool = False,
     ) -> ActorOutput:
-        """Actions and logits of whoever plays, the student's values, and the teacher's recurrent state."""
-        own = self._student.act(obs, generator, greedy=greedy)
-        taught = self._teacher.act(obs, generator, recurrent_inputs=recurrent_inputs, greedy=greedy)
+        """Actions and logits of whoever plays, the student's values, and the recurrent states of both."""
+        inputs = recurrent_inputs or RecurrentInputs.initial(len(obs))
+        parts = (inputs.state[:, : self._state_size], inputs.state[:, self._state_size :])
+        students, teachers = (replace(inputs, state=state) for state in parts)
+        own = self._student.act(obs, generator, recurrent_inputs=students, greedy=greedy)
+        taught = self._teacher.act(obs, generator, recurrent_inputs=teachers, greedy=greedy)
         self._answers.append(taught)
+        states = [output.state for output in (own, taught) if output.state is not None]
         size = len(obs) // self._num_games
         by_teacher = torch.arange(len(obs)) % size < round(self._share * size)
         return ActorOutput(
             actions=torch.where(by_teacher, taught.actions, own.actions),
             logits=torch.where(by_teacher[:, None], taught.logits, own.logits),
             values=own.values,
-            state=taught.state,
+            state=torch.cat(states, dim=1) if states else None,
         )
 
     def collected(self, source: Source) -> tuple[Rollout, Float32[Tensor, "T B A"], Float32[Tensor, "T B"]]:
@@ -260,14 +268,24 @@ class PolicyDistillModule(PPOModule):
 
     def batches(self, source: Source) -> Iterator[PPOBatch]:
         """One rollout, what the teacher says of it, then shuffled minibatches."""
-        teacher_share = self.teacher_share * self._remaining(self.teacher_share_steps)
-        games = {"num_games": max(1, len(self.games))}
-        lesson = Lesson(self, self._teaching(), teacher_share=teacher_share, **games)
-        rollout, logits, values = lesson.collected(source)
-        trajectories = self.trajectories(rollout.to(self.device), source.memory)
-        self.steps_taught += trajectories.actions.numel() * collectives.world_size()
-        taught = {"teacher_logits": logits.to(self.device), "teacher_values": values.to(self.device)}
+        rollout, taught = self.lesson(source)
+        trajectories = self.trajectories(rollout, source.memory)
         return self.minibatches(TaughtTrajectories(**vars(trajectories), **taught), source.generator)
+
+    def lesson(self, source: Source, *, state_size: int = 0) -> tuple[Rollout, dict[str, Tensor]]:
+        """One rollout, and what the teacher says of it, on the module's device.
+
+        Args:
+            source: plays.
+            state_size: length of the student's recurrent state, the first part of the rollout's.
+        """
+        teacher_share = self.teacher_share * self._remaining(self.teacher_share_steps)
+        sizes = {"num_games": max(1, len(self.games)), "state_size": state_size}
+        lesson = Lesson(self, self._teaching(), teacher_share=teacher_share, **sizes)
+        rollout, logits, values = lesson.collected(source)
+        self.steps_taught += rollout.actions.numel() * collectives.world_size()
+        taught = {"teacher_logits": logits.to(self.device), "teacher_values": values.to(self.device)}
+        return rollout.to(self.device), taught
 
     def _remaining(self, steps: int | None) -> float:
         """What is left, between one and zero, of something that falls to zero over so many env steps."""
@@ -283,25 +301,38 @@ class PolicyDistillModule(PPOModule):
     def objective(self, batch: TaughtBatch, generator: torch.Generator) -> Objective:  # type: ignore[override]  # its own
         """The divergence from the teacher, and PPO's losses or the regression to the teacher's values by option."""
         logits, values = self.network(batch.obs, generator)
-        divergences = policy_divergence(batch.teacher_logits, logits, temperature=self.temperature)
-        metrics = {
-            "teacher/divergence": divergences.detach().mean(),
-            "teacher/agreement": is_same_choice(batch.teacher_logits, logits).float().mean(),
+        if self.loss == "divergence":
+            return self.imitation(logits, values[:, 0], batch.teacher_logits, batch.teacher_values)
+        divergences, metrics = self._compared(logits, batch.teacher_logits)
+        losses, own = ppo_objective(batch, logits, values[:, 0], epsilon=self.epsilon, value_epsilon=self.value_epsilon)
+        log_probs = {
+            "log_probs": log_probs_of(batch.actions, logits),
+            "behavior_log_probs": batch.behavior_log_probs,
         }
-        if self.loss == "proximal":
-            losses, own = ppo_objective(
-                batch, logits, values[:, 0], epsilon=self.epsilon, value_epsilon=self.value_epsilon
-            )
-            log_probs = {
-                "log_probs": log_probs_of(batch.actions, logits),
-                "behavior_log_probs": batch.behavior_log_probs,
-            }
-            weighted = proximal_divergence(divergences, **log_probs, epsilon=self.epsilon)
-            return Objective(losses | {"distill": weighted.mean()}, own | metrics)
+        weighted = proximal_divergence(divergences, **log_probs, epsilon=self.epsilon)
+        return Objective(losses | {"distill": weighted.mean()}, own | metrics)
+
+    def imitation(
+        self,
+        logits: Float32[Tensor, "N A"],
+        values: Float32[Tensor, "N"],
+        teacher_logits: Float32[Tensor, "N A"],
+        teacher_values: Float32[Tensor, "N"],
+    ) -> Objective:
+        """The divergence from the teacher, and by option the regression to its values."""
+        divergences, metrics = self._compared(logits, teacher_logits)
         losses = {"distill": divergences.mean()}
         if self.regress_values:
-            losses["value"] = squared_value_loss(values[:, 0], batch.teacher_values).mean()
+            losses["value"] = squared_value_loss(values, teacher_values).mean()
         return Objective(losses, metrics | {"policy/entropy": entropy(logits).detach().mean()})
+
+    def _compared(
+        self, logits: Float32[Tensor, "N A"], teacher_logits: Float32[Tensor, "N A"]
+    ) -> tuple[Float32[Tensor, "N"], dict[str, Tensor]]:
+        """Divergences from the teacher, and metrics of how alike the policies are."""
+        divergences = policy_divergence(teacher_logits, logits, temperature=self.temperature)
+        agreement = is_same_choice(teacher_logits, logits).float().mean()
+        return divergences, {"teacher/divergence": divergences.detach().mean(), "teacher/agreement": agreement}
 
 
 def _key(game: str) -> str:

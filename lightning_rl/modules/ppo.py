@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.minibatches import num_minibatches, shuffled
@@ -202,13 +202,17 @@ class PPOModule(RLModule):
         self.learning_rate = learning_rate
         self.adam_epsilon = adam_epsilon
         shape = CNNShape(pooling=pooling, pooling_size=pooling_size, width=width, channels=channels, hidden=hidden)
-        self.network = NETWORKS[network](obs_shape, num_actions, self.num_critics, dropout=dropout, shape=shape)
+        self.network = self.built_network(network, shape, dropout=dropout)
         self.loss_weights = {"policy": 1.0, "value": value_weight, "entropy": entropy_weight}
 
     @classmethod
     def method(cls, init_args: dict[str, Any]) -> str:  # noqa: ARG003  # the same for all
         """`ppo`."""
         return "ppo"
+
+    def built_network(self, name: str, shape: CNNShape, *, dropout: float) -> nn.Module:
+        """The acting network; a method may build one that is not among these."""
+        return NETWORKS[name](self.obs_shape, self.num_actions, self.num_critics, dropout=dropout, shape=shape)
 
     def network_config(self) -> NetworkConfig:
         """See `RLModule`."""

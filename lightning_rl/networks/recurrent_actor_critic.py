@@ -45,7 +45,7 @@ class RecurrentActorCritic(nn.Module):
         num_actions: A.
         latent_size: Z, length of the latent; 0 for none.
         hidden_size: size of the LSTM; its state holds hidden and cell state, so it is twice as long.
-        shape: width of the CNN, and how its features are pooled.
+        shape: sizes of the CNN, and how its features are pooled; its `hidden` is the size of dense layer and LSTM.
 
     Reference:
         Espeholt et al. 2018, IMPALA, figure 3 right, https://arxiv.org/abs/1802.01561; deepmind/scalable_agent,
@@ -64,9 +64,10 @@ class RecurrentActorCritic(nn.Module):
         super().__init__()
         cnn = ImpalaCNN(obs_shape, shape=shape)
         self.num_actions = num_actions
-        self.torso = nn.Sequential(cnn, nn.Linear(cnn.num_features, 256), nn.ReLU())
+        features, hidden_size = shape.hidden or 256, shape.hidden or hidden_size
+        self.torso = nn.Sequential(cnn, nn.Linear(cnn.num_features, features), nn.ReLU())
         glorot_(self.torso)
-        self.lstm = nn.LSTM(256 + latent_size + 1 + num_actions, hidden_size)
+        self.lstm = nn.LSTM(features + latent_size + 1 + num_actions, hidden_size)
         biases = dict(self.lstm.named_parameters())
         for name in ("bias_ih_l0", "bias_hh_l0"):
             nn.init.zeros_(biases[name])

@@ -214,6 +214,11 @@ ROWS = {
         enduring=None,
         on_gpu=(Variant("bf16", _PPO_ON_GPU),),
     ),
+    "policy_distill_lstm": Row(
+        of="policy_distill",
+        slow=True,
+        resumed=(Variant("values-fp32", {"model.regress_values": True}, slow=True),),
+    ),
     "ppo_distill_rnd": Row(of="ppo_distill", slow=True, resumed=()),
     "quickstart": Row(of="ppo_distill", slow=True, resumed=()),
     "ppo_atari": Row(
