@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_rl.data.replay import ReplayBuffer, ReplayState
+from lightning_rl.data.stopwatch import counting_seconds
 from lightning_rl.distributed import collectives
 from lightning_rl.envs.side_by_side import SideBySide
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
@@ -52,6 +53,7 @@ class Collector:
 
     Attributes:
         env_steps: decisions taken so far, over all environments of this collector.
+        collecting_seconds: spent in `collect` by this process.
         generator: the stream of every random choice made between two updates.
         memory: what the method carries from rollout to rollout, one row per environment.
     """
@@ -71,6 +73,7 @@ class Collector:
         self.memory: dict[str, Tensor] = {}
         self.env_steps = 0
         self.mean_raw_reward = 0.0
+        self.collecting_seconds = 0.0
         self._obs, _ = env.reset()
         self._recurrent_inputs = RecurrentInputs.initial(env.num_envs)
         self._memory: NDArray[np.uint8] | None = None
@@ -81,6 +84,7 @@ class Collector:
         """Number of environments stepped together."""
         return self.env.num_envs
 
+    @counting_seconds
     @torch.no_grad()
     def collect(self, policy: Policy, frames: UInt8[NDArray[Any], "T+1 B H W C"] | None = None) -> Rollout:
         """Runs `policy` for `num_steps` steps, continuing the episodes that the last call left open.
