@@ -23,6 +23,7 @@ from lightning_rl.callbacks.reconstructions import AutoencoderPictures
 from lightning_rl.callbacks.run_folder import RunFolder
 from lightning_rl.callbacks.same_start import SameStart
 from lightning_rl.callbacks.time_limit import TimeLimit
+from lightning_rl.callbacks.validation_pace import ValidationPace
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model_report import WorldModelReport
 from lightning_rl.cli import replay, seeds
@@ -46,6 +47,7 @@ from lightning_rl.cli.trainer_options import (
     cluster_environment,
     compute_deterministically,
     fit_to_machine,
+    pace_validation,
 )
 from lightning_rl.data.continuation import read_games
 from lightning_rl.errors import UnsavedError, UsageError
@@ -174,6 +176,7 @@ class RunCLI(StagedCLI):
         for key in ("run_dir", "ckpt_path", "policy_from"):
             config[key] = users_path(key, config[key])
         compute_deterministically(config.trainer)
+        self._paced = pace_validation(config.trainer)
         module = module_class(config.model.class_path)
         self.method = module.method(config.model.init_args.as_dict())
         self.game = data_class(config.data.class_path).games_named(config.data.init_args.get("game"))
@@ -273,6 +276,7 @@ class RunCLI(StagedCLI):
             SameStart(self._start),
             RunFolder(self.run_dir, config=self.saved_config, parser=self.subcommand_parser),
             self.stopper,
+            ValidationPace(decides=self._paced),
             RunCheckpoint(self.run_dir, metadata),
             AutoencoderPictures(self.run_dir, title=f"{self.method} on {self.game}"),
             WorldModelReport(self.run_dir, title=f"{self.method} on {self.game}"),

@@ -14,6 +14,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 
+from lightning_rl.callbacks.validation_pace import FIRST_EPOCH
 from lightning_rl.cpu.bfloat16 import SUPPORTED_PRECISIONS, full_name, on_cpu, supported_precision, uses_cuda
 from lightning_rl.errors import UsageError
 from lightning_rl.runs.lightning_private import starts_by_multiprocessing
@@ -130,6 +131,24 @@ def fit_to_machine(trainer: Namespace, *, subcommand: str) -> tuple[str, ...]:
     told = f"this CPU only emulates {trainer.precision}: trainer.precision {precision} is taken"
     trainer.precision = precision
     return (told,)
+
+
+def pace_validation(trainer: Namespace) -> bool:
+    """Fills in how often Lightning validates, where no `check_val_every_n_epoch` is given.
+
+    A number of batches or a duration in `val_check_interval` needs none; a share of an epoch does.
+
+    Args:
+        trainer: the options, changed in place.
+
+    Returns:
+        Whether a `ValidationPace` is to decide instead, as nothing is given.
+    """
+    every = trainer.val_check_interval
+    if trainer.check_val_every_n_epoch is not None or not (every is None or isinstance(every, float)):
+        return False
+    trainer.check_val_every_n_epoch = FIRST_EPOCH  # Lightning takes null with a number of batches only
+    return every is None
 
 
 def compute_deterministically(trainer: Namespace) -> None:

@@ -19,6 +19,7 @@ from tests.support.methods import CONFIGS
 from tests.support.shared_runs import SharedRuns
 
 PPO = ["fit", "--config", str(CONFIGS / "ppo.yaml"), "--trainer.accelerator", "cpu", "--run_dir", "run"]
+_EVERY_EPOCH = ["--trainer.check_val_every_n_epoch", "1"]
 CUT = "it would cut iterations short"
 ENDS = "the run ends at data.total_env_steps"
 
@@ -119,7 +120,7 @@ class TestRefused:
     def test_a_validation_that_would_never_come(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Lightning finds this out once it has begun."""
         told = "trainer.val_check_interval must be at most 24, the batches of an epoch, found 25"
-        assert told in refusal([*PPO, "--trainer.val_check_interval", "25"], capsys)
+        assert told in refusal([*PPO, *_EVERY_EPOCH, "--trainer.val_check_interval", "25"], capsys)
         quiet: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
         with pytest.raises(UsageError, match=told):
             check_built(Trainer(val_check_interval=25, **quiet), batches=24)
