@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from pytorch_lightning import Trainer
 
-from lightning_rl.cli import bench, export
+from lightning_rl.cli import bench, export, play
 from lightning_rl.cli.registry import CLASSES, data_class, module_class
 from lightning_rl.modules.hyper_parameters import constructor_options
 from lightning_rl.report.command import parser as report_parser
@@ -77,6 +77,10 @@ def check_fit(args: list[str]) -> None:
         return
     if args[0] == "export":
         args = ["test", *export.parser().parse_known_args(args[1:])[1]]
+    if args[0] == "play":
+        if not (rest := play.parser().parse_known_args(args[1:])[1]):
+            return
+        args = ["test", *rest]
     if args[0] == "report":
         report_parser().parse_args(args[1:])
         return
@@ -180,8 +184,8 @@ def options_of(*parsers: argparse.ArgumentParser) -> set[str]:
 
 @cache
 def is_of_another_program(name: str) -> bool:
-    """Whether an option, by its name, is one of `export`, `bench`, `report` or a program among the tests."""
-    if name in options_of(export.parser(), bench.parser(), report_parser()):
+    """Whether an option, by its name, is one of `export`, `bench`, `report`, `play` or a program among the tests."""
+    if name in options_of(export.parser(), bench.parser(), report_parser(), play.parser()):
         return True
     programs = (path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
     return "." not in name and any(f'add_argument("--{name}"' in program for program in programs)

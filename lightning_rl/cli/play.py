@@ -65,9 +65,9 @@ def main(args: list[str]) -> int:
         ValueError: likewise.
     """
     options, rest = parser().parse_known_args(args)
-    scene = _scene(options, rest)
+    shown = scene(options, rest)
     viewer = Viewer(
-        lambda: scene,
+        lambda: shown,
         level=options.level,
         host=options.host,
         port=options.port,
@@ -101,7 +101,17 @@ def _ended_by_signals(viewer: Viewer) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _scene(options: argparse.Namespace, rest: list[str]) -> Scene:
+def scene(options: argparse.Namespace, rest: list[str]) -> Scene:
+    """What the command line asks for.
+
+    Args:
+        options: those of `parser`.
+        rest: those of `test`.
+
+    Raises:
+        UsageError: an option, the checkpoint or the game is wrong.
+        ValueError: likewise.
+    """
     checkpoint = values(rest, "--ckpt_path")
     if options.game is not None:
         if rest:

@@ -252,8 +252,8 @@ class GamesThread(threading.Thread):
         levels, level = self._session.scene.levels, self._session.now.episode.level
         self._session.begin(levels.beside(level, 1 if to == "next" else -1))
 
-    def _do_set(self, name: str, **choice: Any) -> None:
-        self._session.begin(self._session.scene.levels.first_of(choice["name"]))
+    def _do_set(self, name: str, levels: Any) -> None:
+        self._session.begin(self._session.scene.levels.first_of(levels))
 
     def _do_at_end(self, name: str, value: Any) -> None:
         self._session.at_end = value

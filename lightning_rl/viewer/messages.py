@@ -30,7 +30,7 @@ _COMMANDS: dict[str, dict[str, Any]] = {
     "seek": {"at": int},
     "level": {"number": int},
     "beside": {"to": str},
-    "set": {"name": str},
+    "set": {"levels": str},
     "at_end": {"value": str},
     "replay": {"level": int, "actions": str},
     "link": {},
@@ -39,7 +39,7 @@ _COMMANDS: dict[str, dict[str, Any]] = {
 }
 _CHOICES = {
     ("who", "player"): ("agent", "person", "random"),
-    ("set", "name"): ("training", "unseen"),
+    ("set", "levels"): ("training", "unseen"),
     ("at_end", "value"): ("next", "same"),
     ("beside", "to"): ("next", "previous"),
     ("speed", "value"): (0, 0.25, 0.5, 1, 2, 4),  # 0: as fast as it goes

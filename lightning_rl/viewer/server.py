@@ -5,7 +5,7 @@ import contextlib
 import time
 from importlib.resources import files
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -25,6 +25,7 @@ _MAX_REFUSALS = 20
 _POLICY_VIOLATION, _TOO_BIG = 1008, 1009
 
 
+@runtime_checkable
 class Games(Protocol):
     """Takes the commands of the windows."""
 

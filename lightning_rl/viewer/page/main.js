@@ -176,7 +176,7 @@ const presses = {
 };
 for (const [id, press] of Object.entries(presses)) element(id).onclick = () => newest && press();
 for (const button of document.querySelectorAll("[data-player]")) button.onclick = () => hand(button.dataset.player);
-for (const button of document.querySelectorAll("[data-set]")) button.onclick = () => send({ do: "set", name: button.dataset.set });
+for (const button of document.querySelectorAll("[data-set]")) button.onclick = () => send({ do: "set", levels: button.dataset.set });
 element("level").onkeydown = (event) => event.key === "Enter" && pick();
 element("speed").onchange = (event) => send({ do: "speed", value: Number(event.target.value) });
 element("at_end").onchange = (event) => send({ do: "at_end", value: event.target.value });
@@ -194,6 +194,6 @@ function theme(wanted) {
 element("theme").onclick = () => theme(themes[(themes.indexOf(document.documentElement.dataset.theme) + 1) % themes.length]);
 theme(themes.includes(localStorage.getItem("theme")) ? localStorage.getItem("theme") : "system");
 
-window.lightningRL = { send, state: () => newest, name };
+window.lightningRL = { send, state: () => newest, name, drop: () => connection.socket.close() }; // for tests
 fit();
 const connection = new Connection(heard, changed);

@@ -19,7 +19,7 @@ function paint(canvas, { height, width, pixels }) {
     canvas.height = height;
     fit();
   }
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true }); // small, and saved as png
   const image = context.createImageData(width, height);
   const data = image.data;
   for (let from = 0, to = 0; from < pixels.length; from += 3, to += 4) {
