@@ -72,17 +72,12 @@ def check_fit(args: list[str]) -> None:
     """Arguments of `lightning-rl` that it takes; classes and game are ones that there are."""
     if args == ["doctor"]:  # `tests/cli/test_doctor.py` runs it
         return
-    if args[0] == "bench":
-        bench.parser().parse_args(args[1:])
+    if args[0] in (alone := {"bench": bench.parser, "report": report_parser}):
+        alone[args[0]]().parse_args(args[1:])
         return
-    if args[0] == "export":
-        args = ["test", *export.parser().parse_known_args(args[1:])[1]]
-    if args[0] == "play":
-        if not (rest := play.parser().parse_known_args(args[1:])[1]):
-            return
-        args = ["test", *rest]
-    if args[0] == "report":
-        report_parser().parse_args(args[1:])
+    if args[0] in (with_test := {"export": export.parser, "play": play.parser}):
+        args = ["test", *with_test[args[0]]().parse_known_args(args[1:])[1]]
+    if args == ["test"]:  # `play --game`
         return
     if "--config" not in args and "--ckpt_path" in args:  # a run folder's config.yaml would be taken
         args = [args[0], "--config", "configs/ppo.yaml", *args[1:]]

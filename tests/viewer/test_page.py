@@ -84,7 +84,7 @@ def test_it_shows_the_agent_and_hides_the_token(shown: Browser, viewer: Viewer) 
 
 def test_a_person_takes_over_by_keys_and_gives_back(shown: Browser) -> None:
     click(shown, "#takeover")
-    until(shown, "lightningRL.state().owner === lightningRL.name")
+    until(shown, "!document.getElementById('pad').hidden")
     hold(shown, "ArrowLeft", "keyDown")
     until(shown, "lightningRL.state().action === 0")
     place = shown.evaluate(COLUMN)
