@@ -40,7 +40,7 @@ UNKNOWN = {
     "media": {"losses", "networks", "policies", "envs"},
     "data": {"losses", "networks", "policies"},
     "callbacks": {"networks", "policies"},
-    "viewer": {"losses", "cpu", "distributed", "networks"},
+    "viewer": {"cpu", "distributed", "networks"},
     "report": {"types", "state", "protocols", "distributed", "losses", "cpu"}
     | {"networks", "policies", "media", "data", "modules", "callbacks"},  # it starts at once, so it may load no torch
 }

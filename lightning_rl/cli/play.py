@@ -19,9 +19,11 @@ from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.envs.procgen_games import GAMES
 from lightning_rl.errors import UsageError
 from lightning_rl.modules.base import RLModule
+from lightning_rl.modules.simple.module import SimPLeModule
 from lightning_rl.protocols import ResumableVectorEnv
 from lightning_rl.viewer.access import is_loopback
 from lightning_rl.viewer.keys import action_keys
+from lightning_rl.viewer.lenses import lens_of
 from lightning_rl.viewer.levels import Levels
 from lightning_rl.viewer.serving import DEFAULT_PORT, Viewer
 from lightning_rl.viewer.session import Scene
@@ -157,6 +159,8 @@ def scene_of(data: RolloutDataModule, model: RLModule | None, *, method: str = "
         levels=Levels(count, first),
         policy=None if model is None else model.eval(),
         greedy=model is not None and model.greedy,
+        world_model=model.simulator() if isinstance(model, SimPLeModule) else None,
+        lens=lens_of(model),
     )
 
 

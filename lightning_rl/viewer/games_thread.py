@@ -9,8 +9,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+
+from lightning_rl.viewer.dream import difference
 from lightning_rl.viewer.hub import Hub
 from lightning_rl.viewer.messages import Command, decoded_actions, encoded_actions, message
+from lightning_rl.viewer.moments import Moment
 from lightning_rl.viewer.recordings import Recording, new_path
 from lightning_rl.viewer.session import STEPS_A_SECOND, Scene, Session
 
@@ -52,6 +57,7 @@ class GamesThread(threading.Thread):
         self._commands: queue.SimpleQueue[tuple[str, Command]] = queue.SimpleQueue()
         self._made: dict[str, Path] = {}
         self._recording: Recording | None = None
+        self._recorded = 1
         self._session: Session
         self._owner = ""
         self._speed = 1.0
@@ -142,15 +148,16 @@ class GamesThread(threading.Thread):
     def _changed_by_step(self) -> None:
         self._is_changed = True
         if self._recording is not None:
-            self._recording.add([self._session.now.frame])
+            self._recording.add(list(images_of(self._session.now).values())[: self._recorded])
             if self._recording.is_full:
                 self._finish_recording()
 
     def _show(self) -> None:
         self._is_changed = False
         self._shown_at = time.monotonic()
-        header = {"type": "frame", **self._described()}
-        self._hub.send(message(header, [self._session.now.frame]), is_frame=True)
+        images = images_of(self._session.now)
+        header = {"type": "frame", "labels": [*images], **self._described()}
+        self._hub.send(message(header, [*images.values()]), is_frame=True)
 
     def _described(self) -> dict[str, Any]:
         session, now = self._session, self._session.now
@@ -177,6 +184,9 @@ class GamesThread(threading.Thread):
             "recording": None if self._recording is None else self._recording.count,
             "rate": round(self._rate, 1),
             "windows": len(self._hub),
+            "where": now.where,
+            "horizon": session.horizon,
+            "numbers": numbers_of(now),
         }
 
     def _finish_recording(self) -> None:
@@ -203,6 +213,8 @@ class GamesThread(threading.Thread):
             "idle": self._session.idle,
             "training_levels": [levels.count, levels.first] if levels.are_told_apart else None,
             "steps_a_second": STEPS_A_SECOND,
+            "world_model": scene.world_model is not None,
+            "sliders": [] if scene.lens is None else list(scene.lens.sliders),
         }
         self._hub.send(message(about), to=name)
         self._do_trace(name)
@@ -264,8 +276,23 @@ class GamesThread(threading.Thread):
         self._session.is_paused = False
         self._start_clock()
 
+    def _do_where(self, name: str, value: Any) -> None:
+        self._session.go(value)
+
+    def _do_horizon(self, name: str, value: int) -> None:
+        self._session.horizon = value
+
+    def _do_latent(self, name: str, dimension: int, value: str) -> None:
+        lens = self._session.scene.lens
+        if lens is None:
+            raise ValueError(f"dimension must be one of an autoencoder's, which this method lacks, found {dimension}")
+        lens.move(dimension, float(value))
+        self._session.look_again()
+
     def _do_link(self, name: str) -> None:
         now = self._session.now
+        if not now.episode.is_real:
+            raise ValueError("a link is to be of the real game, found the world model")
         actions = encoded_actions(now.episode.actions[: now.length])
         self._hub.send(message({"type": "link", "level": now.episode.level, "actions": actions}), to=name)
 
@@ -279,11 +306,32 @@ class GamesThread(threading.Thread):
             self._finish_recording()
         elif self._recording is None:
             path = new_path(self._folder, self._session.scene.game)
+            self._recorded = len(images_of(self._session.now))  # all frames of a video have one size
             self._recording = Recording(path, frames_per_second=STEPS_A_SECOND)
             self._changed_by_step()
 
     def _start_clock(self) -> None:
         self._due, self._stepped_at = time.monotonic(), None
+
+
+def images_of(now: Moment) -> dict[str, UInt8[NDArray[Any], "_ _ 3"]]:
+    """The pictures of a moment by their names."""
+    lens = {} if now.sight is None else now.sight.images
+    if now.where != "both" or now.dream is None:
+        return {"world model" if now.where == "model" else "game": now.frame, **lens}
+    dream = now.dream.frame
+    return {"game": now.frame, "world model": dream, "difference": difference(now.frame, dream), **lens}
+
+
+def numbers_of(now: Moment) -> dict[str, float | str]:
+    """What else is known of a moment, by names."""
+    found: dict[str, float | str] = {} if now.sight is None else {**now.sight.numbers}
+    if now.dream is not None:
+        found |= {"Model’s step": now.dream.steps, "Model’s return": now.dream.total}
+        if now.dream.distance is not None:
+            found["Difference"] = now.dream.distance
+            found["Parted at step"] = "not yet" if now.dream.parted is None else now.dream.parted
+    return found
 
 
 def _without_repeated_seeks(commands: list[tuple[str, Command]]) -> list[tuple[str, Command]]:

@@ -36,10 +36,14 @@ _COMMANDS: dict[str, dict[str, Any]] = {
     "link": {},
     "trace": {},
     "record": {"value": bool},
+    "where": {"value": str},
+    "horizon": {"value": int},
+    "latent": {"dimension": int, "value": str},  # a number as text: it may be negative
 }
 _CHOICES = {
     ("who", "player"): ("agent", "person", "random"),
     ("set", "levels"): ("training", "unseen"),
+    ("where", "value"): ("game", "both", "model"),
     ("at_end", "value"): ("next", "same"),
     ("beside", "to"): ("next", "previous"),
     ("speed", "value"): (0, 0.25, 0.5, 1, 2, 4),  # 0: as fast as it goes

@@ -2,13 +2,18 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, Optional
 
 import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from lightning_rl.types import ActorOutput, RecurrentInputs, State
+from lightning_rl.viewer.dream import Dream
+from lightning_rl.viewer.lenses import Sight
+
+Where = Literal["game", "both", "model"]
+"""What is played: the real game, the world model beside it with the same actions, or the world model alone."""
 
 
 @dataclass
@@ -18,6 +23,7 @@ class Episode:
     Args:
         number: episodes that were begun before it.
         level: it was begun with; with the actions it says everything that happens.
+        is_real: whether it is of the real game, and no world model's.
         actions: so far.
         rewards: what each of them brought.
         values: of the critic at each frame, the last one included; None without an agent.
@@ -25,6 +31,7 @@ class Episode:
 
     number: int
     level: int
+    is_real: bool = True
     actions: list[int] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     values: list[float | None] = field(default_factory=list)
@@ -46,7 +53,12 @@ class Moment:
         inputs: of a recurrent policy.
         output: what the policy says about the frame; None without one.
         random: state of the stream of random numbers.
-        game: the game's own state; None once the episode is over.
+        game: the real game's own state; None once its episode is over.
+        is_over: whether the episode has ended.
+        where: what is played.
+        dream: where the world model is; None where it does not play.
+        sight: what else the method shows of the frame.
+        left: the moment at which the real game waits for a world model that plays alone.
     """
 
     episode: Episode
@@ -57,11 +69,11 @@ class Moment:
     output: ActorOutput | None
     random: torch.Tensor
     game: State | None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the episode has ended."""
-        return self.game is None
+    is_over: bool = False
+    where: Where = "game"
+    dream: Dream | None = None
+    sight: Sight | None = None
+    left: Optional["Moment"] = None
 
 
 class History:
@@ -92,6 +104,10 @@ class History:
         """Goes on to another moment, from the newest one."""
         self._moments.append(moment)
         self.at = len(self._moments) - 1
+
+    def change(self, moment: Moment) -> None:
+        """Shows the moment in another way."""
+        self._moments[self.at] = moment
 
     def seek(self, at: int) -> None:
         """Shows another moment; numbers out of range mean the first or the last."""

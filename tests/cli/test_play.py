@@ -4,10 +4,16 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from lightning_rl.cli import play
+from lightning_rl.modules.impala_vae import ImpalaVAEModule, SurpriseConfig
+from lightning_rl.modules.ppo_distill import PPODistillModule
 from lightning_rl.viewer.access import is_loopback
+from lightning_rl.viewer.games_thread import images_of, numbers_of
+from lightning_rl.viewer.lenses import AutoencoderLens
 from lightning_rl.viewer.session import Session
 from tests.support.command_lines import refusal
 from tests.support.runs import start, wait_until
@@ -50,6 +56,66 @@ def test_a_run_of_every_method_is_played(config: str, runs: SharedRuns) -> None:
     assert session.now.output is not None
     assert session.now.output.logits.equal(shown.output.logits)
     assert session.now.episode.actions[:3] == shown.episode.actions[:3]
+
+
+def test_the_autoencoder_shows_what_it_sees_and_its_latent_moves(runs: SharedRuns) -> None:
+    scene = play.checkpoint_scene(["--ckpt_path", str(runs.finished("impala_vae_cpu"))])
+    session = Session(scene)
+    session.step()
+    assert scene.lens is not None
+    before = images_of(session.now)
+    scene.lens.move(scene.lens.sliders[0], 4.0)
+    session.look_again()
+    moved = images_of(session.now)
+    session.close()
+
+    assert list(before) == ["game", "autoencoder sees", "reconstruction"]
+    assert set(before["autoencoder sees"].flat) <= {0, 255}
+    assert len(scene.lens.sliders) == 8
+    assert [(before[name] == moved[name]).all() for name in before] == [True, True, False]
+    with pytest.raises(ValueError, match="found nan"):
+        scene.lens.move(scene.lens.sliders[0], float("nan"))
+
+
+def test_distillation_shows_the_intrinsic_reward_and_learns_nothing(runs: SharedRuns) -> None:
+    scene = play.checkpoint_scene(["--ckpt_path", str(runs.finished("ppo_distill"))])
+    assert isinstance(scene.policy, PPODistillModule)
+    before = {name: value.clone() for name, value in scene.policy.state_dict().items()}
+    session = Session(scene)
+    session.step()
+    session.close()
+    obs = torch.from_numpy(session.now.frame)[None, None]
+
+    assert numbers_of(session.now) == {
+        "Intrinsic reward": pytest.approx(float(scene.policy.intrinsic_rewards(obs, {})[0]), rel=1e-5)
+    }
+    assert all(value.equal(before[name]) for name, value in scene.policy.state_dict().items())
+
+
+def test_the_surprise_is_told_from_the_second_frame_on() -> None:
+    lens = AutoencoderLens(ImpalaVAEModule(surprise=SurpriseConfig(weight=0.5), obs_shape=(64, 64, 3), num_actions=3))
+    frames = np.random.default_rng(0).integers(256, size=(2, 1, 64, 64, 3), dtype=np.uint8)
+    first = lens.look(frames[0], None)
+    second = lens.look(frames[1], first.memory)
+    again = lens.look(frames[0], first.memory)
+
+    assert first.numbers == {}
+    assert second.numbers["Surprise reward"] < again.numbers["Surprise reward"]
+
+
+def test_the_world_model_plays_beside_the_game_and_alone(runs: SharedRuns) -> None:
+    session = Session(play.checkpoint_scene(["--ckpt_path", str(runs.finished("simple_cpu"))]))
+    session.step()
+    session.go("both")
+    session.step()
+    beside = images_of(session.now)
+    session.go("model")
+    session.step()
+    session.close()
+
+    assert list(beside) == ["game", "world model", "difference"]
+    assert beside["world model"].shape == beside["game"].shape == (64, 64, 3)
+    assert (session.now.length, session.now.where) == (1, "model")
 
 
 def test_an_atari_run_is_played(runs: SharedRuns) -> None:

@@ -33,11 +33,32 @@ function hello(message) {
   element("takeover").hidden = false;
   for (const control of [document.querySelector('[data-player="agent"]'), element("greedy")]) control.disabled = !message.agent;
   element("greedy-label").hidden = element("bars").hidden = element("value-box").hidden = !message.agent;
+  element("where").hidden = !message.world_model;
   element("sets").hidden = message.training_levels === null;
   if (!isFirst) return;
   thoughts.build(message.actions);
+  buildSliders(message.sliders);
   playing = new Playing(message.actions, message.idle, (action) => send({ do: "hold", action }));
   follow(new URLSearchParams(location.hash.slice(1)));
+}
+
+// One for each dimension of the latent that can be moved.
+function buildSliders(dimensions) {
+  element("sliders").hidden = dimensions.length === 0;
+  for (const dimension of dimensions) {
+    const slider = Object.assign(document.createElement("input"), { type: "range", min: "-4", max: "4", step: "0.1", value: "0" });
+    slider.oninput = () => send({ do: "latent", dimension, value: slider.value });
+    const label = document.createElement("label");
+    label.append(`${dimension}`, slider);
+    element("sliders").append(label);
+  }
+}
+
+function unmove() {
+  for (const slider of element("sliders").querySelectorAll("input")) {
+    slider.value = "0";
+    slider.oninput();
+  }
 }
 
 // A copied link brings back its level and its actions, once.
@@ -69,11 +90,35 @@ function draw(now) {
   text("n-rate", now.paused ? "–" : now.rate.toFixed(1));
   text("verdict", now.over ? `Episode over: return ${number(now.total)} in ${now.length} steps` : "");
   text("pause", now.paused ? "Play" : "Pause");
+  drawMore(now);
   drawTime(now);
   drawPlayers(now);
   drawLevel(now);
   element("record").setAttribute("aria-pressed", String(now.recording !== null));
   text("record", now.recording === null ? "Record mp4" : `Stop recording (${now.recording})`);
+}
+
+function drawMore(now) {
+  const more = element("more");
+  const names = Object.keys(now.numbers);
+  more.hidden = names.length === 0;
+  if ([...more.querySelectorAll("dt")].map((one) => one.textContent).join() !== names.join()) {
+    more.replaceChildren(
+      ...names.map((name) => {
+        const box = document.createElement("div");
+        box.append(Object.assign(document.createElement("dt"), { textContent: name }), document.createElement("dd"));
+        return box;
+      }),
+    );
+  }
+  Object.values(now.numbers).forEach((value, place) => {
+    more.children[place].lastChild.textContent = typeof value === "string" ? value : number(value);
+  });
+  for (const button of document.querySelectorAll("[data-where]")) {
+    button.setAttribute("aria-pressed", String(button.dataset.where === now.where));
+  }
+  element("anew").disabled = now.where === "game";
+  if (document.activeElement !== element("horizon")) element("horizon").value = String(now.horizon);
 }
 
 function drawTime(now) {
@@ -166,6 +211,8 @@ const presses = {
   next: () => send({ do: "beside", to: "next" }),
   pick,
   takeover: () => hand(newest.player === "person" && newest.owner === name ? (about.agent ? "agent" : "random") : "person"),
+  anew: () => send({ do: "where", value: newest.where }),
+  unmove,
   record: () => send({ do: "record", value: newest.recording === null }),
   link: () => send({ do: "link" }),
   png: async () => {
@@ -177,6 +224,8 @@ const presses = {
 for (const [id, press] of Object.entries(presses)) element(id).onclick = () => newest && press();
 for (const button of document.querySelectorAll("[data-player]")) button.onclick = () => hand(button.dataset.player);
 for (const button of document.querySelectorAll("[data-set]")) button.onclick = () => send({ do: "set", levels: button.dataset.set });
+for (const button of document.querySelectorAll("[data-where]")) button.onclick = () => send({ do: "where", value: button.dataset.where });
+element("horizon").onchange = (event) => Number.isInteger(event.target.valueAsNumber) && event.target.valueAsNumber >= 0 && send({ do: "horizon", value: event.target.valueAsNumber });
 element("level").onkeydown = (event) => event.key === "Enter" && pick();
 element("speed").onchange = (event) => send({ do: "speed", value: Number(event.target.value) });
 element("at_end").onchange = (event) => send({ do: "at_end", value: event.target.value });
