@@ -1,6 +1,7 @@
 """A world model that plays on from a moment of the real game, alone or beside it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ _COLORS = 3
 _FAR, _SHARE = 32, 0.02
 """Frames have parted once more than 2 % of their pixels are 32 or more of 256 levels apart in a color."""
 
-Frame = UInt8[NDArray[np.uint8], "H W 3"]
+Frame = UInt8[NDArray[Any], "H W 3"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Dream:
     """
 
     stack: UInt8[Tensor, "1 H W D"]
-    state: Float[Tensor, "1 S H2 W2"] | None
+    state: Float[Tensor, "1 S H W"] | None
     steps: int = 0
     reward: float = 0.0
     total: float = 0.0
@@ -59,7 +60,7 @@ class Dreamer:
         self._model = model
         self._random = random
 
-    def begin(self, obs: UInt8[NDArray[np.uint8], "1 H W D"]) -> Dream:
+    def begin(self, obs: UInt8[NDArray[Any], "1 H W D"]) -> Dream:
         """Leaves the real game at an observation."""
         stack = torch.from_numpy(obs.copy())
         return Dream(stack=stack, state=self._model.begin(stack))

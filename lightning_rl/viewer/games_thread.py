@@ -323,9 +323,9 @@ def images_of(now: Moment) -> dict[str, UInt8[NDArray[Any], "_ _ 3"]]:
     return {"game": now.frame, "world model": dream, "difference": difference(now.frame, dream), **lens}
 
 
-def numbers_of(now: Moment) -> dict[str, float | str]:
+def numbers_of(now: Moment) -> dict[str, int | float | str]:
     """What else is known of a moment, by names."""
-    found: dict[str, float | str] = {} if now.sight is None else {**now.sight.numbers}
+    found: dict[str, int | float | str] = {} if now.sight is None else {**now.sight.numbers}
     if now.dream is not None:
         found |= {"Model’s step": now.dream.steps, "Model’s return": now.dream.total}
         if now.dream.distance is not None:

@@ -18,7 +18,7 @@ class ForgetfulModel:
     """Knows the game for four steps, and then the column stands still. A step is worth 2; ten end the episode."""
 
     def begin(self, obs: UInt8[Tensor, "B H W D"]) -> Tensor:
-        return torch.zeros(1, 1, 1, 1)
+        return torch.zeros(1, 1, SIZE, SIZE)
 
     def imagine(
         self,
@@ -27,14 +27,15 @@ class ForgetfulModel:
         generator: torch.Generator,
         state: Tensor | None = None,
     ) -> ImaginedStep:
-        steps = torch.zeros(1, 1, 1, 1) if state is None else state + 1
+        assert state is not None
+        steps = int(state.max()) + 1
         moved = {LEFT: -1, RIGHT: 1}.get(int(actions[0]), 0) if steps <= RIGHT_UNTIL else 0
         return ImaginedStep(
             frames=obs[..., -3:].roll(moved, 2),
             rewards=torch.tensor([2.0]),
             expected_rewards=torch.tensor([2.0]),
             end_probabilities=torch.tensor([float(steps >= 10)]),
-            state=steps,
+            state=state + 1,
         )
 
 
