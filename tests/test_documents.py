@@ -5,7 +5,7 @@ import re
 import shlex
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from itertools import groupby, pairwise, takewhile
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from pytorch_lightning import Trainer
 
-from lightning_rl.cli import bench, export, replay
+from lightning_rl.cli import bench, export, play, replay
 from lightning_rl.cli.registry import CLASSES, data_class, module_class
 from lightning_rl.modules.hyper_parameters import constructor_options
 from lightning_rl.report.command import parser as report_parser
@@ -68,20 +68,23 @@ class _ParsedError(Exception):
     """The arguments of a program were parsed; the program need not run."""
 
 
+def _parser_of(args: list[str]) -> Callable[[], argparse.ArgumentParser] | None:
+    """What parses a command that takes no options of Lightning's subcommands."""
+    if replay.is_asked_for(args):
+        return replay.parser
+    return {"bench": bench.parser, "report": report_parser}.get(args[0])
+
+
 def check_fit(args: list[str]) -> None:
     """Arguments of `lightning-rl` that it takes; classes and game are ones that there are."""
     if args == ["doctor"]:  # `tests/cli/test_doctor.py` runs it
         return
-    if args[0] == "bench":
-        bench.parser().parse_args(args[1:])
+    if (alone := _parser_of(args)) is not None:
+        alone().parse_args(args[1:])
         return
-    if replay.is_asked_for(args):
-        replay.parser().parse_args(args[1:])
-        return
-    if args[0] == "export":
-        args = ["test", *export.parser().parse_known_args(args[1:])[1]]
-    if args[0] == "report":
-        report_parser().parse_args(args[1:])
+    if args[0] in (with_test := {"export": export.parser, "play": play.parser}):
+        args = ["test", *with_test[args[0]]().parse_known_args(args[1:])[1]]
+    if args == ["test"]:  # `play --game`
         return
     if "--config" not in args and "--ckpt_path" in args:  # a run folder's config.yaml would be taken
         args = [args[0], "--config", "configs/ppo.yaml", *args[1:]]
@@ -183,8 +186,8 @@ def options_of(*parsers: argparse.ArgumentParser) -> set[str]:
 
 @cache
 def is_of_another_program(name: str) -> bool:
-    """Whether an option, by its name, is one of `export`, `bench`, `report` or a program among the tests."""
-    if name in options_of(export.parser(), bench.parser(), replay.parser(), report_parser()):
+    """Whether an option, by its name, is one of a command with a parser of its own or a program among the tests."""
+    if name in options_of(export.parser(), bench.parser(), play.parser(), replay.parser(), report_parser()):
         return True
     programs = (path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
     return "." not in name and any(f'add_argument("--{name}"' in program for program in programs)

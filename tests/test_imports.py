@@ -25,7 +25,7 @@ ORDER = (
     ("data",),
     ("modules",),
     ("callbacks",),
-    ("report",),
+    ("report", "viewer"),
     ("cli",),
 )
 """The layers, lowest first: a file may import from its own folder and from the layers below."""
@@ -40,6 +40,7 @@ UNKNOWN = {
     "media": {"losses", "networks", "policies", "envs"},
     "data": {"losses", "networks", "policies"},
     "callbacks": {"networks", "policies"},
+    "viewer": {"cpu", "distributed", "networks"},
     "report": {"types", "state", "protocols", "distributed", "losses", "cpu"}
     | {"networks", "policies", "media", "data", "modules", "callbacks"},  # it starts at once, so it may load no torch
 }
@@ -63,6 +64,9 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("policies/onnx_model.py",),
     "huggingface_hub": ("policies/hub.py",),
     "jinja2": ("report/page.py",),
+    "starlette": ("viewer/access.py", "viewer/server.py"),
+    "uvicorn": ("viewer/serving.py",),
+    "websockets": (),
 }
 """Where libraries that only some files know may be imported."""
 

@@ -106,7 +106,8 @@ class RunCLI(StagedCLI):
                 "prog": "lightning-rl",
                 "version": __version__,
                 "epilog": "`lightning-rl report` shows statistics over runs, `export` writes an agent as a folder,"
-                " `bench` times one, and `doctor` shows what will break on this machine, and what a bug report needs.",
+                " `bench` times one, `play` shows one in the browser, and `doctor` shows what will break on this"
+                " machine, and what a bug report needs.",
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,

@@ -1,0 +1,179 @@
+"""`lightning-rl play`: a page in the browser on which a person watches an agent, takes over and plays."""
+
+import argparse
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning_rl.cli.config_files import values
+from lightning_rl.cli.error_messages import say
+from lightning_rl.cli.export import load_checkpoint
+from lightning_rl.data.atari import AtariDataModule
+from lightning_rl.data.datamodule import RolloutDataModule
+from lightning_rl.data.procgen import ProcgenDataModule
+from lightning_rl.envs.procgen_games import GAMES
+from lightning_rl.errors import UsageError
+from lightning_rl.modules.base import RLModule
+from lightning_rl.modules.simple.module import SimPLeModule
+from lightning_rl.protocols import ResumableVectorEnv
+from lightning_rl.viewer.access import is_loopback
+from lightning_rl.viewer.keys import action_keys
+from lightning_rl.viewer.lenses import lens_of
+from lightning_rl.viewer.levels import Levels
+from lightning_rl.viewer.serving import DEFAULT_PORT, Viewer
+from lightning_rl.viewer.session import Scene
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of `play` beside those of `test`, which say what the checkpoint is."""
+    options = _Parser(
+        prog="lightning-rl play",
+        allow_abbrev=False,
+        description="Shows an agent in the browser: watch it, take over, play.",
+        epilog="--ckpt_path names a checkpoint, its run folder or an exported policy; --config and options of `test`"
+        " are taken, too. On another machine: ssh -L 8265:127.0.0.1:8265 MACHINE, and open the link here.",
+    )
+    options.add_argument("--game", metavar="NAME", help="A game of Procgen or Atari, without an agent.")
+    options.add_argument("--distribution_mode", default="easy", help="Its difficulty, with --game of Procgen.")
+    options.add_argument("--level", type=int, metavar="N", help="The level to begin with.")
+    options.add_argument("--host", default="127.0.0.1", help="Address to listen on; this machine only by default.")
+    options.add_argument("--port", type=int, help=f"Port; {DEFAULT_PORT} or the next free one by default.")
+    options.add_argument("--out", type=Path, default=Path("recordings"), metavar="DIR", help="Folder for recordings.")
+    options.add_argument("--keep_open", action="store_true", help="Go on when no window has been open for a minute.")
+    return options
+
+
+def main(args: list[str]) -> int:
+    """Serves the page until Ctrl-C, SIGTERM, or a minute after its last window was closed.
+
+    Args:
+        args: what follows `play` on the command line.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UsageError: an option, the checkpoint or the game is wrong.
+        ValueError: likewise.
+    """
+    options, rest = parser().parse_known_args(args)
+    shown = scene(options, rest)
+    viewer = Viewer(
+        lambda: shown,
+        level=options.level,
+        host=options.host,
+        port=options.port,
+        recordings=options.out,
+        keep_open=options.keep_open,
+    )
+    if not is_loopback(options.host):
+        say(f"host: {options.host} is reached from other machines, and the traffic is not encrypted")
+    with _ended_by_signals(viewer):
+        viewer.start()
+        try:
+            sys.stdout.write(f"{viewer.link}\n")
+            sys.stdout.flush()
+            viewer.ended.wait()
+        finally:
+            viewer.close()
+    if viewer.failure is not None:
+        raise viewer.failure
+    return 0
+
+
+@contextmanager
+def _ended_by_signals(viewer: Viewer) -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM end the server."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: viewer.ended.set()) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def scene(options: argparse.Namespace, rest: list[str]) -> Scene:
+    """What the command line asks for.
+
+    Args:
+        options: those of `parser`.
+        rest: those of `test`.
+
+    Raises:
+        UsageError: an option, the checkpoint or the game is wrong.
+        ValueError: likewise.
+    """
+    checkpoint = values(rest, "--ckpt_path")
+    if options.game is not None:
+        if rest:
+            raise UsageError(f"game: --game is played without an agent and takes no {rest[0]}")
+        return scene_of(_data_of(options.game, options.distribution_mode), None)
+    if not checkpoint:
+        raise UsageError("ckpt_path: play needs a checkpoint, found none; give --ckpt_path FILE, or --game NAME")
+    return checkpoint_scene(rest)
+
+
+def checkpoint_scene(args: list[str]) -> Scene:
+    """The scene of a checkpoint.
+
+    Args:
+        args: options of `test`.
+
+    Raises:
+        UsageError: an option or the checkpoint is wrong.
+        ValueError: likewise.
+    """
+    if not values(args, "--run_dir"):
+        args = [*args, "--run_dir", tempfile.gettempdir()]  # nothing is written there; the run may be read-only
+    run = load_checkpoint(args)
+    return scene_of(run.datamodule, run.model, method=run.method)
+
+
+def scene_of(data: RolloutDataModule, model: RLModule | None, *, method: str = "") -> Scene:
+    """What is played, from the games of a data module.
+
+    Args:
+        data: builds the games.
+        model: the agent; None without one.
+        method: that trained it.
+    """
+    count, first = data.level_sets.get("train_levels", (0, 0))
+    difficulty = f" ({data.distribution_mode})" if data.distribution_mode else ""
+    return Scene(
+        title=f"{method} on {data.game}{difficulty}" if method else f"{data.game}{difficulty}",
+        game=data.game,
+        method=method,
+        make_game=partial(_game_of, data),
+        actions=action_keys(data.action_meanings, data.num_actions),
+        levels=Levels(count, first),
+        policy=None if model is None else model.eval(),
+        greedy=model is not None and model.greedy,
+        world_model=model.simulator() if isinstance(model, SimPLeModule) else None,
+        lens=lens_of(model),
+    )
+
+
+def _game_of(data: RolloutDataModule, level: int) -> ResumableVectorEnv:
+    """One game of one level; where the data module knows no levels, its seed makes the difference."""
+    return data.games(1, (1, level), level)
+
+
+def _data_of(game: str, distribution_mode: str) -> RolloutDataModule:
+    options: dict[str, Any] = {"game": game, "seed": 1}
+    if game in GAMES:
+        return ProcgenDataModule(**options, distribution_mode=distribution_mode)
+    try:
+        return AtariDataModule(**options, frame_stack=1)
+    except ValueError as error:
+        raise UsageError(f"game must be one of Procgen's, {', '.join(GAMES)}, or one of Atari: {error}") from error

@@ -1,0 +1,142 @@
+"""What else a method has to show of a frame: what its autoencoder sees, its intrinsic reward, its surprise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_rl.losses.surprise import StateStatistics, surprise_minimizing_rewards
+from lightning_rl.modules.impala_vae import ImpalaVAEModule
+from lightning_rl.modules.ppo_distill import PPODistillModule
+
+_MOST_SLIDERS = 8
+_REACH = 4.0  # standard deviations of the prior
+
+Obs = UInt8[NDArray[Any], "1 H W C"]
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a lens shows of one frame.
+
+    Args:
+        images: by their names.
+        numbers: likewise.
+        memory: what the lens must know at the next frame of the episode.
+    """
+
+    images: dict[str, UInt8[NDArray[Any], "H W 3"]] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
+    memory: Any = None
+
+
+@runtime_checkable
+class Lens(Protocol):
+    """Looks at the frames of an agent that plays."""
+
+    @property
+    def sliders(self) -> Sequence[int]:
+        """Numbers of the latent's dimensions that can be moved."""
+
+    def move(self, dimension: int, value: float) -> None:
+        """Moves a dimension of the latent before it is decoded.
+
+        Raises:
+            ValueError: there is no such slider, or the value is out of its range.
+        """
+
+    def look(self, obs: Obs, memory: Any) -> Sight:
+        """What is to be shown; `memory` is that of the frame before, None at the first one."""
+
+
+def lens_of(model: Any) -> Lens | None:
+    """The lens of a method; None where it has nothing else to show."""
+    if isinstance(model, ImpalaVAEModule):
+        return AutoencoderLens(model)
+    return DistillationLens(model) if isinstance(model, PPODistillModule) else None
+
+
+class DistillationLens:
+    """Shows the intrinsic reward that reaching the frame is worth.
+
+    Args:
+        model: teacher and student.
+    """
+
+    sliders: Sequence[int] = ()
+
+    def __init__(self, model: PPODistillModule) -> None:
+        self._model = model
+
+    def move(self, dimension: int, value: float) -> None:
+        """Refuses: there is no latent."""
+        raise ValueError(f"dimension must be one of an autoencoder's, which this method lacks, found {dimension}")
+
+    def look(self, obs: Obs, memory: Any) -> Sight:
+        """The intrinsic reward, by the statistics of training, which looking does not change."""
+        moments = self._model.intrinsic_moments.clone()
+        rewards, _ = self._model.intrinsic_rewards(torch.from_numpy(obs).to(self._model.device)[None], {})
+        self._model.intrinsic_moments.copy_(moments)
+        return Sight(numbers={"Intrinsic reward": float(rewards[0, 0])})
+
+
+class AutoencoderLens:
+    """Shows what the autoencoder sees and reconstructs, and the value of the surprise reward where there is one.
+
+    Args:
+        model: the autoencoder.
+    """
+
+    def __init__(self, model: ImpalaVAEModule) -> None:
+        self._model = model
+        self._moved: dict[int, float] = {}
+        self._sliders: list[int] = []
+
+    @property
+    def sliders(self) -> Sequence[int]:
+        """The dimensions with the highest divergence at the first frame that was looked at."""
+        return self._sliders
+
+    def move(self, dimension: int, value: float) -> None:
+        """Adds to a dimension of the latent, in standard deviations of the prior; 0 leaves it as it is."""
+        if dimension not in self._sliders:
+            raise ValueError(f"dimension must be one of {', '.join(map(str, self._sliders))}, found {dimension}")
+        if not abs(value) <= _REACH:
+            raise ValueError(f"value must be from −{_REACH:g} to {_REACH:g}, found {value}")
+        self._moved[dimension] = value
+
+    @torch.no_grad()
+    def look(self, obs: Obs, memory: Any) -> Sight:
+        """The encoded image, its reconstruction, and the surprise."""
+        model, frames = self._model, torch.from_numpy(obs)
+        if not self._sliders:
+            found = model.traversed(frames, torch.zeros(1), num_dimensions=min(_MOST_SLIDERS, model.latent_size))
+            self._sliders = found.dimensions.tolist()
+        with model.precision():
+            images = model.vae.images(frames.to(model.device))
+            mean = model.vae.encode(images).mean.float()
+            latent = mean.clone()
+            for dimension, value in self._moved.items():
+                latent[:, dimension] += value
+            decoded = model.vae.expected(model.vae.decode(latent))
+        shown = {"autoencoder sees": _picture(images), "reconstruction": _picture(decoded)}
+        return self._with_surprise(shown, mean.cpu(), memory)
+
+    def _with_surprise(self, shown: dict[str, Any], mean: Float32[Tensor, "1 Z"], memory: Any) -> Sight:
+        if self._model.surprise is None:
+            return Sight(shown)
+        if memory is None:
+            return Sight(shown, memory=StateStatistics.initial(mean))
+        goes_on, options = torch.zeros(1, 1, dtype=torch.bool), self._model.surprise
+        rewards, visited = surprise_minimizing_rewards(mean[None], goes_on, memory, min_std=options.min_deviation)
+        return Sight(shown, {"Surprise reward": options.weight * float(rewards[0, 0])}, visited)
+
+
+def _picture(images: Float32[Tensor, "1 K H W"]) -> UInt8[NDArray[Any], "H W 3"]:
+    levels = (images[0].float().cpu() * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(np.broadcast_to(levels[..., -3:], (*levels.shape[:2], 3)))

@@ -1,0 +1,78 @@
+// The pictures: pixel-sharp canvases, as large as whole multiples of a pixel allow.
+
+const screens = document.getElementById("screens");
+
+function figure(label) {
+  const box = document.createElement("figure");
+  const canvas = document.createElement("canvas");
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", label);
+  const caption = document.createElement("figcaption");
+  box.append(canvas, caption);
+  screens.append(box);
+  return box;
+}
+
+function paint(canvas, { height, width, pixels }) {
+  if (canvas.width !== width || canvas.height !== height) {
+    canvas.width = width;
+    canvas.height = height;
+    fit();
+  }
+  const context = canvas.getContext("2d", { willReadFrequently: true }); // small, and saved as png
+  const image = context.createImageData(width, height);
+  const data = image.data;
+  for (let from = 0, to = 0; from < pixels.length; from += 3, to += 4) {
+    data[to] = pixels[from];
+    data[to + 1] = pixels[from + 1];
+    data[to + 2] = pixels[from + 2];
+    data[to + 3] = 255;
+  }
+  context.putImageData(image, 0, 0);
+}
+
+export function show(images, labels) {
+  while (screens.children.length > images.length) screens.lastChild.remove();
+  images.forEach((image, number) => {
+    const label = labels[number] ?? "game";
+    const box = screens.children[number] ?? figure(label);
+    const [canvas, caption] = box.children;
+    if (canvas.getAttribute("aria-label") !== label) canvas.setAttribute("aria-label", label);
+    const text = images.length > 1 ? label : "";
+    if (caption.textContent !== text) caption.textContent = text;
+    paint(canvas, image);
+  });
+}
+
+export function fit() {
+  const canvases = [...screens.querySelectorAll("canvas")];
+  if (canvases.length === 0 || canvases[0].width === 0) return;
+  const ratio = window.devicePixelRatio || 1;
+  const columns = screens.clientWidth < 520 ? 1 : Math.min(canvases.length, 3);
+  const width = (screens.clientWidth - 12 * (columns - 1)) / columns;
+  const height = Math.max(window.innerHeight - 300, 220);
+  for (const canvas of canvases) {
+    const scale = Math.max(1, Math.floor(Math.min(width / canvas.width, height / canvas.height) * ratio)) / ratio;
+    canvas.style.width = `${canvas.width * scale}px`;
+    canvas.style.height = `${canvas.height * scale}px`;
+  }
+}
+
+new ResizeObserver(fit).observe(screens);
+window.addEventListener("resize", fit);
+
+export function png(scale) {
+  const canvases = [...screens.querySelectorAll("canvas")];
+  const gap = 8;
+  const whole = document.createElement("canvas");
+  whole.width = canvases.reduce((sum, canvas) => sum + canvas.width * scale, gap * (canvases.length - 1));
+  whole.height = Math.max(...canvases.map((canvas) => canvas.height * scale));
+  const context = whole.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  let left = 0;
+  for (const canvas of canvases) {
+    context.drawImage(canvas, left, 0, canvas.width * scale, canvas.height * scale);
+    left += canvas.width * scale + gap;
+  }
+  return new Promise((resolve) => whole.toBlob(resolve, "image/png"));
+}

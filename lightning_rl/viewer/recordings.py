@@ -1,0 +1,83 @@
+"""Recordings: an mp4 that is written while the game goes on."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+
+from lightning_rl.media.videos import tiled, write_video
+
+_SCALE = 4
+_WAITING = 64
+_MAX_FRAMES = 15 * 60 * 30
+
+Image = UInt8[NDArray[Any], "H W 3"]
+
+
+class Recording:
+    """A video in the making; a thread of its own encodes it.
+
+    Args:
+        path: the file, which is there once the recording is finished.
+        frames_per_second: of the video.
+    """
+
+    def __init__(self, path: Path, *, frames_per_second: int) -> None:
+        self.path = path
+        self.count = 0
+        self.error: str | None = None
+        self._frames: queue.Queue[Image | None] = queue.Queue(_WAITING)
+        self._thread = threading.Thread(target=self._write, args=(frames_per_second,), name="recording")
+        self._thread.start()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is as long as a recording may be: half an hour."""
+        return self.count >= _MAX_FRAMES or self.error is not None
+
+    def add(self, images: list[Image]) -> None:
+        """Adds a frame of several images side by side; waits where the encoder is behind."""
+        height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
+        padded = np.stack(
+            [np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0))) for image in images]
+        )
+        self.count += 1
+        self._put(tiled(padded, columns=len(images), scale=_SCALE, dimmed=np.zeros(len(images), dtype=bool)))
+
+    def finish(self) -> str | None:
+        """Ends the video; what went wrong, if anything did."""
+        self._put(None)
+        self._thread.join()
+        return self.error
+
+    def _put(self, frame: Image | None) -> None:
+        while self._thread.is_alive():
+            try:
+                self._frames.put(frame, timeout=0.2)
+            except queue.Full:
+                continue
+            return
+
+    def _write(self, frames_per_second: int) -> None:
+        try:
+            write_video(self.path, self._taken(), frames_per_second=frames_per_second)
+        except (OSError, ValueError) as error:
+            self.error = str(error)
+
+    def _taken(self) -> Iterator[Image]:
+        while (frame := self._frames.get()) is not None:
+            yield frame
+
+
+def new_path(folder: Path, game: str) -> Path:
+    """Where the next recording goes."""
+    name = "".join(character if character.isalnum() or character in "_-" else "_" for character in game)
+    stem = f"{name}_{time.strftime('%Y%m%d_%H%M%S')}"
+    paths = (folder / f"{stem}{suffix}.mp4" for suffix in ("", *(f"_{number}" for number in range(2, 1000))))
+    return next(path for path in paths if not path.exists())

@@ -1,0 +1,140 @@
+"""The world model alone and beside the game."""
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from lightning_rl.types import ImaginedStep
+from lightning_rl.viewer.games_thread import images_of, numbers_of
+from lightning_rl.viewer.session import Session
+from tests.viewer.walk import LEFT, LENGTH, RIGHT, SIZE, RightPolicy, column, walk
+
+RIGHT_UNTIL = 4
+
+
+class ForgetfulModel:
+    """Knows the game for four steps, and then the column stands still. A step is worth 2; ten end the episode."""
+
+    def begin(self, obs: UInt8[Tensor, "B H W D"]) -> Tensor:
+        return torch.zeros(1, 1, SIZE, SIZE)
+
+    def imagine(
+        self,
+        obs: UInt8[Tensor, "B H W D"],
+        actions: Int64[Tensor, "B"],
+        generator: torch.Generator,
+        state: Tensor | None = None,
+    ) -> ImaginedStep:
+        assert state is not None
+        steps = int(state.max()) + 1
+        moved = {LEFT: -1, RIGHT: 1}.get(int(actions[0]), 0) if steps <= RIGHT_UNTIL else 0
+        return ImaginedStep(
+            frames=obs[..., -3:].roll(moved, 2),
+            rewards=torch.tensor([2.0]),
+            expected_rewards=torch.tensor([2.0]),
+            end_probabilities=torch.tensor([float(steps >= 10)]),
+            state=state + 1,
+        )
+
+
+def started(where: str, *, steps: int = 0, **options: int) -> Session:
+    session = Session(walk(policy=RightPolicy(), greedy=True, world_model=ForgetfulModel()))
+    session.horizon = options.get("horizon", 0)
+    play(session, 3)
+    session.go(where)  # type: ignore[arg-type]
+    play(session, steps)
+    return session
+
+
+def play(session: Session, steps: int) -> None:
+    for _ in range(steps):
+        session.step()
+
+
+def test_side_by_side_it_takes_the_games_actions_and_is_told_to_have_parted() -> None:
+    session = started("both", steps=6)
+    images = images_of(session.now)
+
+    assert list(images) == ["game", "world model", "difference"]
+    assert [column(images[name]) for name in ("game", "world model")] == [3 + 9, 3 + 3 + RIGHT_UNTIL]
+    assert sorted(np.flatnonzero(images["difference"][0, :, 0])) == [10, 12]
+    numbers = numbers_of(session.now)
+    assert (numbers["Model’s step"], numbers["Model’s return"], numbers["Parted at step"]) == (6, 12.0, 5)
+    assert numbers["Difference"] == pytest.approx(2 * 255 / SIZE)
+    assert session.now.episode.rewards == [1.0] * 9  # the game's own
+
+
+def test_side_by_side_going_back_brings_the_world_model_back_too() -> None:
+    session = started("both", steps=8)
+    before = images_of(session.now)
+
+    session.history.seek(len(session.history) - 5)
+    play(session, 4)
+
+    after = images_of(session.now)
+    assert all((after[name] == image).all() for name, image in before.items())
+    assert numbers_of(session.now)["Parted at step"] == 5
+
+
+@pytest.mark.parametrize(("horizon", "steps"), [(4, 1), (0, 5)])
+def test_side_by_side_it_begins_anew_at_the_horizon(horizon: int, steps: int) -> None:
+    session = started("both", steps=5, horizon=horizon)
+
+    assert session.now.dream is not None
+    assert session.now.dream.steps == steps
+
+
+def test_alone_it_is_played_while_the_game_waits() -> None:
+    session = started("model", steps=6)
+
+    assert list(images_of(session.now)) == ["world model"]
+    assert column(session.now.frame) == 6 + RIGHT_UNTIL
+    assert (session.now.total, session.now.length, session.now.episode.is_real) == (12.0, 6, False)
+    session.go("game")
+    assert (column(session.now.frame), session.now.length, session.now.total) == (6, 3, 3.0)
+    session.step()
+    assert (column(session.now.frame), session.now.episode.rewards) == (7, [1.0] * 4)
+
+
+def test_alone_it_begins_again_where_it_left_the_game_once_it_says_that_all_is_over() -> None:
+    session = started("model", steps=10)
+    assert session.now.is_over
+    assert session.now.length == 10
+
+    session.step()
+
+    assert (session.now.is_over, session.now.length, column(session.now.frame)) == (False, 0, 6)
+
+
+def test_going_back_from_the_world_model_into_the_game() -> None:
+    session = started("model", steps=6)
+
+    session.history.seek(2)
+    session.step()
+
+    assert (session.now.where, session.now.length, column(session.now.frame)) == ("game", 3, 6)
+
+
+def test_another_level_ends_the_world_models_play() -> None:
+    session = started("model", steps=2)
+
+    session.begin(5)
+
+    assert (session.now.where, column(session.now.frame), session.now.episode.is_real) == ("game", 5, True)
+
+
+def test_the_next_episode_is_played_side_by_side_too() -> None:
+    session = started("both", steps=LENGTH)
+
+    assert (session.now.where, session.now.episode.level) == ("both", 4)
+    assert session.now.dream is not None
+    assert session.now.dream.steps == session.now.length
+
+
+def test_without_a_world_model_only_the_game_is_played() -> None:
+    session = Session(walk(policy=RightPolicy()))
+
+    with pytest.raises(ValueError, match="where must be game"):
+        session.go("both")

@@ -1,0 +1,238 @@
+"""The page in a real browser: it shows the game, and what is pressed in it happens."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+from lightning_rl.viewer.serving import Viewer
+from tests.support import browser
+from tests.support.browser import Browser
+from tests.viewer.walk import LENGTH, RightPolicy, Talk, walk
+
+COLUMN = (
+    "(() => { const c = document.querySelector('canvas'), row = c.getContext('2d').getImageData(0, 0, c.width, 1).data;"
+    " return [...Array(c.width).keys()].find(x => row[4 * x] === 255) })()"
+)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = browser.find()
+    if program is None:
+        pytest.skip("no Chromium on this machine")
+    with Browser(program, tmp_path_factory.mktemp("profile")) as found:
+        yield found
+
+
+@pytest.fixture
+def viewer(tmp_path: Path) -> Iterator[Viewer]:
+    found = Viewer(lambda: walk(policy=RightPolicy(), greedy=True), recordings=tmp_path / "recordings", keep_open=True)
+    found.start()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def shown(started: Browser, viewer: Viewer) -> Iterator[Browser]:
+    started.resize(1280)
+    started.scheme("light")
+    open_page(started, viewer.link)
+    yield started
+    assert started.complaints == []
+    started.open("about:blank")  # or it would try to connect for ever
+
+
+def open_page(page: Browser, link: str) -> None:
+    page.complaints.clear()
+    page.call("Page.navigate", url=link)
+    until(page, "window.lightningRL?.state()?.length >= 0 && document.querySelector('canvas')?.width === 16")
+
+
+def until(page: Browser, condition: str, *, seconds: float = 60.0) -> None:
+    """Returns once an expression is true in the page."""
+    end = time.monotonic() + seconds
+    while page.evaluate(f"Boolean({condition})") is not True:
+        assert time.monotonic() < end, f"{condition}: {page.evaluate('JSON.stringify(lightningRL.state())')}"
+        time.sleep(0.02)
+
+
+def state(page: Browser, key: str) -> Any:
+    return page.evaluate(f"lightningRL.state().{key}")
+
+
+def click(page: Browser, name: str) -> None:
+    page.evaluate(f"document.querySelector('{name}').click()")
+
+
+def hold(page: Browser, key: str, kind: str) -> None:
+    page.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
+
+def test_it_shows_the_agent_and_hides_the_token(shown: Browser, viewer: Viewer) -> None:
+    before = state(shown, "length")
+    until(shown, f"lightningRL.state().length > {before}")
+
+    assert shown.evaluate("document.getElementById('title').textContent") == "<b>walk</b>"
+    assert shown.evaluate("location.href") == f"http://127.0.0.1:{viewer.port}/"
+    assert shown.evaluate("document.querySelectorAll('#bars tbody tr').length") == 4
+    until(shown, "document.querySelectorAll('#plot polyline')[0].getAttribute('points').split(' ').length > 3")
+
+
+def test_a_person_takes_over_by_keys_and_gives_back(shown: Browser) -> None:
+    click(shown, "#takeover")
+    until(shown, "!document.getElementById('pad').hidden")
+    hold(shown, "ArrowLeft", "keyDown")
+    until(shown, "lightningRL.state().action === 0")
+    place = shown.evaluate(COLUMN)
+    until(shown, f"({COLUMN}) !== {place}")
+    hold(shown, "ArrowLeft", "keyUp")
+    until(shown, "lightningRL.state().action === 1")
+    click(shown, "#takeover")
+    until(shown, "lightningRL.state().player === 'agent' && lightningRL.state().action === 2")
+
+    assert shown.evaluate("document.getElementById('who-now').textContent").startswith("The agent plays")
+
+
+def test_buttons_on_the_screen_play_too(shown: Browser) -> None:
+    click(shown, "#takeover")
+    until(shown, "!document.getElementById('pad').hidden")
+    held = "document.querySelector('#pad button[aria-label=D]')"
+    click(shown, "#pad button[aria-label=D]")
+
+    until(shown, "lightningRL.state().action === 3 || lightningRL.state().total > 20")
+    assert shown.evaluate(f"{held}.textContent") == "D"
+
+
+def test_pause_step_rewind_and_restart(shown: Browser) -> None:
+    until(shown, "lightningRL.state().length >= 5")
+    click(shown, "#pause")
+    until(shown, "lightningRL.state().paused && document.getElementById('pause').textContent === 'Play'")
+    at, known, place = (
+        shown.evaluate(code) for code in ("lightningRL.state().at", "lightningRL.state().known", COLUMN)
+    )
+    click(shown, "#step")
+    until(shown, f"lightningRL.state().at === {at + 1} && ({COLUMN}) === {(place + 1) % 16}")
+    click(shown, "#back")
+    until(shown, f"lightningRL.state().at === {at} && ({COLUMN}) === {place}")
+    shown.evaluate("(() => { const s = document.getElementById('seek'); s.value = 2; s.oninput({target: s}) })()")
+    until(shown, f"lightningRL.state().at === 2 && ({COLUMN}) === 5")
+    assert state(shown, "known") == known + 1
+    click(shown, "#restart")
+
+    until(shown, f"lightningRL.state().length === 0 && ({COLUMN}) === 3")
+
+
+def test_levels_are_chosen(shown: Browser) -> None:
+    click(shown, "#next")
+    until(shown, "lightningRL.state().level === 4")
+    click(shown, "[data-set=unseen]")
+    until(shown, "lightningRL.state().level === 8 && lightningRL.state().set === 'unseen'")
+    shown.evaluate("document.getElementById('level').value = 12")
+    click(shown, "#pick")
+    until(shown, "lightningRL.state().level === 12")
+    click(shown, "#previous")
+
+    until(shown, "lightningRL.state().level === 11")
+
+
+def test_the_episode_ends_and_the_next_level_follows(shown: Browser) -> None:
+    shown.evaluate("lightningRL.send({do: 'speed', value: 4})")
+    until(shown, "document.getElementById('verdict').textContent !== ''")
+    verdict = shown.evaluate("document.getElementById('verdict').textContent")
+    until(shown, "lightningRL.state().level === 4 && lightningRL.state().length > 0")
+
+    assert verdict == f"Episode over: return {LENGTH} in {LENGTH} steps"
+
+
+def test_a_recording_is_made_and_offered(shown: Browser, tmp_path: Path) -> None:
+    click(shown, "#record")
+    until(shown, "lightningRL.state().recording >= 5")
+    click(shown, "#record")
+    until(shown, "document.querySelector('#kept a') !== null")
+    fetched = shown.evaluate(
+        "fetch(document.querySelector('#kept a').href).then(a => a.arrayBuffer()).then(b => b.byteLength)"
+    )
+
+    [path] = (tmp_path / "recordings").iterdir()
+    assert fetched == path.stat().st_size
+    with av.open(str(path)) as video:
+        assert len(list(video.decode(video=0))) >= 5
+
+
+def test_a_copied_link_brings_back_the_moment(shown: Browser) -> None:
+    click(shown, "#next")
+    until(shown, "lightningRL.state().level === 4 && lightningRL.state().length >= 6")
+    click(shown, "#pause")
+    until(shown, "lightningRL.state().paused")
+    length, place = state(shown, "length"), shown.evaluate(COLUMN)
+    click(shown, "#link")
+    until(shown, "document.getElementById('link-text').value !== ''")
+    link = shown.evaluate("document.getElementById('link-text').value")
+    click(shown, "#next")
+    until(shown, "lightningRL.state().level === 5")
+    shown.call("Page.navigate", url="about:blank")
+    open_page(shown, link)
+
+    until(shown, f"lightningRL.state().level === 4 && lightningRL.state().paused && ({COLUMN}) === {place}")
+    assert state(shown, "length") == length
+
+
+def test_it_connects_again_and_goes_on(shown: Browser) -> None:
+    click(shown, "#takeover")
+    until(shown, "lightningRL.state().owner === lightningRL.name")
+    shown.evaluate("lightningRL.drop()")
+    until(shown, "document.body.classList.contains('lost')")
+    until(shown, "!document.body.classList.contains('lost') && lightningRL.state().paused")
+
+    assert shown.evaluate("document.getElementById('status').textContent") == "Connected"
+    assert (state(shown, "owner") == shown.evaluate("lightningRL.name"), state(shown, "episode")) == (True, 0)
+
+
+def test_two_windows_show_the_same_game(shown: Browser, viewer: Viewer) -> None:
+    with Talk(viewer.link, "other") as other:
+        other.say(do="level", number=77)
+        other.until(lambda frame: frame["level"] == 77)
+        until(shown, "lightningRL.state().level === 77 && lightningRL.state().windows === 2")
+        click(shown, "#pause")
+        paused = other.until(lambda frame: frame["paused"])
+
+    assert paused["level"] == 77
+
+
+@pytest.mark.parametrize("width", [390, 1280, 3840])
+def test_it_fits_every_window(width: int, shown: Browser) -> None:
+    shown.resize(width, 2160 if width > 2000 else 844)
+    until(shown, "document.querySelector('canvas').getBoundingClientRect().width > 100")
+    scale = shown.evaluate("document.querySelector('canvas').getBoundingClientRect().width / 16")
+
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    assert scale == round(scale)  # whole pixels only
+
+
+def test_every_control_has_a_name_and_nothing_is_from_elsewhere(shown: Browser) -> None:
+    nameless = shown.evaluate(
+        "[...document.querySelectorAll('button, input, select, a, canvas')].filter(e => !(e.textContent.trim() ||"
+        " e.getAttribute('aria-label') || e.labels?.length)).map(e => e.outerHTML)"
+    )
+    loaded = shown.evaluate("performance.getEntriesByType('resource').map(e => new URL(e.name).host)")
+
+    assert nameless == []
+    assert set(loaded) == {shown.evaluate("location.host")}
+
+
+def test_light_and_dark(shown: Browser) -> None:
+    color = "getComputedStyle(document.body).color"
+    light = shown.evaluate(color)
+    shown.scheme("dark")
+    dark = shown.evaluate(color)
+    click(shown, "#theme")
+
+    assert light != dark
+    assert shown.evaluate(color) == light
+    click(shown, "#theme")
+    assert shown.evaluate(color) == dark
+    click(shown, "#theme")
