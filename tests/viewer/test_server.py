@@ -142,7 +142,7 @@ def test_nothing_is_played_while_no_window_is_open(started: Started) -> None:
 def test_levels(started: Started) -> None:
     with Talk(started().link) as window:
         found = [window.until(any_one)["level"]]
-        commands = (
+        commands: tuple[dict[str, Any], ...] = (
             {"do": "beside", "to": "previous"},
             {"do": "level", "number": 11},
             {"do": "set", "levels": "unseen"},
