@@ -22,6 +22,7 @@ from lightning_rl.modules.teachers import Teachers, read_teacher
 from lightning_rl.policies.config import PolicyConfig
 from lightning_rl.policies.policy import ExportedPolicy
 from lightning_rl.protocols import Policy, Source
+from lightning_rl.state import validate_state
 from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout
 
 _TEACHER_KEY = "teacher"
@@ -240,7 +241,12 @@ class PolicyDistillModule(PPOModule):
 
     def prepare_for(self, checkpoint: dict[str, Any]) -> None:
         """Takes the teachers of the checkpoint, whose files may be gone."""
-        own = {"": checkpoint[_TEACHER_KEY]} if _TEACHER_KEY in checkpoint else checkpoint.get(_TEACHERS_KEY, {})
+        several = checkpoint.get(_TEACHERS_KEY, {})
+        validate_state(several, dict[str, dict[str, Any]], _TEACHERS_KEY)
+        if not set(several) <= set(self.games):
+            taught, played = ", ".join(several), ", ".join(self.games)
+            raise ValueError(f"ckpt_path: the checkpoint has teachers of {taught}, the games of this run are {played}")
+        own = {"": checkpoint[_TEACHER_KEY]} if _TEACHER_KEY in checkpoint else several
         if own:
             self.teacher, self.teachers = None, nn.ModuleDict()
         for game, config in own.items():

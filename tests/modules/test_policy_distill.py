@@ -326,6 +326,18 @@ def test_a_checkpoint_brings_the_teachers_of_all_games(tmp_path: Path) -> None:
     assert loaded.yardsticks("heist") == {}
 
 
+@pytest.mark.parametrize(
+    ("teachers", "message"),
+    [
+        ({"heist": {}}, r"^ckpt_path: the checkpoint has teachers of heist, the games of this run are coinrun, maze$"),
+        ("coinrun", r"^teachers must be "),
+    ],
+)
+def test_teachers_that_a_checkpoint_cannot_have_are_refused(teachers: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_two_game_student(tmp_path).prepare_for({"teachers": teachers})
+
+
 def played(level_set: str, returns: list[float]) -> Batches:
     return Batches(
         Episodes(
