@@ -1,12 +1,8 @@
 """The `lightning-rl` command: LightningCLI with run folders."""
 
-import logging
 import shlex
 import sys
-import warnings
 from argparse import SUPPRESS
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,7 +26,7 @@ from lightning_rl.callbacks.time_limit import TimeLimit
 from lightning_rl.callbacks.validation_pace import ValidationPace
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model_report import WorldModelReport
-from lightning_rl.cli import seeds
+from lightning_rl.cli import machine, seeds
 from lightning_rl.cli.config_files import (
     asked_data_class,
     check_configs,
@@ -40,6 +36,7 @@ from lightning_rl.cli.config_files import (
 )
 from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.loggers import check_one_writer, place_loggers
+from lightning_rl.cli.notices import notices_held_back
 from lightning_rl.cli.policy_folders import asked_policy, find_location, policy_at, trained_for, with_policy_config
 from lightning_rl.cli.registry import data_class, import_plugins, module_class
 from lightning_rl.cli.run_location import users_path
@@ -52,6 +49,7 @@ from lightning_rl.cli.trainer_options import (
     fit_to_machine,
     pace_validation,
 )
+from lightning_rl.cpu.bfloat16 import full_name
 from lightning_rl.data.continuation import read_games
 from lightning_rl.errors import UnsavedError, UsageError
 from lightning_rl.runs import checkpoint_files
@@ -90,6 +88,7 @@ class RunCLI(StagedCLI):
         args = with_shipped_configs(args)
         check_configs(args)
         check_order(args)
+        self._left_open = machine.left_open(args)
         self.policy = asked_policy(args)
         self._data_class = asked_data_class(args, default=self.policy and self.policy.config.data.class_path)
         args = with_todays_classes(args)
@@ -171,6 +170,7 @@ class RunCLI(StagedCLI):
         config.data.init_args.seed = config.seed_everything
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # Lightning's table truncates names; `EvaluationReport` prints its own
+        asked = config.trainer.precision
         self._remarks.extend(fit_to_machine(config.trainer, subcommand=str(self.subcommand)))
         self.saved_config = config.clone()
         for key in ("run_dir", "ckpt_path", "policy_from"):
@@ -183,6 +183,8 @@ class RunCLI(StagedCLI):
         self.location = find_location(config, self.policy, str(self.subcommand), method=self.method, game=self.game)
         self.run_dir, self.checkpoint = self.location.run_dir, self.location.checkpoint
         self._remarks.extend(self.location.remarks)
+        asks: dict[str, Any] = {"asked": asked, "saved": self.location.saved, "subcommand": str(self.subcommand)}
+        self._remarks.extend(machine.follow((config, self.saved_config), self._left_open, **asks))
         config.ckpt_path = None if self.location.saved is None else str(self.checkpoint)
         if self.subcommand != "fit" or config.trainer.fast_dev_run:
             config.trainer.logger = False  # they are for training; evaluation writes test.json and a video
@@ -191,7 +193,7 @@ class RunCLI(StagedCLI):
     def instantiate_classes(self) -> None:
         """Builds module, data module and trainer, and checks that they and the checkpoint fit together."""
         self.complete = False
-        with _notices_held_back():
+        with notices_held_back():
             super().instantiate_classes()
             if self.location.saved is not None:
                 self.model.prepare_for(self.location.saved)
@@ -272,6 +274,7 @@ class RunCLI(StagedCLI):
 
     def _callbacks(self) -> list[Callback]:
         metadata = {"method": self.method, "game": self.game, "run_id": self.location.run_id, "version": __version__}
+        metadata["precision"] = full_name(self.saved_config.trainer.precision)
         return [
             SameStart(self._start),
             RunFolder(self.run_dir, config=self.saved_config, parser=self.subcommand_parser),
@@ -371,20 +374,3 @@ def _as_list(value: Any) -> list[Any]:
     if value is None or isinstance(value, bool):
         return []
     return list(value) if isinstance(value, list) else [value]
-
-
-@contextmanager
-def _notices_held_back() -> Iterator[None]:
-    """Suppresses Lightning's notices about hardware, and delays warnings until the block has succeeded."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        with warnings.catch_warnings(record=True) as held:
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-    for warning in held:
-        warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
