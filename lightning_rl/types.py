@@ -142,12 +142,19 @@ class Windows(TensorFields):
 
 @dataclass(frozen=True, kw_only=True)
 class Episodes(TensorFields):
-    """Episodes that one policy finished on one level set."""
+    """Episodes that one policy finished on one level set.
+
+    `actions` are those of all episodes, one episode after the other. The games say where an episode begins: by the seed
+    of its level, or by a start of their own.
+    """
 
     level_set: str
     returns: Float64[Tensor, "E"]  # raw, in env units
     lengths: Int64[Tensor, "E"]
     level_complete: Bool[Tensor, "E"] | None  # None if the game does not report it
+    actions: Int64[Tensor, "S"] | None = None
+    level_seeds: Int64[Tensor, "E"] | None = None
+    starts: Int64[Tensor, "E K"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

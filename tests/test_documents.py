@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from pytorch_lightning import Trainer
 
-from lightning_rl.cli import bench, export
+from lightning_rl.cli import bench, export, replay
 from lightning_rl.cli.registry import CLASSES, data_class, module_class
 from lightning_rl.modules.hyper_parameters import constructor_options
 from lightning_rl.report.command import parser as report_parser
@@ -74,6 +74,9 @@ def check_fit(args: list[str]) -> None:
         return
     if args[0] == "bench":
         bench.parser().parse_args(args[1:])
+        return
+    if replay.is_asked_for(args):
+        replay.parser().parse_args(args[1:])
         return
     if args[0] == "export":
         args = ["test", *export.parser().parse_known_args(args[1:])[1]]
@@ -181,7 +184,7 @@ def options_of(*parsers: argparse.ArgumentParser) -> set[str]:
 @cache
 def is_of_another_program(name: str) -> bool:
     """Whether an option, by its name, is one of `export`, `bench`, `report` or a program among the tests."""
-    if name in options_of(export.parser(), bench.parser(), report_parser()):
+    if name in options_of(export.parser(), bench.parser(), replay.parser(), report_parser()):
         return True
     programs = (path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
     return "." not in name and any(f'add_argument("--{name}"' in program for program in programs)

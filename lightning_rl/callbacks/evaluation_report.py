@@ -17,6 +17,7 @@ from lightning_rl.distributed import collectives
 from lightning_rl.errors import UsageError
 from lightning_rl.modules.base import RLModule
 from lightning_rl.modules.iteration_metrics import data_of
+from lightning_rl.runs import episodes_file
 from lightning_rl.runs.atomic_files import atomic_write
 from lightning_rl.types import Episodes
 
@@ -24,7 +25,7 @@ _Z_95 = 1.959964  # the normal distribution's 97.5 % quantile
 
 
 class EvaluationReport(Callback):
-    """Prints `mean (variance) [max, min]` per level set and writes `test.json`.
+    """Prints `mean (variance) [max, min]` per level set and writes `test.json` and `episodes.npz`.
 
     The interval is the normal interval of the mean, mean ± 1.96 · s / √n over episodes. It tells how precisely the
     return of these weights is known, not how another seed would have trained.
@@ -33,10 +34,19 @@ class EvaluationReport(Callback):
         run_dir: folder for `test.json`.
         method: method named in the report.
         checkpoint: checkpoint named in the report.
+        games: tells the data module's class path and options, for `episodes.npz`; None to write none.
     """
 
-    def __init__(self, run_dir: Path, *, method: str, checkpoint: Path | None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        method: str,
+        checkpoint: Path | None,
+        games: Callable[[], tuple[str, dict[str, Any]]] | None = None,
+    ) -> None:
         self._path = run_dir / "test.json"
+        self._games = games
         self._method = method
         self._checkpoint = checkpoint
         self._episodes: dict[str, Episodes] = {}
@@ -82,6 +92,10 @@ class EvaluationReport(Callback):
         }
         if (teacher := self._episodes.get("teacher")) is not None:
             report["teacher_return_kept"] = share_kept(self._episodes["full_distribution"], teacher)
+        if self._games is not None:
+            class_path, options = self._games()
+            path = self._path.with_name(episodes_file.NAME)
+            episodes_file.write_episodes(path, self._episodes, class_path=class_path, init_args=options)
         with atomic_write(self._path) as file:
             file.write((json.dumps(report, indent=2) + "\n").encode())
         console = Console()
@@ -94,13 +108,11 @@ class EvaluationReport(Callback):
 
 
 def _joined(parts: Sequence[Episodes]) -> Episodes:
-    complete = [part.level_complete for part in parts if part.level_complete is not None]
-    return Episodes(
-        level_set=parts[0].level_set,
-        returns=torch.cat([part.returns for part in parts]),
-        lengths=torch.cat([part.lengths for part in parts]),
-        level_complete=torch.cat(complete) if complete else None,
-    )
+    fields: dict[str, Any] = {}
+    for name in vars(parts[0]):
+        values = [value for part in parts if (value := getattr(part, name)) is not None]
+        fields[name] = torch.cat(values) if values and name != "level_set" else next(iter(values), None)
+    return Episodes(**fields)
 
 
 def summary(

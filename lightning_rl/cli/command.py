@@ -26,7 +26,7 @@ from lightning_rl.callbacks.time_limit import TimeLimit
 from lightning_rl.callbacks.validation_pace import ValidationPace
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model_report import WorldModelReport
-from lightning_rl.cli import machine, seeds
+from lightning_rl.cli import machine, replay, seeds
 from lightning_rl.cli.config_files import (
     asked_data_class,
     check_configs,
@@ -38,7 +38,7 @@ from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.loggers import check_one_writer, place_loggers
 from lightning_rl.cli.notices import notices_held_back
 from lightning_rl.cli.policy_folders import asked_policy, find_location, policy_at, trained_for, with_policy_config
-from lightning_rl.cli.registry import data_class, import_plugins, module_class
+from lightning_rl.cli.registry import class_paths, data_class, import_plugins, module_class
 from lightning_rl.cli.run_location import users_path
 from lightning_rl.cli.shipped_configs import with_shipped_configs
 from lightning_rl.cli.trainer_options import (
@@ -59,6 +59,8 @@ from lightning_rl.runs.metrics_csv import MetricsCSV
 from lightning_rl.runs.signals import STOPPED, SignalWatcher
 from lightning_rl.runs.wandb_run import drop_obsolete_settings, outlive
 from lightning_rl.version import __version__
+
+_NO_GAMES = ("seed", "allow_inexact_resume", "num_actors")  # options that play no other games
 
 
 class _Parser(LightningArgumentParser):
@@ -135,7 +137,7 @@ class RunCLI(StagedCLI):
             default=False,
             help="Accept a checkpoint of another number of ranks, actors or environments; games start anew.",
         )
-        for option, meaning in seeds.OPTIONS.items():  # for the help: `main` takes them before
+        for option, meaning in (seeds.OPTIONS | replay.OPTIONS).items():  # for the help: `main` takes them before
             parser.add_argument(option, type=str, default=SUPPRESS, help=meaning)
         trainer = yaml.safe_load(Path(__file__).with_name("defaults.yaml").read_text(encoding="utf-8"))["trainer"]
         defaults = {f"trainer.{key}": value for key, value in trainer.items()}
@@ -159,7 +161,7 @@ class RunCLI(StagedCLI):
     def before_instantiate_classes(self) -> None:
         """Checks the options, and finds the run folder and the checkpoint."""
         config = self.config[self.subcommand]
-        for option in seeds.OPTIONS:
+        for option in seeds.OPTIONS | replay.OPTIONS:
             if (name := option.removeprefix("--")) in config:
                 raise UsageError(f"{name} is an option of the command line, found in a config")
         for key in ("model", "data", "trainer"):
@@ -284,8 +286,19 @@ class RunCLI(StagedCLI):
             AutoencoderPictures(self.run_dir, title=f"{self.method} on {self.game}"),
             WorldModelReport(self.run_dir, title=f"{self.method} on {self.game}"),
             RecordMedia(self.run_dir, title=f"{self.method} on {self.game}"),
-            EvaluationReport(self.run_dir, method=self.method, checkpoint=self.checkpoint),
+            EvaluationReport(self.run_dir, method=self.method, checkpoint=self.checkpoint, games=self.played_games),
         ]
+
+    def resolved(self) -> dict[str, Any]:
+        """All options, as config.yaml has them."""
+        config: dict[str, Any] = yaml.safe_load(self.subcommand_parser.dump(self.saved_config, skip_none=False))
+        return config
+
+    def played_games(self) -> tuple[str, dict[str, Any]]:
+        """The data module's class and the options that decide its games; the levels are those of the run."""
+        games, path = type(self.datamodule), class_paths(type(self.datamodule))[0]
+        options = {key: value for key, value in self.resolved()["data"]["init_args"].items() if key not in _NO_GAMES}
+        return path, options | {key: getattr(self.datamodule, key) for key in games.decisive}
 
     @property
     def _start(self) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import yaml
 from jsonargparse import Namespace
 
 from lightning_rl.cli.command import RunCLI
@@ -31,7 +30,6 @@ from lightning_rl.runs import checkpoint_files
 from lightning_rl.state import validate_state
 from lightning_rl.version import __version__
 
-_NOT_THE_GAMES = ("seed", "allow_inexact_resume", "num_actors")
 _FULL_PRECISION = {"None": "32-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 _LEVEL_SET = {"episodes": int, "return_mean": float, "return_variance": float, "return_ci95": list[float]}
 
@@ -179,16 +177,14 @@ def _write(out: Path, run: Checkpoint, options: argparse.Namespace) -> None:
 
 def _resolved(run: Checkpoint) -> dict[str, Any]:
     """The config that the run was started with, without the command line's overrides of how it is judged."""
-    dumped = run.subcommand_parser.dump(run.saved_config, skip_none=False)
-    config: dict[str, Any] = yaml.safe_load(dumped)
+    config = run.resolved()
     return config | {"trainer": config["trainer"] | {"precision": run.trained_with.precision}}
 
 
 def _description(run: Checkpoint, dtype: str) -> PolicyConfig:
     model, data, trainer = run.model, run.datamodule, run.trained_with
     config = _resolved(run)
-    games = {key: value for key, value in config["data"]["init_args"].items() if key not in _NOT_THE_GAMES}
-    games |= {key: getattr(data, key) for key in data.decisive}
+    class_path, games = run.played_games()
     network, micro_batches = model.network_config(), model.micro_batches
     precision = str(trainer.precision)
     return PolicyConfig(
@@ -208,7 +204,7 @@ def _description(run: Checkpoint, dtype: str) -> PolicyConfig:
             frame_stack=data.frame_stack,
             previous_rewards="clipped" if games.get("reward_clipping") else "raw",
         ),
-        data=DataConfig(class_path=_public_path(type(data)), init_args=games),
+        data=DataConfig(class_path=class_path, init_args=games),
         judging=Judging(
             seed_everything=config["seed_everything"],
             greedy=model.greedy,
@@ -217,12 +213,6 @@ def _description(run: Checkpoint, dtype: str) -> PolicyConfig:
             num_threads=None if micro_batches is None else micro_batches.num_threads,
         ),
     )
-
-
-def _public_path(games: type[RolloutDataModule]) -> str:
-    """The class path as configs have it."""
-    own = games.__module__.startswith("lightning_rl.")
-    return f"lightning_rl.{games.__name__}" if own else f"{games.__module__}.{games.__qualname__}"
 
 
 def _check_equal(policy: ExportedPolicy, model: RLModule) -> None:

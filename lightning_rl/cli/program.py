@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_rl.cli import bench, export
+from lightning_rl.cli import bench, export, replay
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.config_files import with_run_config
 from lightning_rl.cli.error_messages import say, short_message
@@ -67,6 +67,8 @@ def _answered(given: list[str], signal_watcher: SignalWatcher) -> int:
         import_plugins()
         if given and given[0] in _OTHERS:
             return _OTHERS[given[0]](given[1:])
+        if replay.is_asked_for(given):
+            return replay.main(given)
         cli = RunCLI(with_run_config(given), signal_watcher=signal_watcher)
     except (UsageError, ValueError, TypeError, OSError, ImportError, MisconfigurationException) as error:
         say(short_message(str(error), given))
@@ -96,6 +98,11 @@ def _status_of(cli: RunCLI) -> int:
             raise
         say(f"{error}" + ("; make room and give the same command again" if isinstance(error, OSError) else ""))
         return 1
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):  # Lightning has no class for it
+            raise
+        say(str(error))
+        return 2
     return cli.stopped_status
 
 

@@ -3,6 +3,9 @@
 from functools import partial
 from typing import Any
 
+from jaxtyping import Int64
+from numpy.typing import NDArray
+
 from lightning_rl.data.actor_process import MakeEnv
 from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.envs.atari import AtariVectorEnv, cartridge
@@ -10,6 +13,7 @@ from lightning_rl.envs.atari_games import canonical_game, check_options, human_n
 from lightning_rl.envs.frame_stack import FrameStack
 from lightning_rl.envs.normalize import RewardClipping
 from lightning_rl.protocols import ResumableVectorEnv
+from lightning_rl.runs.episodes_file import PlayedEpisode
 
 
 class AtariDataModule(RolloutDataModule):
@@ -126,11 +130,17 @@ class AtariDataModule(RolloutDataModule):
         """See `RolloutDataModule`."""
         return self._maker(copy=True)(num_envs, seed)
 
+    def open_episode(self, episode: PlayedEpisode) -> ResumableVectorEnv:
+        """One game at the beginning of an episode, its joystick to stick as it did."""
+        if episode.start is None:
+            raise ValueError("an episode of Atari begins at a state of its random stream, found none")
+        return self._maker(copy=True, start=episode.start)(1, 0)
+
     def training_games(self) -> MakeEnv:
         """See `RolloutDataModule`."""
         return self._maker(copy=False)
 
-    def _maker(self, *, copy: bool) -> MakeEnv:
+    def _maker(self, *, copy: bool, start: Int64[NDArray[Any], "6"] | None = None) -> MakeEnv:
         options = {name: getattr(self, name) for name in ("sticky_actions", "full_action_space", "max_no_ops")}
         options["max_episode_steps"] = self.max_episode_steps
         return partial(
@@ -140,6 +150,7 @@ class AtariDataModule(RolloutDataModule):
             reward_clipping=self.reward_clipping,
             frame_stack=self.frame_stack,
             copy=copy,
+            start=start,
         )
 
 
@@ -152,9 +163,13 @@ def _games(
     reward_clipping: bool,
     frame_stack: int,
     copy: bool,
+    start: Int64[NDArray[Any], "6"] | None,
 ) -> ResumableVectorEnv:
     alone = frame_stack == 1
-    env: ResumableVectorEnv = AtariVectorEnv(game, num_envs=num_envs, seed=seed, copy=copy and alone, **options)
+    games = AtariVectorEnv(game, num_envs=num_envs, seed=seed, copy=copy and alone, **options)
+    if start is not None:
+        games.open_at(start)
+    env: ResumableVectorEnv = games
     if reward_clipping:
         env = RewardClipping(env)
     return env if alone else FrameStack(env, frame_stack, copy=copy)

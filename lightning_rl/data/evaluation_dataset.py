@@ -10,6 +10,7 @@ from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset
 
+from lightning_rl.data.episode_log import EpisodeLog
 from lightning_rl.protocols import Policy, ResumableVectorEnv
 from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 
@@ -102,14 +103,12 @@ class EvaluationDataset(IterableDataset[Episodes]):
 
     def _played(self, env: ResumableVectorEnv) -> Episodes:
         generator = torch.Generator().manual_seed(self._seed)
-        obs, _ = env.reset()
+        obs, info = env.reset()
+        log = EpisodeLog(env.num_envs, info)
         finished = np.zeros(env.num_envs, dtype=np.int64)
         playing = np.ones(env.num_envs, dtype=bool)
         actions = np.zeros(env.num_envs, dtype=np.int64)
         recurrent_inputs = RecurrentInputs.initial(env.num_envs)
-        returns: list[float] = []
-        lengths: list[int] = []
-        complete: list[bool] = []
         steps = 0
         while playing.any():
             if self._watcher is not None:
@@ -121,9 +120,7 @@ class EvaluationDataset(IterableDataset[Episodes]):
             ended = terminated | truncated
             recurrent_inputs = output.next_inputs(rewards[playing], ended[playing])
             ended &= playing
-            returns += info["episode_return"][ended].tolist()
-            lengths += info["episode_length"][ended].tolist()
-            complete += info["level_complete"][ended].tolist() if "level_complete" in info else []
+            log.add(actions, ended, info)
             finished += ended
             steps += env.num_envs
             if self._env_steps is None:
@@ -131,9 +128,4 @@ class EvaluationDataset(IterableDataset[Episodes]):
                 playing = finished < self._episodes_per_env
             elif steps >= self._env_steps:
                 break
-        return Episodes(
-            level_set=self._level_set,
-            returns=torch.tensor(returns, dtype=torch.float64),
-            lengths=torch.tensor(lengths, dtype=torch.int64),
-            level_complete=torch.tensor(complete, dtype=torch.bool) if complete else None,
-        )
+        return log.episodes(self._level_set)

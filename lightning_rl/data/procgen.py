@@ -12,6 +12,7 @@ from lightning_rl.envs.procgen import ProcgenVectorEnv, require_libraries
 from lightning_rl.envs.procgen_games import ACTION_MEANINGS, NUM_ACTIONS, REWARDS, check_options, normalized_return
 from lightning_rl.errors import check_option
 from lightning_rl.protocols import ResumableVectorEnv
+from lightning_rl.runs.episodes_file import PlayedEpisode
 from lightning_rl.types import State
 
 
@@ -185,6 +186,12 @@ class ProcgenDataModule(RolloutDataModule):
         alone = self.frame_stack == 1
         env = ProcgenVectorEnv(self.game, num_envs=num_envs, seed=seed, copy=alone, **self._game_options(levels))
         return env if alone else FrameStack(env, self.frame_stack)
+
+    def open_episode(self, episode: PlayedEpisode) -> ResumableVectorEnv:
+        """One game at the beginning of an episode: level and actions decide all of it."""
+        if episode.level_seed is None:
+            raise ValueError("an episode of Procgen begins on a level, found none")
+        return self.games(1, (1, episode.level_seed), 0)
 
     def training_games(self) -> MakeEnv:
         """See `RolloutDataModule`."""

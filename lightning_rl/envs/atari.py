@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy.typing import NDArray
 
-from lightning_rl.envs import saved_games
+from lightning_rl.envs import random_streams, saved_games
 from lightning_rl.envs.atari_games import GAMES, canonical_game, check_options
 from lightning_rl.envs.closed import check_open
 from lightning_rl.envs.saved_games import SavedGames
@@ -155,6 +155,19 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             played.start()
             played.draw(frame)
 
+    def open_at(self, start: Int64[NDArray[Any], "6"]) -> None:
+        """Begins another episode in every game, at a start that `info` has told of an episode that was played.
+
+        Raises:
+            ValueError: there is no such start.
+        """
+        check_open(self)
+        for game, frame in zip(self._games, self._obs, strict=True):
+            game.generator = random_streams.unpacked(start)
+            game.start()
+            game.draw(frame)
+        self._steps[:] = 0
+
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[UInt8[NDArray[Any], "B H W C"], dict[str, Any]]:
@@ -165,7 +178,8 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             options: must be None: there are none.
 
         Returns:
-            The observations, and nothing else.
+            The observations, and `episode_start` in `info`: the state of each game's random stream before its open
+            episode, from which that could be played again.
 
         Raises:
             ValueError: `seed` or `options` is given.
@@ -176,7 +190,7 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
                 f"Atari takes its seed and options when it is built and none on reset, found seed {seed} and options"
                 f" {options}; build another AtariVectorEnv"
             )
-        return self._owned(), {}
+        return self._owned(), self._info()
 
     def step(
         self, actions: Int64[NDArray[Any], "B"]
@@ -193,8 +207,8 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             actions: positions in the game's set of actions; 0 does nothing.
 
         Returns:
-            Observations, rewards, `terminated`, `truncated` and an empty `info`; where an episode ended, the
-            observation belongs to the next one.
+            Observations, rewards, `terminated`, `truncated`, and `info` as of `reset`; where an episode ended,
+            observation and `info` belong to the next one.
 
         Raises:
             ValueError: these are not integers, one for each game, or the game lacks one of them.
@@ -211,7 +225,10 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
                 game.start()
             game.draw(self._obs[index])
         self._steps[terminated] = 0
-        return self._owned(), rewards, terminated, np.zeros(self.num_envs, dtype=np.bool_), {}
+        return self._owned(), rewards, terminated, np.zeros(self.num_envs, dtype=np.bool_), self._info()
+
+    def _info(self) -> dict[str, Any]:
+        return {"episode_start": np.stack([game.opening for game in self._games])}
 
     def get_state(self) -> State:
         """The games bit for bit, each with a checksum, their random streams, and the options they were built with.
@@ -246,7 +263,7 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         check_open(self)
         sizes = dict(zip("BHWC", self._obs.shape, strict=True))
         saved = saved_games.own_part(AtariState, state, self._identity, owner="AtariVectorEnv", **sizes)
-        parts = (saved.intact(), [_generator(state) for state in saved.generators], saved.joysticks)
+        parts = (saved.intact(), [random_streams.restored(state) for state in saved.generators], saved.joysticks)
         for game, emulator, generator, joystick in zip(self._games, *parts, strict=True):
             game.restore(emulator)
             game.generator = generator
@@ -272,21 +289,13 @@ class AtariVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             raise ValueError(f"actions must be 0 to {len(self._actions) - 1}, found {actions.min()} to {actions.max()}")
 
 
-def _generator(state: State) -> np.random.Generator:
-    generator = np.random.default_rng(0)
-    try:
-        generator.bit_generator.state = state
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
-        raise ValueError(f"AtariVectorEnv.generators must be states of generators, found another: {error}") from error
-    return generator
-
-
 class _Game:
     """One emulator, its joystick and the last two frames."""
 
     def __init__(self, game: str, generator: np.random.Generator, *, stickiness: float, max_no_ops: int) -> None:
         self.generator = generator
         self.joystick = _NOOP
+        self.opening = np.zeros(6, dtype=np.int64)  # random stream before the open episode
         self._game = game
         self._stickiness = stickiness
         self._max_no_ops = max_no_ops
@@ -295,6 +304,7 @@ class _Game:
 
     def start(self) -> None:
         """Opens an episode."""
+        self.opening = random_streams.packed(self.generator)
         self._reset()
         num_no_ops = self.generator.integers(1, self._max_no_ops, endpoint=True) if self._max_no_ops else 0
         for _ in range(num_no_ops):

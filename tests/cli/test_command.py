@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -328,6 +329,22 @@ class TestFinishedRun:
         shown = capsys.readouterr().out
         for name in sets:
             assert re.search(rf"{name} .* -?\d+\.\d\d \(\d+\.\d\d\) \[-?\d+, -?\d+\] ", shown)
+
+    def test_an_episode_of_test_is_played_again(
+        self, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["test", "--ckpt_path", str(run_dir), "--run_dir", str(tmp_path)]) == 0
+        with np.load(tmp_path / "episodes.npz") as episodes:
+            seed, total, length = (episodes[name][3] for name in ("level_seed", "return", "length"))
+        capsys.readouterr()
+
+        assert main(["predict", "--replay", str(tmp_path), "--episode", "3"]) == 0
+
+        video = tmp_path / "media" / "episode_3.mp4"
+        told = f"episode 3 of full_distribution, level {seed}: return {total:g}, {length} env steps\nvideo   {video}\n"
+        assert capsys.readouterr() == (told, "")
+        with av.open(str(video)) as file:
+            assert sum(1 for _ in file.decode(video=0)) == length
 
     def test_predict_writes_a_video_and_the_returns(self, run_dir: Path, tmp_path: Path) -> None:
         args = ["--ckpt_path", str(run_dir / "best.ckpt"), "--data.predict_episodes", "2", "--model.greedy", "true"]

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,10 +12,11 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.config_files import check_order
-from lightning_rl.cli.program import _status_of
+from lightning_rl.cli.program import _status_of, main
 from lightning_rl.errors import UsageError
 from tests.support.command_lines import parsed, refusal
 from tests.support.methods import CONFIGS
+from tests.support.runs import fit_args
 
 PPO = ["fit", "--config", str(CONFIGS / "ppo.yaml"), "--run_dir", "run"]
 LOGGERS = "pytorch_lightning.loggers"
@@ -104,6 +106,25 @@ def test_what_a_callback_misses_once_it_runs_is_told_in_one_line(
     monkeypatch.setattr(RunCLI, "run", fail)
     assert _status_of(RunCLI.__new__(RunCLI)) == 2
     assert capsys.readouterr().err == f"lightning-rl: {error}\n"
+
+
+def test_so_is_a_metric_that_early_stopping_waits_for_in_vain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    callbacks = tmp_path / "callbacks.yaml"
+    stopping = {
+        "class_path": "pytorch_lightning.callbacks.EarlyStopping",
+        "init_args": {"monitor": "validation/retrun"},
+    }
+    callbacks.write_text(yaml.safe_dump({"trainer": {"callbacks": [stopping]}}))
+    options: dict[str, Any] = {"iterations": 1, "model__network": "two_conv", "trainer__check_val_every_n_epoch": 1}
+
+    assert main(fit_args(tmp_path / "run", "--config", str(callbacks), **options)) == 2
+
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(
+        "lightning-rl: Early stopping conditioned on metric `validation/retrun` which is not available"
+    )
 
 
 class TestConfigComesFirst:
