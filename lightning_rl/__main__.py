@@ -12,8 +12,11 @@ def run() -> None:
     keep_open()
     end_at_interrupts()  # the imports that follow take seconds
     end_at_signals()
-    # must be set before torch is imported; silences DDP's advice against find_unused_parameters
+    # both must be set before torch is imported; the first silences DDP's advice against find_unused_parameters
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # Threads of an operator that wait for each other sleep. Spinning, they take the core from the thread that they wait
+    # for where another process is busy, too: acting then took thirteen times the processor's time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if sys.argv[1:2] == ["doctor"]:
         from lightning_rl.cli import doctor  # must start where the other modules' imports fail
 

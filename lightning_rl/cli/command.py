@@ -26,7 +26,7 @@ from lightning_rl.callbacks.time_limit import TimeLimit
 from lightning_rl.callbacks.validation_pace import ValidationPace
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model_report import WorldModelReport
-from lightning_rl.cli import replay, seeds
+from lightning_rl.cli import machine, replay, seeds
 from lightning_rl.cli.config_files import (
     asked_data_class,
     check_configs,
@@ -49,6 +49,7 @@ from lightning_rl.cli.trainer_options import (
     fit_to_machine,
     pace_validation,
 )
+from lightning_rl.cpu.bfloat16 import full_name
 from lightning_rl.data.continuation import read_games
 from lightning_rl.errors import UnsavedError, UsageError
 from lightning_rl.runs import checkpoint_files
@@ -89,6 +90,7 @@ class RunCLI(StagedCLI):
         args = with_shipped_configs(args)
         check_configs(args)
         check_order(args)
+        self._left_open = machine.left_open(args)
         self.policy = asked_policy(args)
         self._data_class = asked_data_class(args, default=self.policy and self.policy.config.data.class_path)
         args = with_todays_classes(args)
@@ -172,6 +174,7 @@ class RunCLI(StagedCLI):
         config.data.init_args.seed = config.seed_everything
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # Lightning's table truncates names; `EvaluationReport` prints its own
+        asked = config.trainer.precision
         self._remarks.extend(fit_to_machine(config.trainer, subcommand=str(self.subcommand)))
         self.saved_config = config.clone()
         for key in ("run_dir", "ckpt_path", "policy_from"):
@@ -184,6 +187,8 @@ class RunCLI(StagedCLI):
         self.location = find_location(config, self.policy, str(self.subcommand), method=self.method, game=self.game)
         self.run_dir, self.checkpoint = self.location.run_dir, self.location.checkpoint
         self._remarks.extend(self.location.remarks)
+        asks: dict[str, Any] = {"asked": asked, "saved": self.location.saved, "subcommand": str(self.subcommand)}
+        self._remarks.extend(machine.follow((config, self.saved_config), self._left_open, **asks))
         config.ckpt_path = None if self.location.saved is None else str(self.checkpoint)
         if self.subcommand != "fit" or config.trainer.fast_dev_run:
             config.trainer.logger = False  # they are for training; evaluation writes test.json and a video
@@ -273,6 +278,7 @@ class RunCLI(StagedCLI):
 
     def _callbacks(self) -> list[Callback]:
         metadata = {"method": self.method, "game": self.game, "run_id": self.location.run_id, "version": __version__}
+        metadata["precision"] = full_name(self.saved_config.trainer.precision)
         return [
             SameStart(self._start),
             RunFolder(self.run_dir, config=self.saved_config, parser=self.subcommand_parser),

@@ -84,7 +84,7 @@ def check_order(args: list[str]) -> None:
         name, _, value = arg.partition("=")
         if name in ("--config", "-c"):
             path = value or following
-            kept = set(_keys(_read(Path(os.path.expanduser(path)))))
+            kept = set(_keys(read_config(Path(os.path.expanduser(path)))))
             for option in given:
                 if any(f"{option}.".startswith(f"{key}.") or f"{key}.".startswith(f"{option}.") for key in kept):
                     raise UsageError(
@@ -94,7 +94,8 @@ def check_order(args: list[str]) -> None:
             given.append(name.removeprefix("--").removesuffix("+").replace(".init_args", ""))
 
 
-def _read(path: Path) -> Any:
+def read_config(path: Path) -> Any:
+    """What a config holds; None where it cannot be read."""
     with suppress(OSError, ValueError, yaml.YAMLError):  # what is wrong the parser will tell
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     return None

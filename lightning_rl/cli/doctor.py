@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lightning_rl.cpu.allocator import keep_freed_memory
+from lightning_rl.cpu.cores import usable_cores
 from lightning_rl.version import __version__
 
 if TYPE_CHECKING:
@@ -232,10 +233,7 @@ def processor(environ: Mapping[str, str], *, bf16: bool, root: Path = Path("/"))
     """
     cpuinfo = _text(root / "proc/cpuinfo").splitlines()
     names = [line.partition(": ")[2] for line in cpuinfo if line.startswith("model name")]
-    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    quota, _, period = _text(root / "sys/fs/cgroup/cpu.max").partition(" ")
-    if quota.isdigit():
-        cores = min(cores, int(quota) / int(period))
+    cores = usable_cores(root)
     numbers = "bf16" if bf16 else "no bf16, so float32 is taken"
     found = f"{cores:g} cores for this process, {numbers}; {names[0] if names else platform.processor()}"
     told = environ.get("OMP_NUM_THREADS", "")

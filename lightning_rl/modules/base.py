@@ -269,7 +269,8 @@ class RLModule(LightningModule, ABC):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = options
         checkpoint["lr_schedulers"] = as_plain(checkpoint.get("lr_schedulers", []))
         game = getattr(getattr(self.trainer, "datamodule", None), "game", "")
-        checkpoint.setdefault(METADATA, {"method": self.method(options), "game": game, "run_id": ""})
+        named = {"method": self.method(options), "game": game, "run_id": "", "precision": str(self.trainer.precision)}
+        checkpoint.setdefault(METADATA, named)
 
     @classmethod
     def load_from_checkpoint(

@@ -15,6 +15,7 @@ from tests.support.worlds import NUM_ACTIONS, NUM_ENVS, NUM_STEPS, OBS_SHAPE, To
 
 ITERATION = NUM_STEPS * NUM_ENVS
 SHORT: dict[str, Any] = {"model__network": "two_conv", "data__num_steps": 4, "model__minibatch_size": 8}
+group: Any = Namespace  # whose constructor has no annotations
 
 
 class LongData(ToyData):
@@ -106,8 +107,7 @@ def test_an_interval_given_by_hand_is_obeyed_and_counted(tmp_path: Path) -> None
     ],
 )
 def test_only_where_nothing_is_given_it_decides(given: dict[str, Any], paced: bool, built: int | None) -> None:
-    make: Any = Namespace  # which has no types
-    trainer = make(**({"check_val_every_n_epoch": None, "val_check_interval": None} | given))
+    trainer = group(**({"check_val_every_n_epoch": None, "val_check_interval": None} | given))
     assert pace_validation(trainer) == paced
     assert trainer.check_val_every_n_epoch == built
     Trainer(**trainer.as_dict(), logger=False, accelerator="cpu", enable_checkpointing=False)
