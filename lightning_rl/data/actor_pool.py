@@ -19,6 +19,7 @@ from torch import Tensor
 from lightning_rl.data.actor_process import Failure, Job, MakeEnv, Order, Report, Slot, receive, run_actor, send
 from lightning_rl.data.collector import CollectorState
 from lightning_rl.data.shared_memory import Layout, SharedTensors, shared
+from lightning_rl.data.stopwatch import counting_seconds
 from lightning_rl.envs.statistics import RecentEpisodes
 from lightning_rl.errors import ActorError
 from lightning_rl.protocols import Policy, RemotePolicy
@@ -121,9 +122,11 @@ class ActorPool:
         self._processes: list[SpawnProcess] = []
         self._connections: list[Connection] = []
         self._beats = SharedTensors({"steps": (torch.int64, (num_actors,))})
+        self.collecting_seconds = 0.0  # spent in waiting for rollouts
         self._saved_actors: list[State] | None = None  # to start with
         self._saved_order: OrderState | None = None
 
+    @counting_seconds
     def collect(self, policy: Policy) -> Rollout:
         """The next rollout, and orders the one after it; what the last call returned is overwritten from now on.
 

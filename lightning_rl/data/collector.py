@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_rl.data.replay import ReplayBuffer, ReplayState
+from lightning_rl.data.stopwatch import counting_seconds
 from lightning_rl.distributed import collectives
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
 from lightning_rl.protocols import Policy, ResumableVectorEnv
@@ -51,6 +52,7 @@ class Collector:
 
     Attributes:
         env_steps: decisions taken so far, over all environments of this collector.
+        collecting_seconds: spent in `collect` by this process.
         generator: the stream of every random choice made between two updates.
         memory: what the method carries from rollout to rollout, one row per environment.
     """
@@ -70,6 +72,7 @@ class Collector:
         self.memory: dict[str, Tensor] = {}
         self.env_steps = 0
         self.mean_raw_reward = 0.0
+        self.collecting_seconds = 0.0
         self._obs, _ = env.reset()
         self._recurrent_inputs = RecurrentInputs.initial(env.num_envs)
         self._memory: NDArray[np.uint8] | None = None
@@ -80,6 +83,7 @@ class Collector:
         """Number of environments stepped together."""
         return self.env.num_envs
 
+    @counting_seconds
     @torch.no_grad()
     def collect(self, policy: Policy, frames: UInt8[NDArray[Any], "T+1 B H W C"] | None = None) -> Rollout:
         """Runs `policy` for `num_steps` steps, continuing the episodes that the last call left open.

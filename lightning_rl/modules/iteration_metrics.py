@@ -30,16 +30,21 @@ class IterationMetrics(Callback):
         self._env_steps = 0
         self._seconds = 0.0  # spent in collecting and learning since the last row
         self._counted_until = 0.0
+        self._row_began = 0.0
+        self._collected = 0.0  # the collector's seconds until the last row
+        self._saving = self._validating = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends a run that was complete when it was saved."""
         if isinstance(data := datamodule_of(trainer), RolloutDataModule):
             self._env_steps = data.env_steps
+            self._collected, self._row_began = data.collector.collecting_seconds, time.perf_counter()
             trainer.should_stop = data.env_steps >= data.total_env_steps
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
-        self._seconds, self._counted_until = 0.0, time.perf_counter()
+        """Starts the clock; what has passed since the last row went into saving and logging it."""
+        self._seconds, self._validating, self._counted_until = 0.0, 0.0, time.perf_counter()
+        self._saving = self._counted_until - self._row_began
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -48,9 +53,14 @@ class IterationMetrics(Callback):
         now = time.perf_counter()
         self._seconds, self._counted_until = self._seconds + now - self._counted_until, now
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins to leave time out."""
+        self._counted_until = time.perf_counter()
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leaves the time of validation out."""
-        self._counted_until = time.perf_counter()
+        now = time.perf_counter()
+        self._validating, self._counted_until = self._validating + now - self._counted_until, now
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs, and stops at the budget."""
@@ -60,6 +70,7 @@ class IterationMetrics(Callback):
         means = {
             **data.collector.metrics(),
             "time/env_steps_per_second": (data.env_steps - self._env_steps) / self._seconds,
+            **self._shares(data.collector.collecting_seconds),
         }
         self._env_steps = data.env_steps
         # Lightning averages over all ranks, but one that has finished no episode yet has no return
@@ -68,3 +79,12 @@ class IterationMetrics(Callback):
         pl_module.log("env_steps", torch.tensor(data.env_steps, dtype=torch.float64), sync_dist=True)
         if data.env_steps >= data.total_env_steps:
             trainer.should_stop = True
+
+    def _shares(self, collected: float) -> dict[str, float]:
+        """Shares of the time since the last row; on a GPU, whose work is queued, collecting waits for learning."""
+        now = time.perf_counter()
+        collecting, wall = collected - self._collected, now - self._row_began
+        self._collected, self._row_began = collected, now
+        spent = {"collecting": collecting, "learning": self._seconds - collecting}
+        spent |= {"validating": self._validating, "saving": self._saving}
+        return {f"time/{name}": seconds / wall for name, seconds in spent.items()}

@@ -11,10 +11,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
+from lightning_rl.data import stopwatch
 from lightning_rl.data.rollout_dataset import RolloutDataset
 from lightning_rl.modules import iteration_metrics
 from lightning_rl.modules.ppo import PPOModule
-from lightning_rl.types import Episodes
+from lightning_rl.types import ActorOutput, Episodes
 from tests.support.toys import CountingVectorEnv
 from tests.support.worlds import (
     NUM_ACTIONS,
@@ -315,6 +316,53 @@ class Clock(Callback):
     def _read(self, trainer: Trainer) -> None:
         if "time/env_steps_per_second" in trainer.callback_metrics:
             self.speeds.append(float(trainer.callback_metrics["time/env_steps_per_second"]))
+
+
+class Watch(Clock):
+    """Lets an action take a second, too, and what follows a row ten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shares: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        pass
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_start(trainer, pl_module)
+        self.now += 10
+
+    def _read(self, trainer: Trainer) -> None:
+        metrics = trainer.callback_metrics
+        names = ("collecting", "learning", "validating", "saving")
+        if "time/learning" in metrics:
+            self.shares.append({name: float(metrics[f"time/{name}"]) for name in names})
+
+
+def test_shares_of_the_time_are_those_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch, module = Watch(), make_module(num_actions=NUM_ACTIONS)
+    monkeypatch.setattr(iteration_metrics, "time", watch)
+    monkeypatch.setattr(stopwatch, "time", watch)
+    act = module.act
+
+    def slow_act(*args: Any, **options: Any) -> ActorOutput:
+        watch.now += 1
+        return act(*args, **options)
+
+    monkeypatch.setattr(module, "act", slow_act)
+    trainer = make_trainer(
+        max_epochs=2, check_val_every_n_epoch=2, callbacks=[watch], num_sanity_val_steps=0, limit_val_batches=1
+    )
+    trainer.fit(module, datamodule=toy_data())
+
+    learning, (first, second) = module.batches_per_iteration(NUM_STEPS, NUM_ENVS), watch.shares
+    wall = NUM_STEPS + learning + 10
+    assert first == pytest.approx(
+        {"collecting": NUM_STEPS / wall, "learning": learning / wall, "validating": 0, "saving": 10 / wall}
+    )
+    assert second["validating"] > 0.5
+    assert sum(second.values()) == pytest.approx(1)
+    assert second["collecting"] / second["learning"] == pytest.approx(NUM_STEPS / learning)
 
 
 @pytest.mark.parametrize("val_check_interval", [1.0, 1])
