@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_rl.version import __version__
 
 if TYPE_CHECKING:
+    from lightning_rl.cli.play import play
     from lightning_rl.data.atari import AtariDataModule
     from lightning_rl.data.datamodule import RolloutDataModule
     from lightning_rl.data.procgen import ProcgenDataModule
@@ -38,6 +39,7 @@ _HOMES = {
     "VAEConfig": "modules.impala_vae",
     "WorldModelConfig": "modules.simple.world_model",
     "load_policy": "policies.folder",
+    "play": "cli.play",
 }
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "WorldModelConfig",
     "__version__",
     "load_policy",
+    "play",
 ]
 
 

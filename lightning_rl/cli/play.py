@@ -4,6 +4,7 @@ import argparse
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 from lightning_rl.cli.config_files import values
 from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.export import load_checkpoint
+from lightning_rl.cli.registry import import_plugins
 from lightning_rl.data.atari import AtariDataModule
 from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.data.procgen import ProcgenDataModule
@@ -27,6 +29,62 @@ from lightning_rl.viewer.lenses import lens_of
 from lightning_rl.viewer.levels import Levels
 from lightning_rl.viewer.serving import DEFAULT_PORT, Viewer
 from lightning_rl.viewer.session import Scene
+
+_NOTEBOOKS = ("'self'", "http://127.0.0.1:*", "http://localhost:*", "vscode-webview:")
+"""Sites whose pages may show this one inside them."""
+
+
+class Inline:
+    """The page of `play` inside a notebook.
+
+    Args:
+        viewer: serves it.
+        height: of the frame, in pixels.
+
+    Attributes:
+        link: opens the page in a window of its own.
+    """
+
+    def __init__(self, viewer: Viewer, height: int) -> None:
+        self.link = viewer.link
+        self._height = height
+        self._viewer = viewer
+        viewer.start()
+        threading.Thread(target=self._end, name="play", daemon=True).start()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        size = f'width="100%" height="{self._height}"'
+        return f'<iframe src="{self.link}" {size} style="border:0" allow="clipboard-write" title="play"></iframe>'
+
+    def close(self) -> None:
+        """Ends the game and the server."""
+        self._viewer.ended.set()
+        self._viewer.close()
+
+    def _end(self) -> None:
+        self._viewer.ended.wait()
+        self._viewer.close()
+
+
+def play(checkpoint: str | Path, *, height: int = 900, recordings: str | Path = "recordings") -> Inline:
+    """Shows an agent inside a notebook: watch it, take over, play.
+
+    The server runs in threads of this process until a minute after the page was last open.
+
+    Args:
+        checkpoint: a checkpoint, a run folder or an exported policy.
+        height: of the page, in pixels.
+        recordings: folder for recordings.
+
+    Returns:
+        What the notebook shows as the page.
+
+    Raises:
+        ValueError: the checkpoint cannot be played.
+    """
+    shown = checkpoint_scene(["--ckpt_path", str(checkpoint)])
+    return Inline(Viewer(lambda: shown, recordings=Path(recordings), frames=_NOTEBOOKS), height)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -136,6 +194,7 @@ def checkpoint_scene(args: list[str]) -> Scene:
     """
     if not values(args, "--run_dir"):
         args = [*args, "--run_dir", tempfile.gettempdir()]  # nothing is written there; the run may be read-only
+    import_plugins()
     run = load_checkpoint(args)
     return scene_of(run.datamodule, run.model, method=run.method)
 

@@ -25,7 +25,8 @@ _TRUSTED = ("torch.optim",)
 
 
 for _name in lightning_rl.__all__:  # a class that is not imported is no subclass of anything
-    getattr(lightning_rl, _name)
+    if not _name.islower():  # functions and the version are no classes
+        getattr(lightning_rl, _name)
 
 
 def import_plugins(args: Sequence[str] = ()) -> None:

@@ -246,7 +246,7 @@ class GamesThread(threading.Thread):
         self._session.step()
         self._changed_by_step()
 
-    def _do_speed(self, name: str, value: float) -> None:
+    def _do_speed(self, name: str, value: int | float) -> None:
         self._speed = float(value)
         self._start_clock()
 

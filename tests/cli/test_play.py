@@ -2,12 +2,14 @@
 
 import os
 import signal
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import lightning_rl
 from lightning_rl.cli import play
 from lightning_rl.modules.impala_vae import ImpalaVAEModule, SurpriseConfig
 from lightning_rl.modules.ppo_distill import PPODistillModule
@@ -116,6 +118,18 @@ def test_the_world_model_plays_beside_the_game_and_alone(runs: SharedRuns) -> No
     assert list(beside) == ["game", "world model", "difference"]
     assert beside["world model"].shape == beside["game"].shape == (64, 64, 3)
     assert (session.now.length, session.now.where) == (1, "model")
+
+
+def test_a_notebook_shows_the_page_inline(runs: SharedRuns) -> None:
+    shown = lightning_rl.play(runs.finished("ppo"), height=500)
+    with Talk(shown.link) as window:
+        window.until(lambda frame: frame["length"] > 0)
+    with urllib.request.urlopen(shown.link) as answer:
+        policy = answer.headers["Content-Security-Policy"]
+    shown.close()
+
+    assert f'<iframe src="{shown.link}" width="100%" height="500"' in shown._repr_html_()
+    assert policy.endswith("frame-ancestors 'self' http://127.0.0.1:* http://localhost:* vscode-webview:")
 
 
 def test_an_atari_run_is_played(runs: SharedRuns) -> None:

@@ -206,11 +206,10 @@ def test_two_windows_show_the_same_game(shown: Browser, viewer: Viewer) -> None:
 @pytest.mark.parametrize("width", [390, 1280, 3840])
 def test_it_fits_every_window(width: int, shown: Browser) -> None:
     shown.resize(width, 2160 if width > 2000 else 844)
-    until(shown, "document.querySelector('canvas').getBoundingClientRect().width > 100")
+    until(shown, f"innerWidth === {width} && document.documentElement.scrollWidth <= {width}")
     scale = shown.evaluate("document.querySelector('canvas').getBoundingClientRect().width / 16")
 
-    assert shown.evaluate("document.documentElement.scrollWidth") <= width
-    assert scale == round(scale)  # whole pixels only
+    assert scale == round(scale) > 100 / 16  # whole pixels only
 
 
 def test_every_control_has_a_name_and_nothing_is_from_elsewhere(shown: Browser) -> None:

@@ -5,13 +5,21 @@ if (token !== null && window.top === window) {
   history.replaceState(null, "", location.pathname + location.hash); // the cookie holds it from now on
 }
 
-function windowName() {
-  let name = sessionStorage.getItem("window");
-  if (name === null) {
-    name = Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-    sessionStorage.setItem("window", name);
+// Inside another site's page, a browser may refuse to keep anything.
+function kept(storage, key, value) {
+  try {
+    if (value !== undefined) window[storage].setItem(key, value);
+    return window[storage].getItem(key);
+  } catch {
+    return value ?? null;
   }
-  return name;
+}
+
+export const setting = (key, value) => kept("localStorage", key, value);
+
+function windowName() {
+  const random = () => Array.from(crypto.getRandomValues(new Uint8Array(8)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return kept("sessionStorage", "window") ?? kept("sessionStorage", "window", random());
 }
 
 export const name = windowName();

@@ -1,6 +1,6 @@
 // Ties the page together: what the server says is shown, what is pressed is sent.
 
-import { Connection, name, withToken } from "/connection.js";
+import { Connection, name, setting, withToken } from "/connection.js";
 import { Playing } from "/playing.js";
 import { fit, png, show } from "/stage.js";
 import * as thoughts from "/thoughts.js";
@@ -238,10 +238,10 @@ const themes = ["system", "light", "dark"];
 function theme(wanted) {
   document.documentElement.dataset.theme = wanted;
   text("theme", `Theme: ${wanted}`);
-  localStorage.setItem("theme", wanted);
+  setting("theme", wanted);
 }
 element("theme").onclick = () => theme(themes[(themes.indexOf(document.documentElement.dataset.theme) + 1) % themes.length]);
-theme(themes.includes(localStorage.getItem("theme")) ? localStorage.getItem("theme") : "system");
+theme(themes.includes(setting("theme")) ? setting("theme") : "system");
 
 window.lightningRL = { send, state: () => newest, name, drop: () => connection.socket.close() }; // for tests
 fit();

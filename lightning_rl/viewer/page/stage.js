@@ -48,7 +48,7 @@ export function fit() {
   const canvases = [...screens.querySelectorAll("canvas")];
   if (canvases.length === 0 || canvases[0].width === 0) return;
   const ratio = window.devicePixelRatio || 1;
-  const columns = screens.clientWidth < 520 ? 1 : Math.min(canvases.length, 3);
+  const columns = Math.min(canvases.length, screens.clientWidth < 520 ? 2 : 3);
   const width = (screens.clientWidth - 12 * (columns - 1)) / columns;
   const height = Math.max(window.innerHeight - 300, 220);
   for (const canvas of canvases) {
