@@ -388,13 +388,8 @@ class RLModule(LightningModule, ABC):
     def test_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
         """Logs the mean return on one level set; the command's `EvaluationReport` says more."""
         key = "test/return" if episodes.level_set == "full_distribution" else f"test/{episodes.level_set}_return"
-        self.log(
-            f"{key}/{episodes.game}" if episodes.game else key,
-            episodes.returns.mean(),
-            batch_size=len(episodes.returns),
-            add_dataloader_idx=False,
-            sync_dist=True,
-        )
+        key, returns = f"{key}/{episodes.game}" if episodes.game else key, episodes.returns
+        self.log(key, returns.mean(), batch_size=len(returns), add_dataloader_idx=False, sync_dist=True)
 
     def predict_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> Episodes:
         """The episodes, unchanged."""
