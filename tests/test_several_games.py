@@ -23,7 +23,7 @@ def student(runs: SharedRuns) -> Path:
     return runs.finished("policy_distill", **SEVERAL_TEACHERS)
 
 
-def test_each_is_judged_by_itself_with_the_share_that_is_kept_of_its_teachers_return_and_in_reports_and_exports(
+def test_each_is_judged_by_itself_with_the_share_that_is_kept_of_its_teachers_return_and_in_reports(
     tmp_path: Path, runs: SharedRuns, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = runs.copied(tmp_path / "run", "policy_distill", **SEVERAL_TEACHERS)
@@ -55,7 +55,13 @@ def test_each_is_judged_by_itself_with_the_share_that_is_kept_of_its_teachers_re
     assert group["games"] == list(GAMES)
     assert group["per_game"].keys() == set(GAMES)
 
-    policy = tmp_path / "policy"
+
+@pytest.mark.slow
+def test_an_exported_agent_of_several_games_is_judged_in_all_of_them(
+    tmp_path: Path, runs: SharedRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, policy = runs.copied(tmp_path / "run", "policy_distill", **SEVERAL_TEACHERS), tmp_path / "policy"
+    assert main(["test", "--ckpt_path", str(run)]) == 0
     assert main(["export", "--ckpt_path", str(run), "--out", str(policy)]) == 0
     config = read_policy(policy).config
     assert (config.game, config.data.init_args["game"]) == (list(GAMES), list(GAMES))
