@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities import rank_zero_only
 
-from lightning_rl.cli import bench, export, play, replay
+from lightning_rl.cli import bench, export, replay
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.config_files import with_run_config
 from lightning_rl.cli.error_messages import say, short_message
@@ -58,7 +58,13 @@ def main(args: list[str] | None = None) -> int:
             return INTERRUPTED
 
 
-_OTHERS = {"export": export.main, "bench": bench.main, "report": report.main, "play": play.main}
+def _play(args: list[str]) -> int:
+    from lightning_rl.cli import play  # late: no other command needs a server
+
+    return play.main(args)
+
+
+_OTHERS = {"export": export.main, "bench": bench.main, "report": report.main, "play": _play}
 """Commands beside Lightning's subcommands."""
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from lightning_rl.viewer.games_thread import images_of, numbers_of
 from lightning_rl.viewer.lenses import AutoencoderLens
 from lightning_rl.viewer.session import Session
 from tests.support.command_lines import refusal
+from tests.support.methods import RUNNING_STD
 from tests.support.runs import start, wait_until
 from tests.support.shared_runs import SharedRuns
 from tests.viewer.walk import Talk
@@ -38,9 +40,24 @@ def test_a_wrong_command_is_refused_in_one_line(args: list[str], told: str, caps
     assert told in refusal(["play", *args], capsys)
 
 
-@pytest.mark.parametrize("config", ["ppo", "ppo_distill", "impala_vae_cpu", "simple_cpu"])
-def test_a_run_of_every_method_is_played(config: str, runs: SharedRuns) -> None:
-    scene = play.checkpoint_scene(["--ckpt_path", str(runs.finished(config))])
+# runs that other tests ask for, too
+_SIMPLE = {"data__num_envs": 16, "data__num_steps": 2}
+_ATARI = {"iterations": 1, "trainer__check_val_every_n_epoch": 1}
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "difficulty"),
+    [
+        ("ppo", {}, "easy"),
+        ("ppo_distill", RUNNING_STD, "easy"),
+        ("impala_vae", {}, "hard"),
+        ("simple_cpu", _SIMPLE, "easy"),
+    ],
+)
+def test_a_run_of_every_method_is_played(
+    config: str, options: dict[str, Any], difficulty: str, runs: SharedRuns
+) -> None:
+    scene = play.checkpoint_scene(["--ckpt_path", str(runs.finished(config, **options))])
     session = Session(scene)
     for _ in range(3):
         session.step()
@@ -52,8 +69,8 @@ def test_a_run_of_every_method_is_played(config: str, runs: SharedRuns) -> None:
 
     assert shown.output is not None
     assert len(scene.actions) == shown.output.logits.shape[1] == 15
-    assert scene.title == f"{scene.method} on dodgeball (easy)"
-    assert scene.levels.count == 200
+    assert scene.title == f"{scene.method} on dodgeball ({difficulty})"
+    assert scene.levels.count in (200, 500)
     assert (session.now.frame == shown.frame).all()
     assert session.now.output is not None
     assert session.now.output.logits.equal(shown.output.logits)
@@ -61,7 +78,7 @@ def test_a_run_of_every_method_is_played(config: str, runs: SharedRuns) -> None:
 
 
 def test_the_autoencoder_shows_what_it_sees_and_its_latent_moves(runs: SharedRuns) -> None:
-    scene = play.checkpoint_scene(["--ckpt_path", str(runs.finished("impala_vae_cpu"))])
+    scene = play.checkpoint_scene(["--ckpt_path", str(runs.finished("impala_vae"))])
     session = Session(scene)
     session.step()
     assert scene.lens is not None
@@ -80,7 +97,7 @@ def test_the_autoencoder_shows_what_it_sees_and_its_latent_moves(runs: SharedRun
 
 
 def test_distillation_shows_the_intrinsic_reward_and_learns_nothing(runs: SharedRuns) -> None:
-    scene = play.checkpoint_scene(["--ckpt_path", str(runs.finished("ppo_distill"))])
+    scene = play.checkpoint_scene(["--ckpt_path", str(runs.finished("ppo_distill", **RUNNING_STD))])
     assert isinstance(scene.policy, PPODistillModule)
     before = {name: value.clone() for name, value in scene.policy.state_dict().items()}
     session = Session(scene)
@@ -88,10 +105,9 @@ def test_distillation_shows_the_intrinsic_reward_and_learns_nothing(runs: Shared
     session.close()
     obs = torch.from_numpy(session.now.frame)[None, None]
 
-    assert numbers_of(session.now) == {
-        "Intrinsic reward": pytest.approx(float(scene.policy.intrinsic_rewards(obs, {})[0]), rel=1e-5)
-    }
     assert all(value.equal(before[name]) for name, value in scene.policy.state_dict().items())
+    expected = float(scene.policy.intrinsic_rewards(obs, {})[0])
+    assert numbers_of(session.now) == {"Intrinsic reward": pytest.approx(expected, rel=1e-5)}
 
 
 def test_the_surprise_is_told_from_the_second_frame_on() -> None:
@@ -106,7 +122,7 @@ def test_the_surprise_is_told_from_the_second_frame_on() -> None:
 
 
 def test_the_world_model_plays_beside_the_game_and_alone(runs: SharedRuns) -> None:
-    session = Session(play.checkpoint_scene(["--ckpt_path", str(runs.finished("simple_cpu"))]))
+    session = Session(play.checkpoint_scene(["--ckpt_path", str(runs.finished("simple_cpu", **_SIMPLE))]))
     session.step()
     session.go("both")
     session.step()
@@ -133,7 +149,7 @@ def test_a_notebook_shows_the_page_inline(runs: SharedRuns) -> None:
 
 
 def test_an_atari_run_is_played(runs: SharedRuns) -> None:
-    session = Session(play.checkpoint_scene(["--ckpt_path", str(runs.finished("ppo_atari"))]))
+    session = Session(play.checkpoint_scene(["--ckpt_path", str(runs.finished("ppo_atari", **_ATARI))]))
     frame = session.now.frame
     for _ in range(13):  # an episode, and the first step of another one
         session.step()
@@ -161,7 +177,7 @@ def test_a_game_is_played_without_an_agent() -> None:
     assert session.scene.title == "coinrun (hard)"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_ends_the_server_with_0(number: int, tmp_path: Path) -> None:
     output = tmp_path / "output"
     process = start(["play", "--game", "pong", "--out", str(tmp_path / "recordings")], output)

@@ -2,41 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
-from jaxtyping import Int64, UInt8
-from torch import Tensor
 
-from lightning_rl.types import ImaginedStep
 from lightning_rl.viewer.games_thread import images_of, numbers_of
 from lightning_rl.viewer.session import Session
-from tests.viewer.walk import LEFT, LENGTH, RIGHT, SIZE, RightPolicy, column, walk
-
-RIGHT_UNTIL = 4
-
-
-class ForgetfulModel:
-    """Knows the game for four steps, and then the column stands still. A step is worth 2; ten end the episode."""
-
-    def begin(self, obs: UInt8[Tensor, "B H W D"]) -> Tensor:
-        return torch.zeros(1, 1, SIZE, SIZE)
-
-    def imagine(
-        self,
-        obs: UInt8[Tensor, "B H W D"],
-        actions: Int64[Tensor, "B"],
-        generator: torch.Generator,
-        state: Tensor | None = None,
-    ) -> ImaginedStep:
-        assert state is not None
-        steps = int(state.max()) + 1
-        moved = {LEFT: -1, RIGHT: 1}.get(int(actions[0]), 0) if steps <= RIGHT_UNTIL else 0
-        return ImaginedStep(
-            frames=obs[..., -3:].roll(moved, 2),
-            rewards=torch.tensor([2.0]),
-            expected_rewards=torch.tensor([2.0]),
-            end_probabilities=torch.tensor([float(steps >= 10)]),
-            state=state + 1,
-        )
+from tests.viewer.walk import LENGTH, RIGHT_UNTIL, SIZE, ForgetfulModel, RightPolicy, column, walk
 
 
 def started(where: str, *, steps: int = 0, **options: int) -> Session:

@@ -11,7 +11,7 @@ import pytest
 from lightning_rl.viewer.serving import Viewer
 from tests.support import browser
 from tests.support.browser import Browser
-from tests.viewer.walk import LENGTH, RightPolicy, Talk, walk
+from tests.viewer.walk import LENGTH, ForgetfulModel, RightPolicy, Talk, walk
 
 COLUMN = (
     "(() => { const c = document.querySelector('canvas'), row = c.getContext('2d').getImageData(0, 0, c.width, 1).data;"
@@ -30,7 +30,8 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def viewer(tmp_path: Path) -> Iterator[Viewer]:
-    found = Viewer(lambda: walk(policy=RightPolicy(), greedy=True), recordings=tmp_path / "recordings", keep_open=True)
+    scene = walk(policy=RightPolicy(), greedy=True, world_model=ForgetfulModel())
+    found = Viewer(lambda: scene, recordings=tmp_path / "recordings", keep_open=True)
     found.start()
     yield found
     found.close()
@@ -190,6 +191,19 @@ def test_it_connects_again_and_goes_on(shown: Browser) -> None:
 
     assert shown.evaluate("document.getElementById('status').textContent") == "Connected"
     assert (state(shown, "owner") == shown.evaluate("lightningRL.name"), state(shown, "episode")) == (True, 0)
+
+
+def test_the_world_model_is_shown_beside_the_game_and_alone(shown: Browser) -> None:
+    click(shown, "[data-where=both]")
+    until(shown, "document.querySelectorAll('canvas').length === 3")
+    names = shown.evaluate("[...document.querySelectorAll('#screens figcaption')].map(e => e.textContent)")
+    until(shown, "lightningRL.state().numbers['Parted at step'] === 5")
+    click(shown, "[data-where=model]")
+    until(shown, "document.querySelectorAll('canvas').length === 1 && lightningRL.state().where === 'model'")
+    click(shown, "[data-where=game]")
+
+    until(shown, "lightningRL.state().where === 'game' && document.getElementById('more').hidden")
+    assert names == ["game", "world model", "difference"]
 
 
 def test_two_windows_show_the_same_game(shown: Browser, viewer: Viewer) -> None:

@@ -142,11 +142,11 @@ def test_nothing_is_played_while_no_window_is_open(started: Started) -> None:
 def test_levels(started: Started) -> None:
     with Talk(started().link) as window:
         found = [window.until(any_one)["level"]]
-        commands: tuple[dict[str, Any], ...] = (
+        commands: list[dict[str, Any]] = [
             {"do": "beside", "to": "previous"},
             {"do": "level", "number": 11},
             {"do": "set", "levels": "unseen"},
-        )
+        ]
         for number, command in enumerate(commands, 1):
             window.say(**command)
             found.append(window.until(lambda frame, n=number: frame["episode"] == n)["level"])  # type: ignore[misc]

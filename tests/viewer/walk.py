@@ -8,12 +8,13 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
+from torch import Tensor
 from websockets.sync.client import ClientConnection, connect
 
 from lightning_rl.protocols import Policy
-from lightning_rl.types import ActorOutput, RecurrentInputs
+from lightning_rl.types import ActorOutput, ImaginedStep, RecurrentInputs
 from lightning_rl.viewer.keys import action_keys
 from lightning_rl.viewer.levels import Levels
 from lightning_rl.viewer.session import Scene
@@ -70,6 +71,34 @@ class RightPolicy:
             actions=torch.tensor([RIGHT]),
             logits=torch.tensor([[0.1, 0.1, 0.7, 0.1]]).log(),
             values=state + 1,
+            state=state + 1,
+        )
+
+
+RIGHT_UNTIL = 4
+
+
+class ForgetfulModel:
+    """Knows the game for four steps, and then the column stands still. A step is worth 2; ten end the episode."""
+
+    def begin(self, obs: UInt8[Tensor, "B H W D"]) -> Tensor:
+        return torch.zeros(1, 1, SIZE, SIZE)
+
+    def imagine(
+        self,
+        obs: UInt8[Tensor, "B H W D"],
+        actions: Int64[Tensor, "B"],
+        generator: torch.Generator,
+        state: Tensor | None = None,
+    ) -> ImaginedStep:
+        assert state is not None
+        steps = int(state.max()) + 1
+        moved = {LEFT: -1, RIGHT: 1}.get(int(actions[0]), 0) if steps <= RIGHT_UNTIL else 0
+        return ImaginedStep(
+            frames=obs[..., -3:].roll(moved, 2),
+            rewards=torch.tensor([2.0]),
+            expected_rewards=torch.tensor([2.0]),
+            end_probabilities=torch.tensor([float(steps >= 10)]),
             state=state + 1,
         )
 
