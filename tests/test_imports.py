@@ -50,6 +50,7 @@ EXCEPTIONS = {"callbacks/world_model_report.py": {"networks"}}
 LIGHTNING = ("data/datamodule.py", "modules/", "callbacks/", "cli/", "runs/")
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "procgen": ("envs/procgen.py",),
+    "procgen_gym": ("envs/procgen.py",),
     "gym3": ("envs/procgen.py",),
     "gym": ("envs/procgen.py",),
     "ale_py": ("envs/atari.py", "envs/atari_games.py"),
