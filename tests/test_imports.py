@@ -51,6 +51,7 @@ EXCEPTIONS = {"callbacks/world_model_report.py": {"networks"}}
 LIGHTNING = ("data/datamodule.py", "data/episode_datamodule.py", "modules/", "callbacks/", "cli/", "runs/")
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "procgen": ("envs/procgen.py",),
+    "procgen_gym": ("envs/procgen.py",),
     "gym3": ("envs/procgen.py",),
     "gym": ("envs/procgen.py",),
     "ale_py": ("envs/atari.py", "envs/atari_games.py"),

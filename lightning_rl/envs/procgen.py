@@ -4,8 +4,11 @@ The only file that imports Procgen, and only when the first environment is built
 """
 
 import ctypes
+import platform
+import sys
 import warnings
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +28,7 @@ from lightning_rl.state import to_plain
 from lightning_rl.types import State
 
 _SYSTEM_LIBRARIES = ("libGL.so.1", "libglib-2.0.so.0", "libgthread-2.0.so.0")
+_MAX_STATE = 2**20  # bytes of one game, as both bindings have it
 
 
 def require_libraries() -> None:
@@ -275,10 +279,70 @@ def _build(game: str, num_envs: int, options: dict[str, Any], **process: int) ->
     if options["distribution_mode"] == "exploration":
         # Procgen refuses even the defaults of the options that this mode sets itself
         options = {key: value for key, value in options.items() if key not in ("num_levels", "start_level")}
-    procgen = _imported_procgen()
+    binding = installed_binding()
     require_libraries()
-    games: _Games = procgen.ProcgenGym3Env(num=num_envs, env_name=game, **options, **process)
+    if binding == "procgen_gym":
+        return _GymnasiumsGames(import_module(binding).ProcgenVecEnv(num_envs, game, **options, **process))
+    games: _Games = _imported_procgen().ProcgenGym3Env(num=num_envs, env_name=game, **options, **process)
     return games
+
+
+def installed_binding() -> str:
+    """The package that brings the games: `procgen` (on gym3) up to Python 3.12, `procgen_gym` (on Gymnasium) from 3.13.
+
+    The games in them are the same, and so are the bytes that they are saved in. Frames differ in a few of ten thousand
+    pixels, since another version of Qt draws rotated sprites.
+
+    Raises:
+        UsageError: there is none for this machine.
+    """
+    for name in ("procgen", "procgen_gym"):
+        if find_spec(name) is not None:
+            return name
+    raise UsageError(
+        "data: Procgen's games are for Linux on x86-64 with Python 3.11 to 3.13, found"
+        f" {platform.system()} on {platform.machine()} with Python {sys.version_info.major}.{sys.version_info.minor};"
+        " Atari's need neither: --data AtariDataModule"
+    )
+
+
+class _GymnasiumsGames:
+    """procgen-gym's games, used as gym3's are.
+
+    Its vector environment copies all buffers at every look; here they are taken from the C++ library below it.
+
+    Args:
+        env: its vector environment.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+        self._library = env._clib
+        self._info: dict[str, NDArray[Any]] = self._library.get_info_bufs()
+        self._reuse_arrays = True
+
+    def act(self, ac: NDArray[np.int64]) -> None:
+        """Starts a step."""
+        self._library.act(ac)
+
+    def observe(self) -> tuple[NDArray[np.float32], dict[str, NDArray[np.uint8]], NDArray[np.bool_]]:
+        """Waits for the step to end; the arrays are those that the next one overwrites."""
+        self._library.call_c_func("libenv_observe")
+        return self._library.get_reward_buf(), self._library.get_ob_bufs(), self._library.get_first_buf().view(np.bool_)
+
+    def callmethod(self, method: str, *args: list[bytes]) -> list[bytes]:
+        """`get_state` of all games, or `set_state`."""
+        if method == "set_state":
+            for index, state in enumerate(args[0]):
+                self._library.call_c_func("set_state", index, state, len(state))
+            return []
+        buffer = ctypes.create_string_buffer(_MAX_STATE)
+        lengths = (self._library.call_c_func("get_state", i, buffer, _MAX_STATE) for i in range(self._env.num_envs))
+        return [ctypes.string_at(buffer, length) for length in lengths]
+
+    def close(self) -> None:
+        """Ends the games and their threads."""
+        self._env.close()
 
 
 def _imported_procgen() -> ModuleType:

@@ -3,8 +3,10 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from lightning_rl.envs.procgen import ProcgenVectorEnv
+from lightning_rl.envs.procgen import ProcgenVectorEnv, _GymnasiumsGames, installed_binding
 from lightning_rl.envs.procgen_games import (
     DISTRIBUTION_MODES,
     GAMES,
@@ -25,7 +27,10 @@ from lightning_rl.envs.procgen_games import (
 from lightning_rl.errors import UsageError
 from lightning_rl.types import State
 
-pytestmark = pytest.mark.skipif(find_spec("procgen") is None, reason="procgen has no wheel for this platform")
+pytestmark = pytest.mark.skipif(
+    find_spec("procgen") is None and find_spec("procgen_gym") is None, reason="procgen has no wheel for this platform"
+)
+gym3s = pytest.mark.skipif(find_spec("procgen") is None, reason="this Python has the other binding")
 
 RIGHT, JUMP_RIGHT = 7, 8
 """Holding the second solves many coinrun levels, the first none."""
@@ -65,6 +70,7 @@ def assert_equal(actual: dict[str, NDArray[Any]], expected: dict[str, NDArray[An
         np.testing.assert_array_equal(actual[key], value, err_msg=key)
 
 
+@gym3s
 @pytest.mark.parametrize("distribution_mode", ["easy", "hard"])
 @pytest.mark.parametrize("game", GAMES)
 def test_every_game_plays_as_procgen_itself_does(game: str, distribution_mode: str, build: Build) -> None:
@@ -478,11 +484,12 @@ def test_every_listed_mode_exists(game: str, mode: str, build: Build) -> None:
 
 def test_the_lists_of_games_and_modes_are_procgens_own(build: Build) -> None:
     build()
-    from procgen.env import DISTRIBUTION_MODE_DICT, ENV_NAMES, EXPLORATION_LEVEL_SEEDS
+    known = import_module(f"{installed_binding()}.env")
 
-    assert tuple(ENV_NAMES) == GAMES
-    assert {mode for modes in DISTRIBUTION_MODES.values() for mode in modes} == set(DISTRIBUTION_MODE_DICT)
-    assert {game for game in GAMES if "exploration" in DISTRIBUTION_MODES[game]} == set(EXPLORATION_LEVEL_SEEDS)
+    assert tuple(known.ENV_NAMES) == GAMES
+    assert {mode for modes in DISTRIBUTION_MODES.values() for mode in modes} == set(known.DISTRIBUTION_MODE_DICT)
+    explored = set(known.EXPLORATION_LEVEL_SEEDS)
+    assert {game for game in GAMES if "exploration" in DISTRIBUTION_MODES[game]} == explored
 
 
 @pytest.mark.parametrize(
@@ -578,10 +585,83 @@ def test_building_the_games_prints_nothing_and_warns_of_nothing(finished: dict[s
     assert finished["play"] == (0, "", "")
 
 
+@gym3s
 def test_a_notice_that_is_not_the_known_one_is_printed(finished: dict[str, tuple[int, str, str]]) -> None:
     status, _, told = finished["news"]
     assert (status, told) == (0, "a new notice\n")
 
 
+@gym3s
 def test_options_are_checked_without_importing_procgen(finished: dict[str, tuple[int, str, str]]) -> None:
     assert finished["news"][1] == "False\n"
+
+
+def test_without_a_binding_one_line_says_what_there_is(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_rl.envs.procgen.find_spec", lambda _name: None)
+    with pytest.raises(UsageError, match=r"data: Procgen's games are for Linux on x86-64 .* --data AtariDataModule"):
+        build()
+
+
+class LibraryOfThree:
+    """The C++ library below procgen-gym, of three games that count."""
+
+    def __init__(self) -> None:
+        self.frames = np.zeros((3, 64, 64, 3), np.uint8)
+        self.firsts = np.zeros(3, np.uint8)
+        self.count = 0
+
+    def act(self, actions: NDArray[np.int64]) -> None:
+        self.count += int(actions.sum())
+
+    def call_c_func(self, name: str, *args: Any) -> int:
+        if name == "get_state":
+            index, buffer, size = args
+            state = f"{index} {self.count}".encode()
+            assert size == len(buffer)
+            buffer[: len(state)] = state
+            return len(state)
+        if name == "set_state":
+            index, state, length = args
+            assert state[:length] == f"{index} {int(state.split()[1])}".encode()
+            self.count = int(state.split()[1])
+        else:
+            assert (name, args) == ("libenv_observe", ())
+            self.frames[:] = self.count
+            self.firsts[:] = self.count % 2
+        return 0
+
+    def get_info_bufs(self) -> dict[str, NDArray[Any]]:
+        return {"level_seed": np.arange(3, dtype=np.int32)}
+
+    def get_ob_bufs(self) -> dict[str, NDArray[Any]]:
+        return {"rgb": self.frames}
+
+    def get_reward_buf(self) -> NDArray[Any]:
+        return np.ones(3, np.float32)
+
+    def get_first_buf(self) -> NDArray[Any]:
+        return self.firsts
+
+
+def test_the_other_bindings_games_are_used_without_copies_and_saved_as_bytes() -> None:
+    library = LibraryOfThree()
+    games = _GymnasiumsGames(SimpleNamespace(_clib=library, num_envs=3, close=lambda: None))
+    games.act(np.array([1, 2, 4]))
+
+    _, obs, ended = games.observe()
+
+    assert obs["rgb"] is library.frames
+    assert library.frames.max() == 7
+    assert (str(ended.dtype), ended.tolist()) == ("bool", [True, True, True])
+    states = games.callmethod("get_state")
+    assert states == [b"0 7", b"1 7", b"2 7"]
+    games.act(np.array([1, 1, 1]))
+    games.callmethod("set_state", states)
+    assert library.count == 7
+
+
+@pytest.mark.skipif(find_spec("procgen_gym") is None, reason="that binding is for later Pythons")
+def test_frames_are_those_of_the_library(build: Build) -> None:
+    env = build(copy=False)
+    first, _ = env.reset()
+    assert np.shares_memory(first, env.step(np.array([4, 4]))[0])
