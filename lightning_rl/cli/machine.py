@@ -142,7 +142,8 @@ def _is_unset(config: Namespace, key: str) -> bool:
     """Whether an option is there, which plug-ins' classes need not have, and null."""
     group, _, name = key.partition(".")
     options = config.trainer if group == "trainer" else config.model.get("init_args") or {}
-    return name in options and options[name] is None
+    decided = key == PRECISION and "Precision" in str(config.trainer.plugins)  # by a plugin; Lightning takes one only
+    return name in options and options[name] is None and not decided
 
 
 def _check_can(precision: str, trainer: Namespace) -> None:

@@ -49,9 +49,9 @@ _ATARI = {"iterations": 1, "trainer__check_val_every_n_epoch": 1}
     ("config", "options", "difficulty"),
     [
         ("ppo", {}, "easy"),
-        ("ppo_distill", RUNNING_STD, "easy"),
-        ("impala_vae", {}, "hard"),
-        ("simple_cpu", _SIMPLE, "easy"),
+        pytest.param("ppo_distill", RUNNING_STD, "easy", marks=pytest.mark.slow),
+        pytest.param("impala_vae", {}, "hard", marks=pytest.mark.slow),
+        pytest.param("simple_cpu", _SIMPLE, "easy", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_of_every_method_is_played(
@@ -148,6 +148,7 @@ def test_a_notebook_shows_the_page_inline(runs: SharedRuns) -> None:
     assert policy.endswith("frame-ancestors 'self' http://127.0.0.1:* http://localhost:* vscode-webview:")
 
 
+@pytest.mark.slow
 def test_an_atari_run_is_played(runs: SharedRuns) -> None:
     session = Session(play.checkpoint_scene(["--ckpt_path", str(runs.finished("ppo_atari", **_ATARI))]))
     frame = session.now.frame
@@ -177,7 +178,8 @@ def test_a_game_is_played_without_an_agent() -> None:
     assert session.scene.title == "coinrun (hard)"
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_server_with_0(number: int, tmp_path: Path) -> None:
     output = tmp_path / "output"
     process = start(["play", "--game", "pong", "--out", str(tmp_path / "recordings")], output)

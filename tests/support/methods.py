@@ -208,7 +208,7 @@ ROWS = {
         tiny=_TINY_STUDENT,
         resumed=(
             Variant("proximal-fp32", _PROXIMAL | {"model.teacher_share_steps": 80}),
-            Variant("games-fp32", SEVERAL_TEACHERS),
+            Variant("games-fp32", SEVERAL_TEACHERS, slow=True),
         ),
         ranks=Variant("games-values", SEVERAL_TEACHERS | {"model.regress_values": True}, slow=True),
         enduring=None,
