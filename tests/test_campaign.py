@@ -8,6 +8,7 @@ from tests.campaign import assert_wandb_is_complete, campaign
 from tests.support.methods import METHODS, Row
 
 
+@pytest.mark.slow
 def test_killed_and_stopped_at_random_moments_a_run_ends_with_the_bits_of_an_undisturbed_one(tmp_path: Path) -> None:
     seen = campaign(tmp_path, "ppo", kills=1, stops=1)
 

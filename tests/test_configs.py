@@ -101,6 +101,7 @@ def test_every_overlay_is_known() -> None:
     assert {name for name in files if not name.startswith("cluster/")} == OVERLAYS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*METHODS, *OVERLAYS])
 def test_each_of_its_keys_changes_something(name: str, tmp_path: Path) -> None:
     given: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())

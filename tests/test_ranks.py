@@ -188,6 +188,7 @@ def test_ranks_that_find_different_checkpoints_say_so_and_end(tmp_path: Path, ru
     assert [row["env_steps"] for row in rows(run)] == ["32", "64"]
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_is_refused_and_by_option_goes_on_counting(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,6 +205,7 @@ def test_another_number_of_ranks_is_refused_and_by_option_goes_on_counting(
     assert [row["env_steps"] for row in rows(run)] == ["64", "96", "128"]
 
 
+@pytest.mark.slow
 def test_ranks_share_the_episodes_of_a_test(tmp_path: Path, runs: SharedRuns) -> None:
     checkpoint = runs.finished("ppo") / "last.ckpt"
     args = two(tmp_path, "--ckpt_path", str(checkpoint), data__test_episodes=4)

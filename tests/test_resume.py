@@ -76,6 +76,7 @@ def test_killed_in_each_of_its_phases_simple_ends_with_the_bits_of_a_run_that_ne
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "slices",
     [
@@ -312,6 +313,7 @@ class TestOfOneRun:
         assert "holds a run already (best.ckpt); give another folder" in capsys.readouterr().err
         assert [path.name for path in (tmp_path / "other").iterdir()] == ["best.ckpt"]
 
+    @pytest.mark.slow
     def test_an_older_checkpoint_of_it_branches_off_only_into_another_folder(
         self, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -23,6 +23,7 @@ def student(runs: SharedRuns) -> Path:
     return runs.finished("policy_distill", **SEVERAL_TEACHERS)
 
 
+@pytest.mark.slow
 def test_each_is_judged_by_itself_with_the_share_that_is_kept_of_its_teachers_return_and_in_reports(
     tmp_path: Path, runs: SharedRuns, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -507,6 +507,7 @@ def _descendants(pid: int) -> list[int]:
     return [*(inner for child in found for inner in _descendants(child)), *found]
 
 
+@pytest.mark.slow
 def test_in_a_sweep_the_run_has_the_sweeps_id_and_resumes_under_it(tmp_path: Path) -> None:
     sweep = {"WANDB_MODE": "offline", "WANDB_SWEEP_ID": "sweep1", "WANDB_RUN_ID": "given1"}
     for iterations in (1, 2):
@@ -648,6 +649,7 @@ class TestSimPLe:
         assert f"ckpt_path: its real frames {played} are " in message
         assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 
+    @pytest.mark.slow
     def test_a_run_goes_on_elsewhere_with_a_copy_of_what_was_played(self, simple_run: Path, tmp_path: Path) -> None:
         options = {"config": "simple_cpu", "iterations": 3, "data__num_envs": 16, "data__num_steps": 2}
         fit(tmp_path, "--ckpt_path", str(simple_run / "last.ckpt"), **options)

@@ -19,6 +19,7 @@ from lightning_rl.cli.doctor import Finding
 _Usage = namedtuple("_Usage", "total used free")
 
 
+@pytest.mark.slow
 def test_this_installation_is_sound() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "lightning_rl", "doctor"], capture_output=True, text=True, timeout=250, check=False

@@ -135,6 +135,7 @@ def test_a_gpu_computes_in_bf16_where_it_can_and_minibatches_at_once(
     assert found.micro_batches is not None
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_what_it_was_trained_with(
     processor: Any, tmp_path: Path, runs: SharedRuns, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,7 @@ def test_the_autoencoder_shows_what_it_sees_and_its_latent_moves(runs: SharedRun
         scene.lens.move(scene.lens.sliders[0], float("nan"))
 
 
+@pytest.mark.slow
 def test_distillation_shows_the_intrinsic_reward_and_learns_nothing(runs: SharedRuns) -> None:
     scene = play.checkpoint_scene(["--ckpt_path", str(runs.finished("ppo_distill", **RUNNING_STD))])
     assert isinstance(scene.policy, PPODistillModule)

@@ -581,16 +581,19 @@ def finished() -> dict[str, tuple[int, str, str]]:
     return {name: (process.returncode, *printed[name]) for name, process in running.items()}
 
 
+@pytest.mark.slow
 def test_building_the_games_prints_nothing_and_warns_of_nothing(finished: dict[str, tuple[int, str, str]]) -> None:
     assert finished["play"] == (0, "", "")
 
 
+@pytest.mark.slow
 @gym3s
 def test_a_notice_that_is_not_the_known_one_is_printed(finished: dict[str, tuple[int, str, str]]) -> None:
     status, _, told = finished["news"]
     assert (status, told) == (0, "a new notice\n")
 
 
+@pytest.mark.slow
 @gym3s
 def test_options_are_checked_without_importing_procgen(finished: dict[str, tuple[int, str, str]]) -> None:
     assert finished["news"][1] == "False\n"

@@ -113,6 +113,7 @@ def test_enlarging_repeats_pixels() -> None:
     np.testing.assert_array_equal(picture, np.kron(frame[0], np.ones((3, 3, 1), np.uint8)))
 
 
+@pytest.mark.slow
 def test_the_learning_curve_includes_validation_returns(tmp_path: Path) -> None:
     metrics_csv, png = tmp_path / "metrics.csv", tmp_path / "media" / "curve.png"
     logger = MetricsCSV(metrics_csv)

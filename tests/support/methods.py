@@ -199,6 +199,7 @@ ROWS = {
             "running_std",
             RUNNING_STD
             | {"model.normalize_advantages": "minibatch", "model.distillation.dropout": 0.0, "model.dropout": 0.0},
+            slow=True,
         ),
         enduring=_MANY_OF_PPO,
         on_gpu=(Variant("scale-bf16", _PPO_ON_GPU), Variant("running_std-bf16", _PPO_ON_GPU | RUNNING_STD)),

@@ -83,6 +83,7 @@ def test_it_shows_the_agent_and_hides_the_token(shown: Browser, viewer: Viewer) 
     until(shown, "document.querySelectorAll('#plot polyline')[0].getAttribute('points').split(' ').length > 3")
 
 
+@pytest.mark.slow
 def test_a_person_takes_over_by_keys_and_gives_back(shown: Browser) -> None:
     click(shown, "#takeover")
     until(shown, "!document.getElementById('pad').hidden")
@@ -98,6 +99,7 @@ def test_a_person_takes_over_by_keys_and_gives_back(shown: Browser) -> None:
     assert shown.evaluate("document.getElementById('who-now').textContent").startswith("The agent plays")
 
 
+@pytest.mark.slow
 def test_buttons_on_the_screen_play_too(shown: Browser) -> None:
     click(shown, "#takeover")
     until(shown, "!document.getElementById('pad').hidden")
@@ -108,6 +110,7 @@ def test_buttons_on_the_screen_play_too(shown: Browser) -> None:
     assert shown.evaluate(f"{held}.textContent") == "D"
 
 
+@pytest.mark.slow
 def test_pause_step_rewind_and_restart(shown: Browser) -> None:
     until(shown, "lightningRL.state().length >= 5")
     click(shown, "#pause")
@@ -127,6 +130,7 @@ def test_pause_step_rewind_and_restart(shown: Browser) -> None:
     until(shown, f"lightningRL.state().length === 0 && ({COLUMN}) === 3")
 
 
+@pytest.mark.slow
 def test_levels_are_chosen(shown: Browser) -> None:
     click(shown, "#next")
     until(shown, "lightningRL.state().level === 4")
@@ -140,6 +144,7 @@ def test_levels_are_chosen(shown: Browser) -> None:
     until(shown, "lightningRL.state().level === 11")
 
 
+@pytest.mark.slow
 def test_the_episode_ends_and_the_next_level_follows(shown: Browser) -> None:
     shown.evaluate("lightningRL.send({do: 'speed', value: 4})")
     until(shown, "document.getElementById('verdict').textContent !== ''")
@@ -149,6 +154,7 @@ def test_the_episode_ends_and_the_next_level_follows(shown: Browser) -> None:
     assert verdict == f"Episode over: return {LENGTH} in {LENGTH} steps"
 
 
+@pytest.mark.slow
 def test_a_recording_is_made_and_offered(shown: Browser, tmp_path: Path) -> None:
     click(shown, "#record")
     until(shown, "lightningRL.state().recording >= 5")
@@ -164,6 +170,7 @@ def test_a_recording_is_made_and_offered(shown: Browser, tmp_path: Path) -> None
         assert len(list(video.decode(video=0))) >= 5
 
 
+@pytest.mark.slow
 def test_a_copied_link_brings_back_the_moment(shown: Browser) -> None:
     click(shown, "#next")
     until(shown, "lightningRL.state().level === 4 && lightningRL.state().length >= 6")
@@ -182,6 +189,7 @@ def test_a_copied_link_brings_back_the_moment(shown: Browser) -> None:
     assert state(shown, "length") == length
 
 
+@pytest.mark.slow
 def test_it_connects_again_and_goes_on(shown: Browser) -> None:
     click(shown, "#takeover")
     until(shown, "lightningRL.state().owner === lightningRL.name")
@@ -193,6 +201,7 @@ def test_it_connects_again_and_goes_on(shown: Browser) -> None:
     assert (state(shown, "owner") == shown.evaluate("lightningRL.name"), state(shown, "episode")) == (True, 0)
 
 
+@pytest.mark.slow
 def test_the_world_model_is_shown_beside_the_game_and_alone(shown: Browser) -> None:
     click(shown, "[data-where=both]")
     until(shown, "document.querySelectorAll('canvas').length === 3")
@@ -206,6 +215,7 @@ def test_the_world_model_is_shown_beside_the_game_and_alone(shown: Browser) -> N
     assert names == ["game", "world model", "difference"]
 
 
+@pytest.mark.slow
 def test_two_windows_show_the_same_game(shown: Browser, viewer: Viewer) -> None:
     with Talk(viewer.link, "other") as other:
         other.say(do="level", number=77)
@@ -217,6 +227,7 @@ def test_two_windows_show_the_same_game(shown: Browser, viewer: Viewer) -> None:
     assert paused["level"] == 77
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280, 3840])
 def test_it_fits_every_window(width: int, shown: Browser) -> None:
     shown.resize(width, 2160 if width > 2000 else 844)
@@ -226,6 +237,7 @@ def test_it_fits_every_window(width: int, shown: Browser) -> None:
     assert scale == round(scale) > 100 / 16  # whole pixels only
 
 
+@pytest.mark.slow
 def test_every_control_has_a_name_and_nothing_is_from_elsewhere(shown: Browser) -> None:
     nameless = shown.evaluate(
         "[...document.querySelectorAll('button, input, select, a, canvas')].filter(e => !(e.textContent.trim() ||"
@@ -237,6 +249,7 @@ def test_every_control_has_a_name_and_nothing_is_from_elsewhere(shown: Browser) 
     assert set(loaded) == {shown.evaluate("location.host")}
 
 
+@pytest.mark.slow
 def test_light_and_dark(shown: Browser) -> None:
     color = "getComputedStyle(document.body).color"
     light = shown.evaluate(color)

@@ -69,6 +69,7 @@ def test_a_window_sees_the_agent_play(started: Started) -> None:
     assert second["total"] == second["length"]
 
 
+@pytest.mark.slow
 def test_the_rate_is_the_asked_one(started: Started) -> None:
     with Talk(started().link) as window:
         window.say(do="speed", value=2)
@@ -201,6 +202,7 @@ def test_a_recording_that_is_not_stopped_is_kept_at_the_end(started: Started, tm
         assert len(list(video.decode(video=0))) >= 3
 
 
+@pytest.mark.slow
 def test_a_slow_window_gets_no_old_frames_and_holds_nobody_up(started: Started) -> None:
     link = started(scene=walk(policy=RightPolicy(), make_game=WideVectorEnv)).link
     with Talk(link, "slow", max_queue=1) as slow, Talk(link, "quick") as quick:
@@ -338,6 +340,7 @@ def test_the_first_message_must_be_a_greeting(started: Started) -> None:
         window.until(none)
 
 
+@pytest.mark.slow
 def test_the_server_ends_a_while_after_the_last_window(started: Started) -> None:
     viewer = started(linger=0.5)
     assert not viewer.ended.wait(1.0)  # no window was open yet
@@ -349,6 +352,7 @@ def test_the_server_ends_a_while_after_the_last_window(started: Started) -> None
     assert viewer.failure is None
 
 
+@pytest.mark.slow
 def test_it_stays_open_if_asked_to(started: Started) -> None:
     viewer = started(linger=0.1, keep_open=True)
     with Talk(viewer.link) as window:
