@@ -29,7 +29,8 @@ def check_numbers(value: Any, key: str = "") -> None:
         if math.isnan(value) or not key.rpartition(".")[2].startswith("max_"):
             raise UsageError(f"{key} must be finite, found {value}")
     elif isinstance(value, int) and abs(value) >= 2**63:
-        raise UsageError(f"{key} must be below 2⁶³ in size, found a number of {len(hex(value)) - 2} hexadecimal digits")
+        digits = len(hex(abs(value))) - 2
+        raise UsageError(f"{key} must be below 2⁶³ in size, found a number of {digits} hexadecimal digits")
 
 
 def check_configs(args: list[str]) -> None:

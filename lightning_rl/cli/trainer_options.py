@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jsonargparse import Namespace
@@ -155,7 +155,7 @@ def compute_deterministically(trainer: Namespace) -> None:
     """Asks for kernels that add in one order on GPUs, or resuming would not be exact, unless the user has chosen."""
     if trainer.deterministic is None and uses_cuda(trainer.accelerator):
         trainer.deterministic = True
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nobody reads it
+        cast(Any, torch.utils.deterministic).fill_uninitialized_memory = False  # nobody reads it
 
 
 def check_built(trainer: Trainer, *, batches: int) -> None:

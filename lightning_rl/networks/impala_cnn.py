@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from einops import rearrange, reduce
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch.nn import functional
 
 from lightning_rl.cpu.max_pool import MaxPool
 from lightning_rl.errors import check_option
+from lightning_rl.networks.memory_format import channels_last
 
 Pooling = Literal["flatten", "average"]
 
@@ -120,7 +120,7 @@ class ImpalaCNN(nn.Module):
                 ResidualBlock(after, rectified_skip=rectified_skip),
             ]
         # frames come as NHWC, and convolutions on CPUs and tensor cores are several times faster in channels_last
-        self.stacks = nn.Sequential(*stacks).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+        self.stacks = channels_last(nn.Sequential(*stacks))
         rows, columns = -(-rows // shrink), -(-columns // shrink)
         self._parts = (rows, columns) if shape.pooling == "flatten" else (shape.pooling_size, shape.pooling_size)
         if rows % self._parts[0] or columns % self._parts[1]:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
 from lightning_rl.cpu.sub_pixel import SubPixelConv, SubPixelShuffle, UpConv
+from lightning_rl.networks.memory_format import channels_last
 from lightning_rl.networks.output_linear import OutputLinear
 
 _LUMINANCE = (299.0, 587.0, 114.0)  # ITU-R BT.601, in thousandths, so that weighted sums of bytes are exact
@@ -44,7 +45,7 @@ def vae_encoder(obs_shape: Sequence[int], *, latent_size: int, images: Images) -
         nn.Flatten(),
         OutputLinear(num_features, 2 * latent_size),
     )
-    return encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # not in torch's stubs
+    return channels_last(encoder)
 
 
 def encoded_images(obs: UInt8[Tensor, "N H W C"], kind: Images) -> Float32[Tensor, "N K H W"]:
@@ -107,7 +108,7 @@ class VAE(nn.Module):
             nn.ReLU(),
             SubPixelConv(16, image_channels),
         )
-        self.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+        channels_last(self.decoder)
 
     def images(self, obs: UInt8[Tensor, "N H W C"]) -> Float32[Tensor, "N K H W"]:
         """The frames as images to encode, 0 to 1."""

@@ -3,7 +3,7 @@
 import warnings
 from importlib import import_module
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ def onnx_model(policy: ExportedPolicy) -> bytes:
         torch.onnx.export(
             _Step(policy),
             tuple(inputs.values()),
-            file,  # type: ignore[arg-type]  # a stream is taken, too
+            cast(Any, file),  # a stream is taken, too
             input_names=list(inputs),
             output_names=names,
             dynamic_axes={name: {0: "N"} for name in (*inputs, *names)},

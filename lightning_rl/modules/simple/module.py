@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float32
@@ -178,7 +178,7 @@ class SimPLeModule(RLModule):
         honest = self.imagined_outcomes == "likeliest" or self.reward_cutoff == 0
         allowed = "0 with model.imagined_outcomes expected, which pays for the probability that a cutoff forgives"
         check_option("model.world_model.reward_cutoff", self.reward_cutoff, honest, allowed)
-        found = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]  # set by a connector
+        found = cast(Any, trainer).reload_dataloaders_every_n_epochs  # set by a connector
         if found != 1:
             raise ValueError(
                 f"trainer.reload_dataloaders_every_n_epochs must be 1 for SimPLeModule, whose iterations differ in"

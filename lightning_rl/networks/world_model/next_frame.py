@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_rl.networks.init import uniform_unit_scaling_
+from lightning_rl.networks.memory_format import channels_last
 from lightning_rl.networks.output_linear import OutputLinear
 from lightning_rl.networks.world_model.encoder_decoder import Down, Middle, Up
 from lightning_rl.networks.world_model.injection import Injection
@@ -176,7 +177,7 @@ class NextFramePredictor(nn.Module):
         for part in (self.reward, self.end, self.pixels):
             if isinstance(part, PooledHead | PixelValues):
                 part.initialize()
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
+        channels_last(self)
 
     def forward(
         self,
