@@ -14,8 +14,8 @@ def run() -> None:
     end_at_signals()
     # both must be set before torch is imported; the first silences DDP's advice against find_unused_parameters
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # Threads of an operator that wait for each other sleep. Spinning, they take the core from the thread that they wait
-    # for where another process is busy, too: acting then took thirteen times the processor's time.
+    # Threads of an operator that wait for each other sleep: spinning, they take the core from the thread that they wait
+    # for where another process is busy, too.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if sys.argv[1:2] == ["doctor"]:
         from lightning_rl.cli import doctor  # must start where the other modules' imports fail

@@ -56,8 +56,9 @@ def test_installed_outside_a_checkout_it_trains_what_it_ships(wheel: Path, tmp_p
 
     done(python, "-m", "pip", "install", "--no-deps", "--no-index", "--ignore-installed", str(wheel))
     run_dir = elsewhere / "run"
-    args = fit_args(run_dir, "--config", "hardware/cpu", iterations=1)
-    args[args.index("--config") + 1] = "configs/ppo.yaml"
+    args = fit_args(run_dir, iterations=1)
+    config = args.index("--config") + 1
+    args[config : config + 1] = ["configs/ppo.yaml", "--config", "hardware/cpu"]
     done(str(venv / "bin" / "lightning-rl"), *args)
 
     assert [row["env_steps"] for row in rows(run_dir)] == [str(ENV_STEPS)]
