@@ -1,4 +1,7 @@
-"""Exceptions that the command reports in one line, and the check of an option's value."""
+"""Exceptions that the command reports in one line, and what raises them: the check of an option, a parser."""
+
+import argparse
+from typing import NoReturn
 
 
 class UsageError(Exception):
@@ -35,3 +38,15 @@ def check_option(key: str, value: object, valid: bool, allowed: str) -> None:
     """
     if not valid:
         raise ValueError(f"{key} must be {allowed}, found {value}")
+
+
+class UsageParser(argparse.ArgumentParser):
+    """A parser of a command line that raises `UsageError` instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises.
+
+        Raises:
+            UsageError: always; `message` says what is wrong.
+        """
+        raise UsageError(message)

@@ -4,25 +4,19 @@ import argparse
 import os
 import sys
 from importlib.util import find_spec
-from typing import NoReturn
 
 from rich.console import Console
 from rich.table import Table
 
-from lightning_rl.errors import UsageError
+from lightning_rl.errors import UsageError, UsageParser
 from lightning_rl.policies.folder import load_policy
 from lightning_rl.policies.latency import BATCH_SIZES, Latency, latencies, policy_size
 from lightning_rl.policies.onnx_model import onnx_model
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
 def parser() -> argparse.ArgumentParser:
     """The options of `bench`."""
-    options = _Parser(
+    options = UsageParser(
         prog="lightning-rl bench", allow_abbrev=False, description="Times the decisions of an exported policy."
     )
     options.add_argument("--policy", required=True, metavar="DIR", help="The policy folder, or hf://user/name.")

@@ -121,6 +121,11 @@ class RunCLI(StagedCLI):
         every = super().subcommands()
         return {self._asked: every[self._asked]} if self._asked in every else every
 
+    @property
+    def _taken_before(self) -> dict[str, str]:
+        """Options that other parts of the program take before this one is asked."""
+        return replay.OPTIONS if self._asked == "predict" else seeds.OPTIONS
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the package's options and defaults, and links what follows from the data module to the model."""
         parser.add_argument(
@@ -138,7 +143,7 @@ class RunCLI(StagedCLI):
             default=False,
             help="Accept a checkpoint of another number of ranks, actors or environments; games start anew.",
         )
-        for option, meaning in (seeds.OPTIONS | replay.OPTIONS).items():  # for the help: `main` takes them before
+        for option, meaning in self._taken_before.items():  # for the help: `main` takes them before
             parser.add_argument(option, type=str, default=SUPPRESS, help=meaning)
         trainer = yaml.safe_load(Path(__file__).with_name("defaults.yaml").read_text(encoding="utf-8"))["trainer"]
         defaults = {f"trainer.{key}": value for key, value in trainer.items()}
@@ -163,7 +168,7 @@ class RunCLI(StagedCLI):
     def before_instantiate_classes(self) -> None:
         """Checks the options, and finds the run folder and the checkpoint."""
         config = self.config[self.subcommand]
-        for option in seeds.OPTIONS | replay.OPTIONS:
+        for option in self._taken_before:
             if (name := option.removeprefix("--")) in config:
                 raise UsageError(f"{name} is an option of the command line, found in a config")
         for key in ("model", "data", "trainer"):

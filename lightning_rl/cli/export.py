@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -15,7 +15,7 @@ from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.config_files import values, with_run_config
 from lightning_rl.cli.training_command import training_command
 from lightning_rl.data.datamodule import RolloutDataModule
-from lightning_rl.errors import UsageError
+from lightning_rl.errors import UsageError, UsageParser
 from lightning_rl.media.recorder import EpisodeRecorder
 from lightning_rl.modules.base import RLModule
 from lightning_rl.modules.hyper_parameters import as_plain
@@ -34,14 +34,9 @@ _FULL_PRECISION = {"None": "32-true", "32": "32-true", "16": "16-mixed", "bf16":
 _LEVEL_SET = {"episodes": int, "return_mean": float, "return_variance": float, "return_ci95": list[float]}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
 def parser() -> argparse.ArgumentParser:
     """The options of `export` beside those of `test`, which say what the checkpoint is and how it is judged."""
-    options = _Parser(
+    options = UsageParser(
         prog="lightning-rl export",
         allow_abbrev=False,
         description="Writes the agent of a checkpoint as a policy folder.",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from lightning_rl.cli.config_files import values
 from lightning_rl.cli.error_messages import say
@@ -19,7 +19,7 @@ from lightning_rl.data.atari import AtariDataModule
 from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.envs.procgen_games import GAMES
-from lightning_rl.errors import UsageError
+from lightning_rl.errors import UsageError, UsageParser
 from lightning_rl.modules.base import RLModule
 from lightning_rl.modules.simple.module import SimPLeModule
 from lightning_rl.protocols import ResumableVectorEnv
@@ -65,6 +65,8 @@ class Inline:
     def _end(self) -> None:
         self._viewer.ended.wait()
         self._viewer.close()
+        if self._viewer.failure is not None:
+            raise self._viewer.failure  # Python prints it below the notebook's cell
 
 
 def play(checkpoint: str | Path, *, height: int = 900, recordings: str | Path = "recordings") -> Inline:
@@ -87,14 +89,9 @@ def play(checkpoint: str | Path, *, height: int = 900, recordings: str | Path = 
     return Inline(Viewer(lambda: shown, recordings=Path(recordings), frames=_NOTEBOOKS), height)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
 def parser() -> argparse.ArgumentParser:
     """The options of `play` beside those of `test`, which say what the checkpoint is."""
-    options = _Parser(
+    options = UsageParser(
         prog="lightning-rl play",
         allow_abbrev=False,
         description="Shows an agent in the browser: watch it, take over, play.",

@@ -4,11 +4,10 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from lightning_rl.cli.registry import data_class
 from lightning_rl.data.episode_replay import ReplaysEpisodes, replay
-from lightning_rl.errors import UsageError
+from lightning_rl.errors import UsageError, UsageParser
 from lightning_rl.media.recorder import EpisodeRecorder
 from lightning_rl.runs.episodes_file import NAME, read_episode
 
@@ -18,14 +17,9 @@ OPTIONS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
 def parser() -> argparse.ArgumentParser:
     """The options of `predict --replay`."""
-    options = _Parser(
+    options = UsageParser(
         prog="lightning-rl predict", allow_abbrev=False, description="Plays an episode of test again, exactly."
     )
     options.add_argument("--replay", required=True, metavar="FILE", help=OPTIONS["--replay"])

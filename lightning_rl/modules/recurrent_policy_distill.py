@@ -146,7 +146,7 @@ class RecurrentPolicyDistillModule(PolicyDistillModule):
         for environments in list(shuffled(len(sequences), generator=source.generator, **passes)):
             yield sequences.columns(environments.to(self.device))
 
-    def objective(self, batch: TaughtSequences, generator: torch.Generator) -> Objective:  # type: ignore[override]
+    def objective(self, batch: TaughtSequences, generator: torch.Generator) -> Objective:  # type: ignore[override]  # its own
         """The divergence from the teacher, and the regression to the teacher's values by option."""
         told = (batch.previous_actions, batch.previous_rewards, batch.starts, batch.state)
         logits, values, _ = self.network(batch.obs, torch.zeros(*batch.obs.shape[:2], 0, device=self.device), *told)

@@ -11,9 +11,9 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from lightning_rl.errors import UsageError
+from lightning_rl.errors import UsageError, UsageParser
 from lightning_rl.report.analysis import analysis
 from lightning_rl.report.baselines import baselines
 from lightning_rl.report.groups import grouped
@@ -22,14 +22,9 @@ from lightning_rl.report.run_folders import read_runs, shown
 from lightning_rl.runs.atomic_files import atomic_write
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    options = _Parser(
+    options = UsageParser(
         prog="lightning-rl report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or folder that holds some")

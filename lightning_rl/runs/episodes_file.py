@@ -69,11 +69,9 @@ def write_episodes(path: Path, sets: Mapping[Any, Episodes], *, class_path: str,
         class_path: data module whose games were played.
         init_args: its options.
     """
-    episodes = [one for one in sets.values() if one.actions is not None]
+    episodes = list(sets.values())
     lengths = np.concatenate([one.lengths.numpy() for one in episodes])
-    actions = np.concatenate(
-        [np.zeros(0, np.int64) if one.actions is None else one.actions.numpy() for one in episodes]
-    )
+    actions = np.concatenate([one.actions.numpy() for one in episodes if one.actions is not None])
     games = np.concatenate([np.full(len(one.returns), one.game) for one in episodes])
     arrays = {
         "games": np.array(json.dumps({"class_path": class_path, "init_args": dict(init_args)})),
@@ -83,8 +81,8 @@ def write_episodes(path: Path, sets: Mapping[Any, Episodes], *, class_path: str,
         "start": _joined([one.starts for one in episodes]),
         "return": _joined([one.returns for one in episodes]),
         "length": lengths,
-        "offset": None if lengths is None else np.cumsum(lengths) - lengths,
-        "actions": None if actions is None else actions.astype(np.uint8 if actions.max(initial=0) < 2**8 else np.int64),
+        "offset": np.cumsum(lengths) - lengths,
+        "actions": actions.astype(np.uint8 if actions.max(initial=0) < 2**8 else np.int64),
     }
     with atomic_write(path) as file:
         np.savez_compressed(file, allow_pickle=False, **{name: a for name, a in arrays.items() if a is not None})

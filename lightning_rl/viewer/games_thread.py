@@ -83,12 +83,12 @@ class GamesThread(threading.Thread):
         """Plays until `stop`."""
         try:
             self._session = Session(self._make_scene(), level=self._level)
-        except BaseException as error:  # told by the main thread
+        except BaseException as error:  # raised again by the main thread
             self._failed(error)
             return
         try:
             self._play()
-        except BaseException as error:  # likewise
+        except BaseException as error:  # raised again by the main thread
             self._failed(error)
         finally:
             self._finish_recording()

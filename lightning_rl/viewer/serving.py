@@ -142,8 +142,12 @@ class Viewer:
             self._hub.bind(asyncio.get_running_loop())
             await self._server.serve(sockets=[self._socket])
 
-        asyncio.run(serve())
-        self.ended.set()
+        try:
+            asyncio.run(serve())
+        except BaseException as error:  # raised again by the main thread
+            self.failure = error
+        finally:
+            self.ended.set()
 
     def _fail(self, error: BaseException) -> None:
         self.failure = error

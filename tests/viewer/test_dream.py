@@ -12,7 +12,7 @@ def started(where: str, *, steps: int = 0, **options: int) -> Session:
     session = Session(walk(policy=RightPolicy(), greedy=True, world_model=ForgetfulModel()))
     session.horizon = options.get("horizon", 0)
     play(session, 3)
-    session.go(where)  # type: ignore[arg-type]
+    session.go(where)  # type: ignore[arg-type]  # a parameter of the test
     play(session, steps)
     return session
 
