@@ -2,8 +2,13 @@
 
 const screens = document.getElementById("screens");
 
+let grid = null; // of several games: how many stand side by side, which is chosen, and what chooses another
+
 function figure(label) {
   const box = document.createElement("figure");
+  const chosen = () => grid?.choose([...screens.children].indexOf(box));
+  box.onclick = chosen;
+  box.onkeydown = (event) => (event.key === "Enter" || event.key === " ") && grid !== null && (event.preventDefault(), chosen());
   const canvas = document.createElement("canvas");
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", label);
@@ -31,7 +36,10 @@ function paint(canvas, { height, width, pixels }) {
   context.putImageData(image, 0, 0);
 }
 
-export function show(images, labels) {
+export function show(images, labels, several) {
+  const columns = grid?.columns;
+  grid = several;
+  if (columns !== grid?.columns) fit();
   while (screens.children.length > images.length) screens.lastChild.remove();
   images.forEach((image, number) => {
     const label = labels[number] ?? "game";
@@ -40,17 +48,33 @@ export function show(images, labels) {
     if (canvas.getAttribute("aria-label") !== label) canvas.setAttribute("aria-label", label);
     const text = images.length > 1 ? label : "";
     if (caption.textContent !== text) caption.textContent = text;
+    choosable(box, number);
     paint(canvas, image);
   });
+}
+
+// One of several games can be chosen by a click or by Enter.
+function choosable(box, number) {
+  if (grid === null) {
+    for (const name of ["role", "tabindex", "aria-pressed", "aria-label"]) box.removeAttribute(name);
+    return;
+  }
+  box.setAttribute("role", "button");
+  box.setAttribute("tabindex", "0");
+  box.setAttribute("aria-label", `Choose ${box.lastChild.textContent}`);
+  box.setAttribute("aria-pressed", String(number === grid.chosen));
 }
 
 export function fit() {
   const canvases = [...screens.querySelectorAll("canvas")];
   if (canvases.length === 0 || canvases[0].width === 0) return;
   const ratio = window.devicePixelRatio || 1;
-  const columns = Math.min(canvases.length, screens.clientWidth < 520 ? 2 : 3);
+  const columns = grid?.columns ?? Math.min(canvases.length, screens.clientWidth < 520 ? 2 : 3);
+  const rows = Math.ceil(canvases.length / columns);
+  screens.style.setProperty("--columns", columns);
+  screens.classList.toggle("several", grid !== null);
   const width = (screens.clientWidth - 12 * (columns - 1)) / columns;
-  const height = Math.max(window.innerHeight - 300, 220);
+  const height = grid === null ? Math.max(window.innerHeight - 300, 220) : Math.max(window.innerHeight - 300, 420) / rows - 40;
   for (const canvas of canvases) {
     const scale = Math.max(1, Math.floor(Math.min(width / canvas.width, height / canvas.height) * ratio)) / ratio;
     canvas.style.width = `${canvas.width * scale}px`;
