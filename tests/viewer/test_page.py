@@ -171,8 +171,11 @@ def test_several_levels_are_shown_at_once_and_one_of_them_is_chosen(shown: Brows
     pressed = "[...document.querySelectorAll('#screens figure')].map(e => e.getAttribute('aria-pressed'))"
     until(shown, f"({pressed})[1] === 'true'")
     named = shown.evaluate("document.querySelector('#screens figure:nth-child(2)').getAttribute('aria-label')")
+    size = "document.querySelector('canvas').getBoundingClientRect().width"
+    small = shown.evaluate(size)
     choose(shown, "grid", "1")
     until(shown, "document.querySelectorAll('canvas').length === 1 && lightningRL.state().level === 4")
+    until(shown, f"{size} > {small} * 1.5")
 
     assert [len(set(lefts)), len(set(tops))] == [2, 2]
     assert named.startswith("Choose 2: level 4, return ")

@@ -158,7 +158,7 @@ function drawPlayers(now) {
     replay: now.recorded === null ? "The link’s actions are played again." : `Episode ${now.recorded} of test is played again.`,
   };
   text("who-now", told[now.player] + (now.windows > 1 ? ` ${now.windows} windows are open.` : ""));
-  playing.turn(mine);
+  if (playing.turn(mine)) fit();
 }
 
 function drawLevel(now) {
@@ -178,7 +178,9 @@ function link({ game, level, episode, actions }) {
   box.value = url;
   element("link-box").hidden = false;
   box.select();
-  navigator.clipboard?.writeText(url).then(() => toast("The link is copied. It opens while this server runs; later, put its end behind the new link."), () => toast("Copy the link from the box."));
+  box.scrollIntoView({ block: "nearest" });
+  const copied = navigator.clipboard?.writeText(url) ?? Promise.reject(); // browsers have none where nothing is encrypted
+  copied.then(() => toast("The link is copied. It opens while this server runs; later, put its end behind the new link."), () => toast("Copy the link from the box."));
 }
 
 function recorded({ name: file, path }) {

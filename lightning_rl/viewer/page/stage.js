@@ -1,6 +1,8 @@
 // The pictures: pixel-sharp canvases, as large as whole multiples of a pixel allow.
 
 const screens = document.getElementById("screens");
+const stage = document.getElementById("stage");
+const header = document.querySelector("header");
 
 let grid = null; // of several games: how many stand side by side, which is chosen, and what chooses another
 
@@ -37,9 +39,8 @@ function paint(canvas, { height, width, pixels }) {
 }
 
 export function show(images, labels, several) {
-  const columns = grid?.columns;
+  const before = [grid?.columns, screens.children.length].join();
   grid = several;
-  if (columns !== grid?.columns) fit();
   while (screens.children.length > images.length) screens.lastChild.remove();
   images.forEach((image, number) => {
     const label = labels[number] ?? "game";
@@ -51,6 +52,7 @@ export function show(images, labels, several) {
     choosable(box, number);
     paint(canvas, image);
   });
+  if (before !== [grid?.columns, images.length].join()) fit();
 }
 
 // One of several games can be chosen by a click or by Enter.
@@ -74,7 +76,10 @@ export function fit() {
   screens.style.setProperty("--columns", columns);
   screens.classList.toggle("several", grid !== null);
   const width = (screens.clientWidth - 12 * (columns - 1)) / columns;
-  const height = grid === null ? Math.max(window.innerHeight - 300, 220) : Math.max(window.innerHeight - 300, 420) / rows - 40;
+  // below the pictures are the controls, which are to be seen without scrolling
+  const others = header.offsetHeight + stage.offsetHeight - screens.offsetHeight + (canvases.length > 1 ? 32 : 8);
+  const free = Math.max(window.innerHeight - others, 220);
+  const height = grid === null ? free : Math.max(free, 420) / rows - 32;
   for (const canvas of canvases) {
     const scale = Math.max(1, Math.floor(Math.min(width / canvas.width, height / canvas.height) * ratio)) / ratio;
     canvas.style.width = `${canvas.width * scale}px`;
@@ -88,15 +93,17 @@ window.addEventListener("resize", fit);
 export function png(scale) {
   const canvases = [...screens.querySelectorAll("canvas")];
   const gap = 8;
+  const columns = grid?.columns ?? canvases.length;
+  const widest = Math.max(...canvases.map((canvas) => canvas.width * scale)) + gap;
+  const highest = Math.max(...canvases.map((canvas) => canvas.height * scale)) + gap;
   const whole = document.createElement("canvas");
-  whole.width = canvases.reduce((sum, canvas) => sum + canvas.width * scale, gap * (canvases.length - 1));
-  whole.height = Math.max(...canvases.map((canvas) => canvas.height * scale));
+  whole.width = columns * widest - gap;
+  whole.height = Math.ceil(canvases.length / columns) * highest - gap;
   const context = whole.getContext("2d");
   context.imageSmoothingEnabled = false;
-  let left = 0;
-  for (const canvas of canvases) {
-    context.drawImage(canvas, left, 0, canvas.width * scale, canvas.height * scale);
-    left += canvas.width * scale + gap;
-  }
+  canvases.forEach((canvas, number) => {
+    const [left, top] = [(number % columns) * widest, Math.floor(number / columns) * highest];
+    context.drawImage(canvas, left, top, canvas.width * scale, canvas.height * scale);
+  });
   return new Promise((resolve) => whole.toBlob(resolve, "image/png"));
 }
