@@ -75,15 +75,16 @@ class Dreamer:
 
     @property
     def temperature(self) -> float | None:
-        """Of what the model draws; None for what it drew when the policy learned in it.
-
-        Raises:
-            ValueError: on setting, where the model has none.
-        """
+        """Of what the model draws; None for what it drew when the policy learned in it."""
         return self._model.temperature if isinstance(self._model, Tempered) else None
 
     @temperature.setter
     def temperature(self, value: float | None) -> None:
+        """Sets it.
+
+        Raises:
+            ValueError: it is out of range, or the model has none.
+        """
         if value is not None and not 0 <= value <= MAX_TEMPERATURE:
             raise ValueError(f"temperature must be from 0 to {MAX_TEMPERATURE:g}, found {value}")
         if isinstance(self._model, Tempered):

@@ -172,6 +172,11 @@ class Session:
 
     @temperature.setter
     def temperature(self, value: float | None) -> None:
+        """Sets it.
+
+        Raises:
+            ValueError: there is no world model, or see `Dreamer`.
+        """
         if self._dreamer is None:
             raise ValueError(f"temperature is a world model's, which there is none of, found {value}")
         self._dreamer.temperature = value

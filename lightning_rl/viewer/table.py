@@ -67,6 +67,7 @@ class Table:
 
     @is_paused.setter
     def is_paused(self, value: bool) -> None:
+        """Lets time stand still, or go on, in every game."""
         for session in self.sessions:
             session.is_paused = value
 

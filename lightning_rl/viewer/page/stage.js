@@ -67,23 +67,30 @@ function choosable(box, number) {
   box.setAttribute("aria-pressed", String(number === grid.chosen));
 }
 
+// How much larger than its pixels a picture can be shown with so many beside each other.
+function scale(canvases, columns) {
+  const rows = Math.ceil(canvases.length / columns);
+  const ratio = window.devicePixelRatio || 1;
+  const caption = canvases.length > 1 ? 32 : 0;
+  // below the pictures are the controls, which are to be seen without scrolling
+  const others = header.offsetHeight + stage.offsetHeight - screens.offsetHeight + 8;
+  const free = Math.max(window.innerHeight - others, canvases.length > 1 ? 420 : 220);
+  const width = (screens.clientWidth - 12 * (columns - 1)) / columns;
+  const height = free / rows - caption;
+  const fits = Math.min(...canvases.map((canvas) => Math.min(width / canvas.width, height / canvas.height)));
+  return Math.max(1, Math.floor(fits * ratio)) / ratio;
+}
+
 export function fit() {
   const canvases = [...screens.querySelectorAll("canvas")];
   if (canvases.length === 0 || canvases[0].width === 0) return;
-  const ratio = window.devicePixelRatio || 1;
-  const columns = grid?.columns ?? Math.min(canvases.length, screens.clientWidth < 520 ? 2 : 3);
-  const rows = Math.ceil(canvases.length / columns);
-  screens.style.setProperty("--columns", columns);
   screens.classList.toggle("several", grid !== null);
-  const width = (screens.clientWidth - 12 * (columns - 1)) / columns;
-  // below the pictures are the controls, which are to be seen without scrolling
-  const others = header.offsetHeight + stage.offsetHeight - screens.offsetHeight + (canvases.length > 1 ? 32 : 8);
-  const free = Math.max(window.innerHeight - others, 220);
-  const height = grid === null ? free : Math.max(free, 420) / rows - 32;
+  screens.style.setProperty("--columns", grid?.columns ?? 1);
+  const columns = grid === null ? canvases.map((_, number) => number + 1) : [grid.columns];
+  const best = Math.max(...columns.map((number) => scale(canvases, number)));
   for (const canvas of canvases) {
-    const scale = Math.max(1, Math.floor(Math.min(width / canvas.width, height / canvas.height) * ratio)) / ratio;
-    canvas.style.width = `${canvas.width * scale}px`;
-    canvas.style.height = `${canvas.height * scale}px`;
+    canvas.style.width = `${canvas.width * best}px`;
+    canvas.style.height = `${canvas.height * best}px`;
   }
 }
 
