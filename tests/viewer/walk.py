@@ -1,6 +1,7 @@
 """A game to look at: a white column that walks left and right, and a policy that always wants to go right."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -151,6 +152,9 @@ def none(_header: dict[str, Any]) -> bool:
     return False
 
 
+_PATIENCE = 120.0
+
+
 class Talk:
     """A window that a test opens by itself.
 
@@ -189,7 +193,9 @@ class Talk:
 
     def until(self, fits: Callable[[dict[str, Any]], object], kind: str = "frame") -> dict[str, Any]:
         """The next message of a kind for which something holds."""
+        end = time.monotonic() + _PATIENCE
         while True:
             header, images = self.hear()
+            assert time.monotonic() < end, f"the last message is {header}"
             if header["type"] == kind and fits(header):
                 return {**header, "bytes": images}
