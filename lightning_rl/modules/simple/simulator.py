@@ -16,6 +16,8 @@ from lightning_rl.networks.world_model.next_frame import NextFramePredictor
 from lightning_rl.networks.world_model.timing_signal import TimingSignal
 from lightning_rl.types import ImaginedStep
 
+_COLDEST = 1e-4  # at which the likeliest outcome is certain, and logits divided by it are still finite
+
 
 class Simulator:
     """Steps a world model; implements `WorldModel`. Build a new one after the model has learned.
@@ -25,7 +27,14 @@ class Simulator:
         reward_values: rewards that the classes of its reward head stand for.
         micro_batches: step parts of the games in threads (CPU); null steps all at once (GPU).
         precision: enters the autocast context of predictions.
+
+    Attributes:
+        temperature: draws rewards, ends of episodes and the latent from p^(1 / temperature); 0 takes the likeliest
+            ones. With None, the default, the latent is drawn from p, the reward is the likeliest one, and the
+            probability of an end is given as it is.
     """
+
+    temperature: float | None = None
 
     def __init__(
         self,
@@ -103,13 +112,19 @@ class Simulator:
         state: Tensor | None,
         generator: torch.Generator,
     ) -> ImaginedStep:
+        temperature = 1.0 if self.temperature is None else max(self.temperature, _COLDEST)
         with torch.no_grad(), self._precision():  # both are thread-local
-            step = self._model.imagine(seen, actions, generator, state=state)
+            step = self._model.imagine(seen, actions, generator, state=state, temperature=temperature)
+        rewards, ends = step.reward_probabilities.argmax(-1), step.end_probabilities
+        if self.temperature is not None:
+            rewards = step.reward_probabilities.to(generator.device).multinomial(1, generator=generator)[:, 0]
+            drawn = torch.rand(len(ends), generator=generator, device=generator.device)
+            rewards, ends = rewards.to(self._device), (drawn.to(ends) < ends).to(ends)
         return ImaginedStep(
             frames=step.frames,
-            rewards=self._reward_values[step.reward_probabilities.argmax(-1)],
+            rewards=self._reward_values[rewards],
             expected_rewards=step.reward_probabilities @ self._reward_values,
-            end_probabilities=step.end_probabilities,
+            end_probabilities=ends,
             state=step.state,
         )
 

@@ -72,9 +72,12 @@ class LatentInjection(nn.Module):
         used = _random_mask((len(bits), 1, 1, 1), mixing.use, generator, bits.device)
         return torch.where(used, self.injection(bottleneck, bits), bottleneck), prior_loss
 
-    def imagine(self, bottleneck: Float[Tensor, "N C H W"], generator: torch.Generator) -> Float[Tensor, "N C H W"]:
+    def imagine(
+        self, bottleneck: Float[Tensor, "N C H W"], generator: torch.Generator, temperature: float = 1.0
+    ) -> Float[Tensor, "N C H W"]:
         """The bottleneck conditioned on a latent sampled from the prior."""
-        injected: Tensor = self.injection(bottleneck, self.prior.sample(bottleneck.flatten(1), generator))
+        bits = self.prior.sample(bottleneck.flatten(1), generator, temperature)
+        injected: Tensor = self.injection(bottleneck, bits)
         return injected
 
     def _noisy(

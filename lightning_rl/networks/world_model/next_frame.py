@@ -215,13 +215,15 @@ class NextFramePredictor(nn.Module):
         generator: torch.Generator | None,
         *,
         state: Float32[Tensor, "N S H W"] | None = None,
+        temperature: float = 1.0,
     ) -> NextFrame:
         """Predicts one step without dropout; the generator, on any device, samples the latent.
 
         Raises:
             ValueError: a latent must be sampled and there is no generator.
         """
-        return self._predict(obs, actions, state, partial(self._prior_latent, generator=generator), None)
+        inject = partial(self._prior_latent, generator=generator, temperature=temperature)
+        return self._predict(obs, actions, state, inject, None)
 
     def imagine(
         self,
@@ -230,14 +232,18 @@ class NextFramePredictor(nn.Module):
         generator: torch.Generator | None,
         *,
         state: Float32[Tensor, "N S H W"] | None = None,
+        temperature: float = 1.0,
     ) -> Imagined:
-        """Imagines one step with a latent that the generator samples from the prior."""
-        predicted = self.predict(obs, actions, generator, state=state)
-        ends = obs.new_zeros(len(obs)).float() if predicted.end_logits is None else predicted.end_logits.sigmoid()
+        """Imagines one step with a latent that the generator samples from the prior.
+
+        All probabilities p, the latent's among them, are those of p^(1 / temperature).
+        """
+        predicted = self.predict(obs, actions, generator, state=state, temperature=temperature)
+        ends = predicted.end_logits
         return Imagined(
             frames=self.likeliest(predicted.frames, obs),
-            reward_probabilities=predicted.reward_logits.softmax(-1),
-            end_probabilities=ends,
+            reward_probabilities=(predicted.reward_logits / temperature).softmax(-1),
+            end_probabilities=obs.new_zeros(len(obs)).float() if ends is None else (ends / temperature).sigmoid(),
             state=predicted.state,
         )
 
@@ -303,13 +309,13 @@ class NextFramePredictor(nn.Module):
         return injected, prior_loss
 
     def _prior_latent(
-        self, bottleneck: Tensor, action: Tensor, *, generator: torch.Generator | None
+        self, bottleneck: Tensor, action: Tensor, *, generator: torch.Generator | None, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor | None]:
         if self.latent is None:
             return bottleneck, None
         if generator is None:
             raise ValueError("generator must be given to sample the latent, found None")
-        return self.latent.imagine(bottleneck, generator), None
+        return self.latent.imagine(bottleneck, generator, temperature), None
 
 
 def _mean(images: Float[Tensor, "N C H W"]) -> Float32[Tensor, "N C"]:

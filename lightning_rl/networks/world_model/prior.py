@@ -66,7 +66,7 @@ class BitPrior(nn.Module):
         return nats.view_as(symbols).mean(1)
 
     def sample(
-        self, features: Float[Tensor, "N {self.num_features}"], generator: torch.Generator
+        self, features: Float[Tensor, "N {self.num_features}"], generator: torch.Generator, temperature: float = 1.0
     ) -> Float32[Tensor, "N {self.config.num_bits}"]:
         """A sampled latent, 1 and −1, from one uniform number per symbol; the generator may be on another device."""
         num_symbols = self.config.num_bits // self.config.bits_per_symbol
@@ -76,7 +76,8 @@ class BitPrior(nn.Module):
             inputs, state = self._initial(features)
             for uniform in uniforms.to(features.device):
                 outputs, state = self.lstm(inputs, state)
-                cumulative = (self.logits(outputs.squeeze(1)).softmax(-1) * _ONE).long().cumsum(-1)
+                probabilities = (self.logits(outputs.squeeze(1)) / temperature).softmax(-1)
+                cumulative = (probabilities * _ONE).long().cumsum(-1)
                 # the last sum is left out: it is one up to rounding
                 symbols.append((cumulative[:, :-1] <= (uniform * _ONE).long()).sum(-1))
                 inputs = self._embedded(symbols[-1].unsqueeze(1))
