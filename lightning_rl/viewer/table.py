@@ -9,8 +9,6 @@ from lightning_rl.viewer.moments import Moment, Where
 from lightning_rl.viewer.scene import STEPS_A_SECOND, Scene, Show
 from lightning_rl.viewer.session import REMEMBERED, AtEnd, PlayedBy, Session
 
-MOST_GAMES = 16
-
 
 class Table:
     """One game or several side by side, of which one is chosen: it can be played by a person, rewound and kept.
@@ -171,8 +169,6 @@ class Table:
 
     def _do_grid(self, name: str, number: int) -> None:
         """Shows so many games: the chosen one, and others beside it."""
-        if number > MOST_GAMES:
-            raise ValueError(f"number must be from 1 to {MOST_GAMES}, found {number}")
         first, scenes = self.session, self.show.scenes
         if first.now.where != "game":
             first.go("game")
