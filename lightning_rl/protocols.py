@@ -138,6 +138,9 @@ class Agent(Policy, Protocol):
     def yardsticks(self, game: str) -> dict[str, Policy]:
         """Other policies that `test` plays on all levels of a game, by name."""
 
+    def check_finite(self) -> None:
+        """Raises a FloatingPointError where a loss of the updates so far was not finite."""
+
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         """Number of batches that `batches` yields for rollouts of this size."""
 

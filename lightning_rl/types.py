@@ -9,6 +9,14 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; on the way to a GPU through pinned memory, because any other copy waits for its queue."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 State = dict[str, Any]
 """Saved state: tensors, numbers, strings, and lists and dicts of them, which load with `weights_only=True`."""
 
@@ -22,8 +30,8 @@ class TensorFields:
     """Base of frozen dataclasses of tensors; `to` lets Lightning move them to a device as batches."""
 
     def to(self: Fields, device: torch.device) -> Fields:
-        """The same data on `device`."""
-        return self.map_tensors(lambda tensor: tensor.to(device))
+        """The same data on `device`; a GPU copies it while the caller goes on."""
+        return self.map_tensors(lambda tensor: moved(tensor, device))
 
     def map_tensors(self: Fields, function: Callable[[Tensor], Tensor]) -> Fields:
         """Applies `function` to every tensor, including those of nested dataclasses."""

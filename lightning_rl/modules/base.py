@@ -1,6 +1,5 @@
 """Base class of the methods: acting, the training step, gradient clipping and evaluation."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from lightning_rl.cpu.bfloat16 import cpu_has_bf16
 from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gradients, threads
 from lightning_rl.distributed import collectives
+from lightning_rl.modules.finite import Unread
 from lightning_rl.modules.hyper_parameters import as_plain, constructor_options, from_plain
 from lightning_rl.modules.iteration_metrics import IterationMetrics
 from lightning_rl.modules.optimizers import check_factories, configured, fuse, partial_of_class, take_options
@@ -34,8 +34,6 @@ from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.runs.lightning_private import attached_trainer, find_unused_parameters
 from lightning_rl.runs.random_states import RandomStates
 from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
-
-_STATE_BEFORE = "the newest checkpoint holds the state before it"
 
 
 @runtime_checkable
@@ -117,6 +115,7 @@ class RLModule(LightningModule, ABC):
         self.validation_returns: dict[str, float] = {}
         self._autocast: torch.dtype | None = None
         self._stops_at_boundary = False
+        self._unread = Unread()
 
     @classmethod
     @abstractmethod
@@ -241,7 +240,7 @@ class RLModule(LightningModule, ABC):
         else:
             parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
             loss, logged = accumulate_gradients(jobs, parameters, num_threads=self.micro_batches.num_threads)
-        self._require_finite(logged)
+        self._unread.add({key: value for key, value in logged.items() if key.startswith("loss/")})
         self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch))
         return loss
 
@@ -258,10 +257,21 @@ class RLModule(LightningModule, ABC):
         logged = {f"loss/{name}": loss.detach() for name, loss in losses.items()} | metrics
         return Part(total * share, {key: value * share for key, value in logged.items()})
 
-    def _require_finite(self, logged: dict[str, Tensor]) -> None:
-        for key, value in logged.items():
-            if key.startswith("loss/") and not math.isfinite(value):
-                raise FloatingPointError(f"{key} is {float(value)}; {_STATE_BEFORE}")
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Steps; at an epoch's last batch, before anything is judged or saved, what is not finite ends the run."""
+        super().optimizer_step(*args, **kwargs)
+        if self.trainer.is_last_batch:
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Reads the losses and gradient norms of the updates since the last call, all at once.
+
+        Reading each when it is computed would let a GPU run out of work.
+
+        Raises:
+            FloatingPointError: one of them was not finite; the first is named.
+        """
+        self._unread.check()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Says in the file which method it is of, and with which options it was built, as plain containers."""
@@ -345,9 +355,10 @@ class RLModule(LightningModule, ABC):
         if gradient_clip_val is not None:
             raise ValueError("trainer.gradient_clip_val must be null: model.max_grad_norm clips each parameter group")
         for group in optimizer.param_groups:
-            norm = nn.utils.clip_grad_norm_(group["params"], group.get("max_grad_norm", self.max_grad_norm))
-            if not math.isfinite(norm) and not self._skips_infinite_gradients:
-                raise FloatingPointError(f"the norm of a gradient is {float(norm)}; {_STATE_BEFORE}")
+            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+            norm = nn.utils.clip_grad_norm_(trained, group.get("max_grad_norm", self.max_grad_norm))
+            if trained and not self._skips_infinite_gradients:
+                self._unread.add({"the norm of a gradient": norm})
 
     @property
     def _skips_infinite_gradients(self) -> bool:

@@ -281,6 +281,6 @@ class ImpalaModule(RLModule):
             "policy/entropy": entropies.detach().mean(),
             "vtrace/rho_mean": rhos.mean(),
             "vtrace/clipped_fraction": (rhos > (self.max_rho or torch.inf)).float().mean(),
-            "vtrace/policy_lag": torch.tensor(float(batch.policy_lag), device=rhos.device),
+            "vtrace/policy_lag": rhos.new_full((), batch.policy_lag),
         }
         return Objective(losses, metrics)

@@ -196,8 +196,8 @@ class ImpalaVAEModule(ImpalaModule):
         if self.vae_config.minibatch_size is not None:
             frames = rollout.obs[:-1].flatten(0, 1)  # the last frames are the first of the next unrolls
             passes: dict[str, Any] = {"epochs": 1, "minibatch_size": self.vae_config.minibatch_size}
-            for indices in shuffled(len(frames), generator=source.generator, **passes):
-                yield Frames(obs=frames[indices.to(self.device)])
+            for indices in shuffled(len(frames), generator=source.generator, device=self.device, **passes):
+                yield Frames(obs=frames[indices])
 
     def _surprise_rewards(self, rollout: Rollout, memory: dict[str, Tensor]) -> Float32[Tensor, "T B"] | None:
         if self.surprise is None:

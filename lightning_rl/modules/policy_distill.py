@@ -168,6 +168,7 @@ class PolicyDistillModule(PPOModule):
         self.teacher_share = teacher_share
         self.teacher_share_steps = teacher_share_steps
         self.register_buffer("steps_taught", torch.zeros((), dtype=torch.int64))
+        self._taught = 0  # as the CPU knows it from the beginning of an iteration on
         self.games = tuple(games)
         self.teacher: ExportedPolicy | None = None
         self.teachers = nn.ModuleDict()
@@ -285,17 +286,20 @@ class PolicyDistillModule(PPOModule):
             source: plays.
             state_size: length of the student's recurrent state, the first part of the rollout's.
         """
+        self._taught = int(self.steps_taught)
         teacher_share = self.teacher_share * self._remaining(self.teacher_share_steps)
         sizes = {"num_games": max(1, len(self.games)), "state_size": state_size}
         lesson = Lesson(self, self._teaching(), teacher_share=teacher_share, **sizes)
         rollout, logits, values = lesson.collected(source)
-        self.steps_taught += rollout.actions.numel() * collectives.world_size()
+        steps = rollout.actions.numel() * collectives.world_size()
+        self.steps_taught += steps
+        self._taught += steps
         taught = {"teacher_logits": logits.to(self.device), "teacher_values": values.to(self.device)}
         return rollout.to(self.device), taught
 
     def _remaining(self, steps: int | None) -> float:
         """What is left, between one and zero, of something that falls to zero over so many env steps."""
-        return 1.0 if steps is None else max(0.0, 1 - int(self.steps_taught) / steps)
+        return 1.0 if steps is None else max(0.0, 1 - self._taught / steps)
 
     def weights(self, batch: Any) -> dict[str, float]:
         """PPO's weights where its losses are learned from, and that of the divergence, which may fall."""

@@ -142,9 +142,9 @@ class RecurrentPolicyDistillModule(PolicyDistillModule):
         """One rollout, what the teacher says of it, then sequences of shuffled environments."""
         rollout, taught = self.lesson(source, state_size=self._state_size)
         sequences = TaughtSequences.from_rollout(rollout, taught, state_size=self._state_size)
-        passes = {"epochs": self.epochs, "minibatch_size": self.minibatch_size // len(sequences.obs)}
-        for environments in list(shuffled(len(sequences), generator=source.generator, **passes)):
-            yield sequences.columns(environments.to(self.device))
+        passes: dict[str, Any] = {"epochs": self.epochs, "minibatch_size": self.minibatch_size // len(sequences.obs)}
+        for environments in shuffled(len(sequences), generator=source.generator, device=self.device, **passes):
+            yield sequences.columns(environments)
 
     def objective(self, batch: TaughtSequences, generator: torch.Generator) -> Objective:  # type: ignore[override]  # its own
         """The divergence from the teacher, and the regression to the teacher's values by option."""
