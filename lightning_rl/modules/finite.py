@@ -9,20 +9,21 @@ _STATE_BEFORE = "the newest checkpoint holds the state before it"
 
 
 class Unread:
-    """Numbers that are still on the device that computes them."""
+    """Numbers that are still on the device that computes them; reading each at once would let a GPU run out of work."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
         self._values: list[Tensor] = []
 
-    def add(self, numbers: dict[str, Tensor]) -> None:
+    def add(self, name: str, *values: Tensor) -> None:
         """Keeps numbers of an update.
 
         Args:
-            numbers: scalars without gradient, by their name in messages.
+            name: what messages call them.
+            *values: scalars without gradient.
         """
-        self._names += numbers
-        self._values += numbers.values()
+        self._names += [name] * len(values)
+        self._values += values
 
     def check(self) -> None:
         """Reads and forgets all of them.

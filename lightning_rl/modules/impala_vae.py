@@ -187,7 +187,8 @@ class ImpalaVAEModule(ImpalaModule):
         rollout = source.collect(self)
         noise = rollout.behavior_noise
         if noise is not None:  # the last frame was not acted on yet, so it has no noise
-            noise = torch.cat([noise, torch.randn(noise[:1].shape, generator=source.generator)]).to(self.device)
+            last = torch.randn(noise[:1].shape, generator=source.generator)
+            noise = torch.cat([noise.to(self.device), last.to(self.device)])
         rollout = rollout.to(self.device)
         unrolls = self.unrolls(rollout)
         surprise = self._surprise_rewards(rollout, source.memory)

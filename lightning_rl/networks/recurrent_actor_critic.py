@@ -86,7 +86,7 @@ class RecurrentActorCritic(nn.Module):
     ) -> RecurrentOutput:
         """Unrolls the network over time."""
         shape = obs.shape[:2]
-        boundaries = _boundaries(starts)  # read before a GPU has the torso to compute, which reading would wait for
+        boundaries = opening_steps(starts)  # read before a GPU has the torso to compute, which reading would wait for
         features = self.torso(obs.flatten(0, 1)).unflatten(0, shape)
         with torch.autocast(features.device.type, enabled=False):
             inputs = self._lstm_inputs(features, latents, previous_actions, previous_rewards)
@@ -160,7 +160,7 @@ class RecurrentActorCritic(nn.Module):
         return outputs, hidden.squeeze(0), cell.squeeze(0)
 
 
-def _boundaries(starts: Bool[Tensor, "T B"]) -> list[int]:
+def opening_steps(starts: Bool[Tensor, "T B"]) -> list[int]:
     """The steps after the first in which an episode starts in some environment."""
     opening: list[int] = starts[1:].any(1).nonzero().flatten().add(1).tolist()
     return opening

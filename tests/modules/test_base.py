@@ -128,7 +128,7 @@ class ActsBeforeLearning(Callback):
 
     logits: Tensor
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         assert isinstance(pl_module, PPOModule)
         self.logits = pl_module.act(batch.obs.numpy(), generator()).logits
 
@@ -252,8 +252,9 @@ def test_what_is_not_finite_is_named_before_the_next_rollout_of_its_epoch() -> N
 
 def test_the_first_number_that_is_not_finite_is_named_once() -> None:
     unread = Unread()
-    unread.add({"loss/policy": torch.tensor(1.0), "loss/value": torch.tensor(float("inf"))})
-    unread.add({"loss/policy": torch.tensor(float("nan"))})
+    unread.add("loss/policy", torch.tensor(1.0))
+    unread.add("loss/value", torch.tensor(2.0), torch.tensor(float("inf")))
+    unread.add("loss/policy", torch.tensor(float("nan")))
 
     with pytest.raises(FloatingPointError, match=r"^loss/value is inf; the newest checkpoint holds the state before"):
         unread.check()

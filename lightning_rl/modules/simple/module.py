@@ -19,7 +19,7 @@ from lightning_rl.modules.base import Objective, RLModule
 from lightning_rl.modules.optimizers import JointOptimizer, adam
 from lightning_rl.modules.ppo import PPOBatch, Trajectories, normalized_over_ranks, ppo_objective
 from lightning_rl.modules.simple.outer_loop import OuterLoopConfig, Slice
-from lightning_rl.modules.simple.simulator import Simulator
+from lightning_rl.modules.simple.simulator import Simulator, forget
 from lightning_rl.modules.simple.world_model import (
     COLORS,
     REWARD_CUTOFF,
@@ -87,8 +87,7 @@ class SimPLeModule(RLModule):
     slice_index: Tensor
     world_model_updates: Tensor
     imagined_steps: Tensor
-    _updates: int | None = None
-    """Of the world model, as the CPU counts them while a slice runs."""
+    _updates: int | None = None  # of the world model, as the CPU counts them while a slice runs
 
     def __init__(
         self,
@@ -205,13 +204,7 @@ class SimPLeModule(RLModule):
         Raises:
             ValueError: says what has changed.
         """
-        options = self.options
-        changed = {
-            "Adafactor": options.optimizer == "adafactor",
-            "the latent's posterior": options.latent is not None,
-            "the recurrent model's frame loss": options.recurrent_size > 0,
-        }
-        names = [name for name, concerns in changed.items() if concerns]
+        names = self.options.changed_since_recipe_1
         found = checkpoint[METADATA].get("recipe", 1)
         if names and found != RECIPE:
             raise ValueError(
@@ -304,9 +297,9 @@ class SimPLeModule(RLModule):
         self._updates = int(self.world_model_updates)
         if now.collects:
             rollout = source.collect(self)
-            source.replay.append(rollout)
+            source.replay.append(rollout.to(torch.device("cpu")))
             if self.learn_from_real:
-                last_values = self.act(rollout.obs[-1].numpy(), source.generator).values
+                last_values = self.act(rollout.obs[-1].cpu().numpy(), source.generator).values
                 yield from self._minibatches(rollout.to(self.device), last_values.to(self.device), source.generator)
         if now.phase == "world model":
             yield from self._real_windows(source.replay, source.generator, now.size)
@@ -333,15 +326,20 @@ class SimPLeModule(RLModule):
 
     def simulator(self) -> Simulator:
         """The current world model as an environment that can be stepped."""
-        return Simulator(
-            self.world_model, self.reward_values, micro_batches=self.micro_batches, precision=self.precision
-        )
+        options: dict[str, Any] = {"micro_batches": self.micro_batches, "precision": self.precision}
+        return Simulator(self.world_model, self.reward_values, is_captured=self.is_captured, **options)
+
+    def teardown(self, stage: str) -> None:
+        """Frees what was captured."""
+        super().teardown(stage)
+        forget(self.world_model)
 
     def imagined_rollout(self, replay: Replay, generator: torch.Generator) -> Rollout:
         """A rollout of the policy in the world model, starting from real frames of the newest real rollout."""
+        device = self.device if self.is_captured else torch.device("cpu")  # where frames wait for the policy
         env = ImaginedVectorEnv(
             self.simulator(),
-            lambda number, stream: replay.starts(number, generator=stream),
+            lambda number, stream: moved(replay.starts(number, generator=stream), device),
             num_envs=self.num_imagined_envs,
             num_actions=self.num_actions,
             generator=generator,

@@ -118,6 +118,16 @@ class WorldModelConfig:
         extra = {"end": self.predict_ends, "prior": self.latent is not None}
         return weights | {name: 1.0 for name, is_there in extra.items() if is_there}
 
+    @property
+    def changed_since_recipe_1(self) -> list[str]:
+        """What of this model learned in another way by recipe 1."""
+        changed = {
+            "Adafactor": self.optimizer == "adafactor",
+            "the latent's posterior": self.latent is not None,
+            "the recurrent model's frame loss": self.recurrent_size > 0,
+        }
+        return [name for name, concerns in changed.items() if concerns]
+
     def build(self, obs_shape: Sequence[int], num_actions: int, *, num_rewards: int) -> NextFramePredictor:
         """Builds the network with random initial weights.
 

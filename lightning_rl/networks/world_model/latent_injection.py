@@ -73,9 +73,11 @@ class LatentInjection(nn.Module):
         used = _random_mask((len(bits), 1, 1, 1), mixing.use, generator, bits.device)
         return torch.where(used, self.injection(bottleneck, bits), bottleneck), prior_loss
 
-    def imagine(self, bottleneck: Float[Tensor, "N C H W"], generator: torch.Generator) -> Float[Tensor, "N C H W"]:
-        """The bottleneck conditioned on a latent sampled from the prior."""
-        injected: Tensor = self.injection(bottleneck, self.prior.sample(bottleneck.flatten(1), generator))
+    def imagine(
+        self, bottleneck: Float[Tensor, "N C H W"], drawn: torch.Generator | Float32[Tensor, "Q N 1"]
+    ) -> Float[Tensor, "N C H W"]:
+        """The bottleneck conditioned on a latent that `drawn` samples from the prior; see `BitPrior.sample`."""
+        injected: Tensor = self.injection(bottleneck, self.prior.sample(bottleneck.flatten(1), drawn))
         return injected
 
     def _noisy(

@@ -24,6 +24,8 @@ from lightning_rl.networks.world_model.timing_signal import TimingSignal
 Pixels = Literal["softmax", "squared"]
 Pooling = Literal["mean", "mean_max"]
 LatentSource = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+Drawn = torch.Generator | Float32[Tensor, "Q N 1"] | None
+"""Uniform numbers, or the generator that draws them; None where nothing is sampled."""
 
 
 class NextFrame(NamedTuple):
@@ -203,7 +205,7 @@ class NextFramePredictor(nn.Module):
             ValueError: a latent must be sampled and there is no generator.
         """
         if target is None:
-            return self._predict(obs, actions, state, partial(self._prior_latent, generator=generator), generator)
+            return self._predict(obs, actions, state, partial(self._prior_latent, drawn=generator), generator)
         images = torch.cat([standardized(obs), standardized(target)], dim=1)
         inject = partial(self._posterior_latent, images=images, mixing=mixing, generator=generator)
         return self._predict(obs, actions, state, inject, generator)
@@ -212,27 +214,27 @@ class NextFramePredictor(nn.Module):
         self,
         obs: UInt8[Tensor, "N H W K"],
         actions: Int64[Tensor, "N"],
-        generator: torch.Generator | None,
+        drawn: Drawn,
         *,
         state: Float32[Tensor, "N S H W"] | None = None,
     ) -> NextFrame:
-        """Predicts one step without dropout; the generator, on any device, samples the latent.
+        """Predicts one step without dropout; `drawn` samples the latent; see `uniforms`.
 
         Raises:
-            ValueError: a latent must be sampled and there is no generator.
+            ValueError: a latent must be sampled and nothing is drawn.
         """
-        return self._predict(obs, actions, state, partial(self._prior_latent, generator=generator), None)
+        return self._predict(obs, actions, state, partial(self._prior_latent, drawn=drawn), None)
 
     def imagine(
         self,
         obs: UInt8[Tensor, "N H W K"],
         actions: Int64[Tensor, "N"],
-        generator: torch.Generator | None,
+        drawn: Drawn,
         *,
         state: Float32[Tensor, "N S H W"] | None = None,
     ) -> Imagined:
-        """Imagines one step with a latent that the generator samples from the prior."""
-        predicted = self.predict(obs, actions, generator, state=state)
+        """Imagines one step with a latent that `drawn` samples from the prior; see `uniforms`."""
+        predicted = self.predict(obs, actions, drawn, state=state)
         ends = obs.new_zeros(len(obs)).float() if predicted.end_logits is None else predicted.end_logits.sigmoid()
         return Imagined(
             frames=self.likeliest(predicted.frames, obs),
@@ -240,6 +242,10 @@ class NextFramePredictor(nn.Module):
             end_probabilities=ends,
             state=predicted.state,
         )
+
+    def uniforms(self, number: int, generator: torch.Generator) -> Float32[Tensor, "Q N 1"] | None:
+        """Numbers that sample the latents of so many frames; None without a latent."""
+        return None if self.latent is None else self.latent.prior.uniforms(number, generator)
 
     def likeliest(
         self, frames: Float32[Tensor, "N H W C V"], obs: UInt8[Tensor, "N H W K"]
@@ -302,14 +308,12 @@ class NextFramePredictor(nn.Module):
         injected, prior_loss = self.latent(bottleneck, images, action, mixing, generator)
         return injected, prior_loss
 
-    def _prior_latent(
-        self, bottleneck: Tensor, action: Tensor, *, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def _prior_latent(self, bottleneck: Tensor, action: Tensor, *, drawn: Drawn) -> tuple[Tensor, Tensor | None]:
         if self.latent is None:
             return bottleneck, None
-        if generator is None:
+        if drawn is None:
             raise ValueError("generator must be given to sample the latent, found None")
-        return self.latent.imagine(bottleneck, generator), None
+        return self.latent.imagine(bottleneck, drawn), None
 
 
 def _mean(images: Float[Tensor, "N C H W"]) -> Float32[Tensor, "N C"]:
