@@ -42,7 +42,7 @@ COMPOSED: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "impala_vae_cpu": (("impala_vae", "scale/impala_cpu", "scale/impala_vae_cpu"), {}),
     "impala_vae_sm": (("impala_vae", "variants/surprise"), {}),
     "ppo_distill_rnd": (("ppo", "variants/rnd"), {}),
-    "quickstart": (("ppo_distill_rnd", "hardware/cpu", "scale/quickstart"), {}),
+    "quickstart": (("ppo", "scale/quickstart"), {}),
     "simple_cpu": (("simple", "scale/simple_cpu"), {"data__game": "chaser"}),
     "simple_atari_cpu": (("simple_atari", "scale/simple_cpu", "scale/simple_atari_cpu"), {"data__game": "ms_pacman"}),
 }

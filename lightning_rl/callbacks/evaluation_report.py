@@ -34,7 +34,7 @@ class EvaluationReport(Callback):
     Args:
         run_dir: folder for `test.json`.
         method: method named in the report.
-        checkpoint: checkpoint named in the report.
+        checkpoint: tells the checkpoint that the report names, once it is judged; None without one.
         games: tells the data module's class path and options, for `episodes.npz`; None to write none.
     """
 
@@ -43,7 +43,7 @@ class EvaluationReport(Callback):
         run_dir: Path,
         *,
         method: str,
-        checkpoint: Path | None,
+        checkpoint: Callable[[], Path | None],
         games: Callable[[], tuple[str, dict[str, Any]]] | None = None,
     ) -> None:
         self._path = run_dir / "test.json"
@@ -76,12 +76,12 @@ class EvaluationReport(Callback):
         """Prints the table and writes `test.json`."""
         if not trainer.is_global_zero:
             return
-        data = data_of(trainer)
+        data, checkpoint = data_of(trainer), self._checkpoint()
         head = {
             "method": self._method,
             "game": data.game,
             "distribution_mode": data.distribution_mode,
-            "checkpoint": None if self._checkpoint is None else str(self._checkpoint),
+            "checkpoint": None if checkpoint is None else str(checkpoint),
             "env_steps": data.env_steps,
         }
         played = zip(data.each_game, self._episodes.values(), strict=True)

@@ -1,7 +1,5 @@
 """The `lightning-rl` command: LightningCLI with run folders."""
 
-import shlex
-import sys
 from argparse import SUPPRESS
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +24,7 @@ from lightning_rl.callbacks.time_limit import TimeLimit
 from lightning_rl.callbacks.validation_pace import ValidationPace
 from lightning_rl.callbacks.video import RecordMedia
 from lightning_rl.callbacks.world_model_report import WorldModelReport
-from lightning_rl.cli import machine, replay, seeds
+from lightning_rl.cli import machine, replay, run_end, seeds
 from lightning_rl.cli.config_files import (
     asked_data_class,
     check_configs,
@@ -142,6 +140,9 @@ class RunCLI(StagedCLI):
             type=bool,
             default=False,
             help="Accept a checkpoint of another number of ranks, actors or environments; games start anew.",
+        )
+        parser.add_argument(
+            "--test_at_end", type=bool, default=False, help="Run `test` once `fit` has trained its last env step."
         )
         for option, meaning in self._taken_before.items():  # for the help: `main` takes them before
             parser.add_argument(option, type=str, default=SUPPRESS, help=meaning)
@@ -284,6 +285,7 @@ class RunCLI(StagedCLI):
     def _callbacks(self) -> list[Callback]:
         metadata = {"method": self.method, "game": self.game, "run_id": self.location.run_id, "version": __version__}
         metadata["precision"] = full_name(self.saved_config.trainer.precision)
+        named: dict[str, Any] = {"method": self.method, "checkpoint": lambda: self._trained}
         return [
             SameStart(self._start),
             RunFolder(self.run_dir, config=self.saved_config, parser=self.subcommand_parser),
@@ -293,7 +295,7 @@ class RunCLI(StagedCLI):
             AutoencoderPictures(self.run_dir, title=f"{self.method} on {self.game}"),
             WorldModelReport(self.run_dir, title=f"{self.method} on {self.game}"),
             RecordMedia(self.run_dir, title=f"{self.method} on {self.game}"),
-            EvaluationReport(self.run_dir, method=self.method, checkpoint=self.checkpoint, games=self.played_games),
+            EvaluationReport(self.run_dir, **named, games=self.played_games),
         ]
 
     def resolved(self) -> dict[str, Any]:
@@ -324,11 +326,24 @@ class RunCLI(StagedCLI):
         if self.complete and self.checkpoint is not None:
             steps = self.datamodule.total_env_steps
             say(f"{self.checkpoint} has reached data.total_env_steps {steps}: nothing to do; give more to continue")
-            return
-        if self.saves and self.trainer.is_global_zero:
+        elif self.saves and self.trainer.is_global_zero:
             self._train_alone()
         else:
             self._run()
+        if not self.saves:
+            return
+        if tests := self.config[self.subcommand].test_at_end:
+            run_end.test(self.trainer, self.model, self.datamodule, checkpoint=self._trained)
+        if self.trainer.is_global_zero and not self.complete and self.stopper.received is None:
+            run_end.print_files(self.run_dir, tested=tests)
+            run_end.tell_what_ended_it(self.trainer, run_dir=self.run_dir, max_time=self.saved_config.trainer.max_time)
+
+    @property
+    def _trained(self) -> Path | None:
+        """What a `test` judges: the given checkpoint; at the end of `fit` the run's last, which may be that."""
+        if self.subcommand != "fit" or self.complete:
+            return self.checkpoint
+        return self.run_dir / checkpoint_files.LAST
 
     @property
     def saves(self) -> bool:
@@ -344,27 +359,9 @@ class RunCLI(StagedCLI):
         """
         with self.location.held_alone():
             self._run()
-        if self.stopper.received is None:
-            if checkpoint_files.LAST in self._checkpoint_io.unsaved:
-                last = self.run_dir / checkpoint_files.LAST
-                raise UnsavedError(f"{last} is older than the end of the run, which could not be saved")
-            self._print_files()
-            self._tell_what_ended_it()
-
-    def _tell_what_ended_it(self) -> None:
-        """Says what has ended a run before its budget."""
-        done, budget = self.datamodule.env_steps, self.datamodule.total_env_steps
-        if done >= budget:
-            return
-        most = self.trainer.max_epochs
-        limits = [callback for callback in callbacks_of(self.trainer) if isinstance(callback, TimeLimit)]
-        cause, remedy = "a callback", f"--run_dir {shlex.quote(str(self.run_dir))} --ckpt_path last goes on"
-        if most is not None and 0 <= most <= self.trainer.current_epoch:
-            cause, remedy = f"trainer.max_epochs {most}", "give more to continue"
-        elif any(limit.is_reached for limit in limits):
-            cause = f"trainer.max_time {self.saved_config.trainer.max_time}"
-            remedy += ", for as long again"
-        say(f"{cause} ended the run at {done} of data.total_env_steps {budget}; {remedy}")
+        if self.stopper.received is None and checkpoint_files.LAST in self._checkpoint_io.unsaved:
+            last = self.run_dir / checkpoint_files.LAST
+            raise UnsavedError(f"{last} is older than the end of the run, which could not be saved")
 
     def _run(self) -> None:
         with self.location.announced():
@@ -377,19 +374,6 @@ class RunCLI(StagedCLI):
             return 0
         environment = getattr(self.trainer.strategy, "cluster_environment", None)
         return 0 if isinstance(environment, LightningEnvironment) and self.trainer.local_rank else STOPPED
-
-    def _print_files(self) -> None:
-        last = self.run_dir / checkpoint_files.LAST
-        found = {
-            "checkpoint": last,
-            "video": self.run_dir / "media" / "episodes.mp4",
-            "metrics": self.run_dir / "metrics.csv",
-            "picture": self.run_dir / "media" / "learning_curve.png",
-            "vae": self.run_dir / "media" / "reconstructions.png",
-        }
-        lines = [f"{what:<11}{path}" for what, path in found.items() if path.exists()]
-        lines += [f"next:      lightning-rl test --ckpt_path {shlex.quote(str(last))}"]
-        sys.stdout.write("\n".join(lines) + "\n")
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -130,6 +130,7 @@ _OWN_OPTIONS = [
     "ckpt_path",
     "policy_from",
     "allow_inexact_resume",
+    "test_at_end",
 ]
 
 

@@ -15,7 +15,7 @@ from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.config_files import values, with_run_config
 from lightning_rl.cli.training_command import training_command
 from lightning_rl.data.datamodule import RolloutDataModule
-from lightning_rl.errors import UsageError, UsageParser
+from lightning_rl.errors import UsageError, UsageParser, check_option
 from lightning_rl.media.recorder import EpisodeRecorder
 from lightning_rl.modules.base import RLModule
 from lightning_rl.modules.hyper_parameters import as_plain
@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="--ckpt_path names the checkpoint or its run folder; --config and options of `test` are taken, too.",
     )
     options.add_argument("--out", type=Path, required=True, metavar="DIR", help="The policy folder to write.")
+    options.add_argument("--episodes", type=int, metavar="N", help="Play a video of N episodes; not that of the run.")
     options.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="How weights are stored.")
     for name, told in (
         ("onnx", "Write policy.onnx, too."),
@@ -110,6 +111,8 @@ def main(args: list[str]) -> int:
         raise UsageError(f"ckpt_path: {checkpoint[-1]} is exported already; give a checkpoint")
     out: Path = options.out
     _check_target(out, overwrite=options.overwrite)
+    if options.episodes is not None:
+        check_option("episodes", options.episodes, options.episodes >= 1, "at least 1")
     name = options.push and hub.repository(options.push)
     if not values(rest, "--run_dir"):
         rest = [*rest, "--run_dir", str(out.absolute().parent)]  # so that a run may be on a disk that is only read
@@ -165,7 +168,7 @@ def _write(out: Path, run: Checkpoint, options: argparse.Namespace) -> None:
     folder.write_config(out / folder.CONFIG, config)
     if options.onnx:
         (out / folder.ONNX).write_bytes(onnx_model(folder.load_policy(out)))
-    _write_video(out / folder.VIDEO, run)
+    _write_video(out / folder.VIDEO, run, episodes=options.episodes)
     card = model_card(config, name, results=_results(run), command=training_command(_resolved(run)))
     (out / folder.CARD).write_text(card, encoding="utf-8")
 
@@ -234,16 +237,17 @@ def _write_world_model(out: Path, model: RLModule, dtype: str, files: dict[str, 
     return options | {"reward_values": model.reward_values.tolist()}
 
 
-def _write_video(path: Path, run: Checkpoint) -> None:
-    """Copies the video that the end of the run has left, or plays one."""
+def _write_video(path: Path, run: Checkpoint, *, episodes: int | None) -> None:
+    """Copies the video that the end of the run has left, where no number of episodes is asked for, or plays one."""
     checkpoint = run.checkpoint or Path()
     own = checkpoint.parent / "media" / path.name
-    if checkpoint.name == checkpoint_files.LAST and own.is_file():
+    if episodes is None and checkpoint.name == checkpoint_files.LAST and own.is_file():
         shutil.copyfile(own, path)
         return
+    run.datamodule.predict_episodes = episodes or run.datamodule.predict_episodes
     recorder = EpisodeRecorder()
-    for episodes in run.datamodule.shown(run.model, greedy=run.model.greedy, watcher=recorder):
-        list(episodes)
+    for of_a_game in run.datamodule.shown(run.model, greedy=run.model.greedy, watcher=recorder):
+        list(of_a_game)
         recorder.next_game()
     recorder.write(path)
 

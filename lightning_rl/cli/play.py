@@ -5,30 +5,40 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import torch
+from jaxtyping import UInt8
 
 from lightning_rl.cli.config_files import values
 from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.export import load_checkpoint
-from lightning_rl.cli.registry import import_plugins
+from lightning_rl.cli.registry import data_class, import_plugins
+from lightning_rl.cli.run_location import judged_folder
 from lightning_rl.data.atari import AtariDataModule
 from lightning_rl.data.datamodule import RolloutDataModule
+from lightning_rl.data.episode_replay import ReplaysEpisodes
 from lightning_rl.data.procgen import ProcgenDataModule
+from lightning_rl.data.replay import ReplayBuffer
 from lightning_rl.envs.procgen_games import GAMES
 from lightning_rl.errors import UsageError, UsageParser
 from lightning_rl.modules.base import RLModule
 from lightning_rl.modules.simple.module import SimPLeModule
 from lightning_rl.protocols import ResumableVectorEnv
+from lightning_rl.runs.episodes_file import NAME, PlayedEpisode, read_episode, read_rows
 from lightning_rl.viewer.access import is_loopback
 from lightning_rl.viewer.keys import action_keys
 from lightning_rl.viewer.lenses import lens_of
 from lightning_rl.viewer.levels import Levels
+from lightning_rl.viewer.moments import Recorded
+from lightning_rl.viewer.scene import PlayedEpisodes, Scene, Show
 from lightning_rl.viewer.serving import DEFAULT_PORT, Viewer
-from lightning_rl.viewer.session import Scene
+from lightning_rl.viewer.table import Table
 
 _NOTEBOOKS = ("'self'", "http://127.0.0.1:*", "http://localhost:*", "vscode-webview:")
 """Sites whose pages may show this one inside them."""
@@ -85,8 +95,8 @@ def play(checkpoint: str | Path, *, height: int = 900, recordings: str | Path = 
     Raises:
         ValueError: the checkpoint cannot be played.
     """
-    shown = checkpoint_scene(["--ckpt_path", str(checkpoint)])
-    return Inline(Viewer(lambda: shown, recordings=Path(recordings), frames=_NOTEBOOKS), height)
+    shown = checkpoint_show(["--ckpt_path", str(checkpoint)])
+    return Inline(Viewer(lambda: Table(shown), recordings=Path(recordings), frames=_NOTEBOOKS), height)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,6 +111,15 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--game", metavar="NAME", help="A game of Procgen or Atari, without an agent.")
     options.add_argument("--distribution_mode", default="easy", help="Its difficulty, with --game of Procgen.")
     options.add_argument("--level", type=int, metavar="N", help="The level to begin with.")
+    options.add_argument(
+        "--horizon",
+        type=int,
+        metavar="N",
+        help="Steps after which the world model begins anew; 0: never, 50 by default.",
+    )
+    options.add_argument(
+        "--temperature", type=float, metavar="T", help="Of what the world model draws; 0: the likeliest."
+    )
     options.add_argument("--host", default="127.0.0.1", help="Address to listen on; this machine only by default.")
     options.add_argument("--port", type=int, help=f"Port; {DEFAULT_PORT} or the next free one by default.")
     options.add_argument("--out", type=Path, default=Path("recordings"), metavar="DIR", help="Folder for recordings.")
@@ -122,10 +141,9 @@ def main(args: list[str]) -> int:
         ValueError: likewise.
     """
     options, rest = parser().parse_known_args(args)
-    shown = scene(options, rest)
+    played = table(options, rest)
     viewer = Viewer(
-        lambda: shown,
-        level=options.level,
+        lambda: played,
         host=options.host,
         port=options.port,
         recordings=options.out,
@@ -158,7 +176,7 @@ def _ended_by_signals(viewer: Viewer) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def scene(options: argparse.Namespace, rest: list[str]) -> Scene:
+def table(options: argparse.Namespace, rest: list[str]) -> Table:
     """What the command line asks for.
 
     Args:
@@ -173,14 +191,19 @@ def scene(options: argparse.Namespace, rest: list[str]) -> Scene:
     if options.game is not None:
         if rest:
             raise UsageError(f"game: --game is played without an agent and takes no {rest[0]}")
-        return scene_of(_data_of(options.game, options.distribution_mode), None)
-    if not checkpoint:
+        shown = show_of(_data_of(options.game, options.distribution_mode), None)
+    elif checkpoint:
+        shown = checkpoint_show(rest)
+    else:
         raise UsageError("ckpt_path: play needs a checkpoint, found none; give --ckpt_path FILE, or --game NAME")
-    return checkpoint_scene(rest)
+    if shown.scenes[0].world_model is None and (options.horizon, options.temperature) != (None, None):
+        name = "temperature" if options.horizon is None else "horizon"
+        raise UsageError(f"{name} is a world model's, and {shown.title} has none")
+    return Table(shown, level=options.level, horizon=options.horizon, temperature=options.temperature)
 
 
-def checkpoint_scene(args: list[str]) -> Scene:
-    """The scene of a checkpoint.
+def checkpoint_show(args: list[str]) -> Show:
+    """What there is to see of a checkpoint.
 
     Args:
         args: options of `test`.
@@ -189,21 +212,34 @@ def checkpoint_scene(args: list[str]) -> Scene:
         UsageError: an option or the checkpoint is wrong.
         ValueError: likewise.
     """
-    if not values(args, "--run_dir"):
+    folder = [Path(given) for given in values(args, "--run_dir")[-1:]]
+    if not folder:
         args = [*args, "--run_dir", tempfile.gettempdir()]  # nothing is written there; the run may be read-only
     import_plugins()
     run = load_checkpoint(args)
-    return scene_of(run.datamodule, run.model, method=run.method)
+    checkpoint = run.checkpoint or Path()
+    folder.append(checkpoint.parent if run.policy is None else judged_folder(run.policy.name))
+    shown = show_of(run.datamodule, run.model, method=run.method, replay=checkpoint.parent / "replay" / "rank0")
+    return replace(shown, episodes=episodes_in(folder, run.datamodule))
 
 
-def scene_of(data: RolloutDataModule, model: RLModule | None, *, method: str = "") -> Scene:
+def show_of(data: RolloutDataModule, model: RLModule | None, *, method: str = "", replay: Path | None = None) -> Show:
     """What is played, from the games of a data module.
 
     Args:
         data: builds the games.
         model: the agent; None without one.
         method: that trained it.
+        replay: where the real frames are that it has learned from.
     """
+    each = [cast(RolloutDataModule, one) for one in data.each_game]
+    lens, has_model = lens_of(model), isinstance(model, SimPLeModule)
+    scenes = [_scene_of(one, model, method) for one in each]
+    scenes = [replace(one, lens=lens, real_frames=_real_frames(data, replay) if has_model else None) for one in scenes]
+    return Show(scenes=scenes)
+
+
+def _scene_of(data: RolloutDataModule, model: RLModule | None, method: str) -> Scene:
     count, first = data.level_sets.get("train_levels", (0, 0))
     difficulty = f" ({data.distribution_mode})" if data.distribution_mode else ""
     return Scene(
@@ -216,13 +252,71 @@ def scene_of(data: RolloutDataModule, model: RLModule | None, *, method: str = "
         policy=None if model is None else model.eval(),
         greedy=model is not None and model.greedy,
         world_model=model.simulator() if isinstance(model, SimPLeModule) else None,
-        lens=lens_of(model),
     )
 
 
 def _game_of(data: RolloutDataModule, level: int) -> ResumableVectorEnv:
     """One game of one level; where the data module knows no levels, its seed makes the difference."""
     return data.games(1, (1, level), level)
+
+
+def _real_frames(
+    data: RolloutDataModule, folder: Path | None
+) -> Callable[[torch.Generator], UInt8[torch.Tensor, "1 H W D"]] | None:
+    """Draws from a run's real frames; None where they are gone or damaged, which is told."""
+    if folder is None or not folder.is_dir():
+        return None
+    buffer = ReplayBuffer(folder, game=data.game, num_frames=data.frame_stack)
+    try:
+        buffer.read_all()
+    except ValueError as error:
+        say(f"the world model does not begin at real frames: {error}")
+        return None
+    return buffer.stack
+
+
+def episodes_in(folders: Sequence[Path], data: RolloutDataModule) -> PlayedEpisodes | None:
+    """The episodes that `test` has left in the first folder that has some; None where they cannot be shown."""
+    path = next((found for folder in folders if (found := folder / NAME).is_file()), None)
+    if path is None:
+        return None
+    try:
+        rows = [row._replace(game=data.game_named(row.game)) for row in read_rows(path)]
+        rows = [row for row in rows if row.game in data.game_names]
+        games = _games_of(read_episode(path, rows[0].number)) if rows else data
+    except (ValueError, TypeError) as error:
+        say(f"the episodes of test are not shown: {error}")
+        return None
+    if not rows or (games.num_actions, games.obs_shape) != (data.num_actions, data.obs_shape):
+        say(f"the episodes of test are not shown: {path} is of other games")
+        return None
+    return PlayedEpisodes(rows=rows, read=partial(_recorded, path))
+
+
+def _recorded(path: Path, number: int) -> Recorded:
+    episode = read_episode(path, number)
+    games = _games_of(episode)
+    return Recorded(
+        number=number,
+        game=games.game,
+        level=episode.level_seed,
+        episode_return=episode.episode_return,
+        actions=episode.actions.tolist(),
+        open=partial(games.open_episode, episode),
+    )
+
+
+def _games_of(episode: PlayedEpisode) -> Any:
+    """The data module of a recorded episode.
+
+    Raises:
+        UsageError: its episodes cannot be played again.
+    """
+    games = data_class(episode.class_path)
+    data = games(**episode.init_args)
+    if not isinstance(data, ReplaysEpisodes):
+        raise UsageError(f"{games.__name__} has no open_episode")
+    return data
 
 
 def _data_of(game: str, distribution_mode: str) -> RolloutDataModule:

@@ -107,7 +107,7 @@ class RunLocation:
         Raises:
             UsageError: the folder cannot be used, or is the policy's.
         """
-        results = Path("checkpoints", "judged", name) if run_dir is None else _folder(run_dir)
+        results = judged_folder(name) if run_dir is None else _folder(run_dir)
         if folder.resolve() in (results.resolve(), *results.resolve().parents):
             raise UsageError(f"run_dir must not be within {folder}, whose policy is judged, found {results}")
         _check_writable(results)
@@ -136,6 +136,11 @@ class RunLocation:
             yield
         finally:
             del os.environ[LAUNCHER_VARIABLE]
+
+
+def judged_folder(name: str) -> Path:
+    """Where the results of judging an exported policy of this name go, unless another folder is given."""
+    return Path("checkpoints", "judged", name)
 
 
 def launchers_run_dir() -> Path | None:

@@ -216,6 +216,25 @@ class ReplayBuffer:
             "valid": (around >= first) & (around <= last),
         }
 
+    def read_all(self) -> None:
+        """Takes all files of the folder as they are; nothing may be appended then.
+
+        Raises:
+            ValueError: there are none, or one is damaged or of another game.
+        """
+        paths = sorted(self._folder.glob("*.pt"))
+        if not paths:
+            raise ValueError(f"ckpt_path: no real frames are kept in {self._folder}")
+        for path in paths:
+            if (game := _game_of(path)) != self._game:
+                raise ValueError(f"ckpt_path: its real frames {path} are of game {game}, this run of {self._game}")
+        self._chunks = [_opened(path) for path in paths]
+
+    def stack(self, generator: torch.Generator) -> UInt8[Tensor, "1 H W D"]:
+        """A stack of real frames, drawn from all that are learned from."""
+        frames = self.sample(1, num_targets=1, generator=generator).frames[:, : self._num_frames]
+        return rearrange(frames, "n k h w c -> n h w (k c)")
+
     @property
     def state(self) -> ReplayState:
         """What a checkpoint keeps of the frames."""

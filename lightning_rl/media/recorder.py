@@ -48,4 +48,4 @@ class EpisodeRecorder:
             shown = [steps[min(index, len(steps) - 1)] for steps in games]
             going = [playing & (index < len(steps)) for (_, playing), steps in zip(shown, games, strict=True)]
             frames = np.concatenate([frames for frames, _ in shown])
-            yield tiled(frames, columns=_COLUMNS, scale=_SCALE, dimmed=~np.concatenate(going))
+            yield tiled(frames, columns=min(_COLUMNS, len(frames)), scale=_SCALE, dimmed=~np.concatenate(going))

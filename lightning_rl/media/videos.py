@@ -90,7 +90,7 @@ def _encode(path: Path, frames: Iterable[UInt8[NDArray[Any], "H W 3"]], size: tu
     """Encodes the frames, padded to even sizes, to `path`."""
     height, width = size
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(rate), options={"crf": "18", "preset": "veryfast"})
+        stream = container.add_stream("libx264", rate=Fraction(rate), options={"crf": "26", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number, frame in enumerate(frames):
             image = _even(frame)

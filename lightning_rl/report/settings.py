@@ -19,6 +19,7 @@ _NO_SETTING = {
     "data.seed",
     "run_dir",
     "seed_everything",
+    "test_at_end",
     "verbose",
     "weights_only",
 }

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -60,6 +60,17 @@ class PlayedEpisode:
     start: Int64[NDArray[Any], "K"] | None
 
 
+class EpisodeRow(NamedTuple):
+    """What one row of the file says of its episode, its actions left out; `PlayedEpisode` says what is what."""
+
+    number: int
+    game: str
+    level_set: str
+    level_seed: int | None
+    episode_return: float
+    length: int
+
+
 def write_episodes(path: Path, sets: Mapping[Any, Episodes], *, class_path: str, init_args: Mapping[str, Any]) -> None:
     """Writes the episodes of all level sets, one row each.
 
@@ -103,11 +114,7 @@ def read_episode(path: Path, number: int) -> PlayedEpisode:
     count = len(arrays["return"])
     if not 0 <= number < count:
         raise ValueError(f"must be a row of {path}, from 0 to {count - 1}, found {number}")
-    try:
-        games = json.loads(str(arrays["games"]))
-        class_path, init_args = str(games["class_path"]), dict(games["init_args"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{path} does not say which games were played: {error}") from error
+    class_path, init_args = _games(path, arrays)
     first, length = int(arrays["offset"][number]), int(arrays["length"][number])
     actions = arrays["actions"]
     if not (first >= 0 and 0 < length <= len(actions) - first):
@@ -126,6 +133,34 @@ def read_episode(path: Path, number: int) -> PlayedEpisode:
         level_seed=int(arrays["level_seed"][number]) if "level_seed" in arrays else None,
         start=None if start is None else start[number].astype(np.int64),
     )
+
+
+def read_rows(path: Path) -> list[EpisodeRow]:
+    """What a file, which may come from a stranger, says of each episode.
+
+    Raises:
+        ValueError: the file is damaged or another kind of file; says which.
+    """
+    arrays = _arrays(path)
+    _, init_args = _games(path, arrays)
+    count = len(arrays["return"])
+    columns: list[list[Any]] = [
+        arrays["game"].tolist() if "game" in arrays else [str(init_args.get("game", ""))] * count,
+        arrays["level_set"].tolist(),
+        arrays["level_seed"].tolist() if "level_seed" in arrays else [None] * count,
+        arrays["return"].tolist(),
+        arrays["length"].tolist(),
+    ]
+    return [EpisodeRow(number, *row) for number, row in enumerate(zip(*columns, strict=True))]
+
+
+def _games(path: Path, arrays: Mapping[str, NDArray[Any]]) -> tuple[str, dict[str, Any]]:
+    """The data module whose games were played, and its options."""
+    try:
+        games = json.loads(str(arrays["games"]))
+        return str(games["class_path"]), dict(games["init_args"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path} does not say which games were played: {error}") from error
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:

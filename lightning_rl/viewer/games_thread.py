@@ -7,17 +7,13 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from jaxtyping import UInt8
-from numpy.typing import NDArray
-
-from lightning_rl.viewer.dream import difference
+from lightning_rl.viewer.description import described, pictures_of
 from lightning_rl.viewer.hub import Hub
-from lightning_rl.viewer.messages import Command, decoded_actions, encoded_actions, message
-from lightning_rl.viewer.moments import Moment
+from lightning_rl.viewer.messages import Command, message
 from lightning_rl.viewer.recordings import Recording, new_path
-from lightning_rl.viewer.session import STEPS_A_SECOND, Scene, Session
+from lightning_rl.viewer.scene import STEPS_A_SECOND
+from lightning_rl.viewer.table import Table
 
 _FRAMES_A_SECOND = 30  # sent at most
 _PAUSE_AFTER_EPISODE = 0.7
@@ -26,40 +22,34 @@ _LONG, _AT_ONCE = 3600.0, 1e-6
 
 
 class GamesThread(threading.Thread):
-    """Plays one scene for all windows.
+    """Plays the same games for all windows.
 
     Nothing is stepped while no window is open. Whoever takes over plays until the game is given back or the window is
     gone, which pauses the game.
 
     Args:
-        make_scene: loads what is played; called in this thread, since that takes seconds.
+        make_table: loads what is played; called in this thread, since that takes seconds.
         hub: the windows.
         recordings: folder for them.
-        failed: is told why the scene cannot be played.
-        level: to begin with; the first training level by default.
+        failed: is told why it cannot be played.
     """
 
     def __init__(
         self,
-        make_scene: Callable[[], Scene],
+        make_table: Callable[[], Table],
         hub: Hub,
         recordings: Path,
         failed: Callable[[BaseException], None],
-        *,
-        level: int | None = None,
     ) -> None:
         super().__init__(name="games", daemon=True)
-        self._make_scene = make_scene
+        self._make_table = make_table
         self._hub = hub
         self._folder = recordings
         self._failed = failed
-        self._level = level
         self._commands: queue.SimpleQueue[tuple[str, Command]] = queue.SimpleQueue()
         self._made: dict[str, Path] = {}
         self._recording: Recording | None = None
-        self._recorded = 1
-        self._session: Session
-        self._owner = ""
+        self._table: Table
         self._speed = 1.0
         self._due = 0.0
         self._shown_at = 0.0
@@ -82,7 +72,7 @@ class GamesThread(threading.Thread):
     def run(self) -> None:
         """Plays until `stop`."""
         try:
-            self._session = Session(self._make_scene(), level=self._level)
+            self._table = self._make_table()
         except BaseException as error:  # raised again by the main thread
             self._failed(error)
             return
@@ -92,7 +82,7 @@ class GamesThread(threading.Thread):
             self._failed(error)
         finally:
             self._finish_recording()
-            self._session.close()
+            self._table.close()
 
     def _play(self) -> None:
         while self._follow_commands():
@@ -103,7 +93,7 @@ class GamesThread(threading.Thread):
 
     @property
     def _runs(self) -> bool:
-        return len(self._hub) > 0 and not self._session.is_paused
+        return len(self._hub) > 0 and not self._table.is_paused
 
     def _follow_commands(self) -> bool:
         """Waits for commands until there is something else to do, and follows them; false at the end."""
@@ -129,14 +119,25 @@ class GamesThread(threading.Thread):
         return min(until_shown, self._due - now if self._runs else _LONG)
 
     def _follow(self, window: str, command: Command) -> None:
-        getattr(self, f"_do_{command['do']}")(window, **{key: item for key, item in command.items() if key != "do"})
+        own = getattr(self, f"_do_{command['do']}", None)
+        if own is not None:
+            own(window, **{key: item for key, item in command.items() if key != "do"})
+            return
+        was_paused = self._table.is_paused
+        answer = self._table.follow(window, command)
+        if was_paused and not self._table.is_paused:
+            self._start_clock()
+        if answer is not None:
+            self._hub.send(message(answer), to=window)
+        if command["do"] == "hello":
+            self._follow(window, {"do": "trace"})
 
     def _step(self) -> None:
         now = time.monotonic()
-        self._session.step()
-        after = self._session.now
+        self._table.step()
+        after = self._table.now
         period = 0.0 if self._speed == 0 else 1 / (STEPS_A_SECOND * self._speed)
-        if after.is_over and self._speed:
+        if after.is_over and self._speed and len(self._table.sessions) == 1:
             period = max(period, _PAUSE_AFTER_EPISODE)
         # a step that took longer than its time does not make the next ones hurry
         self._due = max(self._due + period, now)
@@ -148,46 +149,24 @@ class GamesThread(threading.Thread):
     def _changed_by_step(self) -> None:
         self._is_changed = True
         if self._recording is not None:
-            self._recording.add(list(images_of(self._session.now).values())[: self._recorded])
+            self._recording.add(list(pictures_of(self._table).values()))
             if self._recording.is_full:
                 self._finish_recording()
 
     def _show(self) -> None:
         self._is_changed = False
         self._shown_at = time.monotonic()
-        images = images_of(self._session.now)
-        header = {"type": "frame", "labels": [*images], **self._described()}
-        self._hub.send(message(header, [*images.values()]), is_frame=True)
-
-    def _described(self) -> dict[str, Any]:
-        session, now = self._session, self._session.now
-        output = now.output
-        return {
-            "episode": now.episode.number,
-            "level": now.episode.level,
-            "set": session.scene.levels.set_of(now.episode.level),
-            "length": now.length,
-            "total": now.total,
-            "reward": now.episode.rewards[now.length - 1] if now.length else 0.0,
-            "action": now.episode.actions[now.length - 1] if now.length else None,
-            "over": now.is_over,
-            "probabilities": None if output is None else output.logits.softmax(-1)[0].tolist(),
-            "values": None if output is None else output.values[0].tolist(),
-            "player": session.played_by,
-            "greedy": session.greedy,
-            "owner": self._owner,
-            "paused": session.is_paused,
+        images = pictures_of(self._table)
+        header = {
+            "type": "frame",
+            "labels": [*images],
+            **described(self._table),
             "speed": self._speed,
-            "at": session.history.at,
-            "known": len(session.history),
-            "at_end": session.at_end,
             "recording": None if self._recording is None else self._recording.count,
             "rate": round(self._rate, 1),
             "windows": len(self._hub),
-            "where": now.where,
-            "horizon": session.horizon,
-            "numbers": numbers_of(now),
         }
+        self._hub.send(message(header, [*images.values()]), is_frame=True)
 
     def _finish_recording(self) -> None:
         if self._recording is None:
@@ -200,138 +179,34 @@ class GamesThread(threading.Thread):
         self._made[recording.path.name] = recording.path
         self._hub.send(message({"type": "recorded", "name": recording.path.name, "path": str(recording.path)}))
 
-    def _do_hello(self, name: str, window: str) -> None:
-        scene = self._session.scene
-        levels = scene.levels
-        about = {
-            "type": "hello",
-            "title": scene.title,
-            "game": scene.game,
-            "method": scene.method,
-            "agent": scene.policy is not None,
-            "actions": [{"name": action.name, "keys": action.keys} for action in scene.actions],
-            "idle": self._session.idle,
-            "training_levels": [levels.count, levels.first] if levels.are_told_apart else None,
-            "steps_a_second": STEPS_A_SECOND,
-            "world_model": scene.world_model is not None,
-            "sliders": [] if scene.lens is None else list(scene.lens.sliders),
-        }
-        self._hub.send(message(about), to=name)
-        self._do_trace(name)
-
     def _do_leave(self, name: str) -> None:
-        if name == self._owner:  # it may connect again, and goes on where it was
-            self._session.is_paused = True
-            self._session.held = self._session.idle
-
-    def _do_who(self, name: str, player: Any) -> None:
-        self._session.hand_to(player)
-        self._owner = name if player == "person" else ""
-
-    def _do_greedy(self, name: str, value: bool) -> None:  # as the message says
-        self._session.greedy = value
-
-    def _do_hold(self, name: str, action: int) -> None:
-        if action >= len(self._session.scene.actions):
-            raise ValueError(f"action must be below {len(self._session.scene.actions)}, found {action}")
-        if name == self._owner:
-            self._session.held = action
+        self._table.leave(name)
 
     def _do_pause(self, name: str, value: bool) -> None:
-        self._session.is_paused = value
+        self._table.is_paused = value
         self._start_clock()
 
     def _do_step(self, name: str) -> None:
-        self._session.is_paused = True
-        self._session.step()
+        self._table.is_paused = True
+        self._table.step()
         self._changed_by_step()
 
     def _do_speed(self, name: str, value: int | float) -> None:
         self._speed = float(value)
         self._start_clock()
 
-    def _do_restart(self, name: str) -> None:
-        self._session.begin(self._session.now.episode.level)
-
-    def _do_seek(self, name: str, at: int) -> None:
-        self._session.is_paused = True
-        self._session.history.seek(at)
-
-    def _do_level(self, name: str, number: int) -> None:
-        self._session.begin(number)
-
-    def _do_beside(self, name: str, to: str) -> None:
-        levels, level = self._session.scene.levels, self._session.now.episode.level
-        self._session.begin(levels.beside(level, 1 if to == "next" else -1))
-
-    def _do_set(self, name: str, levels: Any) -> None:
-        self._session.begin(self._session.scene.levels.first_of(levels))
-
-    def _do_at_end(self, name: str, value: Any) -> None:
-        self._session.at_end = value
-
-    def _do_replay(self, name: str, level: int, actions: str) -> None:
-        self._session.replay(level, decoded_actions(actions))
-        self._owner = ""
-        self._session.is_paused = False
-        self._start_clock()
-
-    def _do_where(self, name: str, value: Any) -> None:
-        self._session.go(value)
-
-    def _do_horizon(self, name: str, value: int) -> None:
-        self._session.horizon = value
-
-    def _do_latent(self, name: str, dimension: int, value: str) -> None:
-        lens = self._session.scene.lens
-        if lens is None:
-            raise ValueError(f"dimension must be one of an autoencoder's, which this method lacks, found {dimension}")
-        lens.move(dimension, float(value))
-        self._session.look_again()
-
-    def _do_link(self, name: str) -> None:
-        now = self._session.now
-        if not now.episode.is_real:
-            raise ValueError("a link is to be of the real game, found the world model")
-        actions = encoded_actions(now.episode.actions[: now.length])
-        self._hub.send(message({"type": "link", "level": now.episode.level, "actions": actions}), to=name)
-
-    def _do_trace(self, name: str) -> None:
-        episode = self._session.now.episode
-        trace = {"number": episode.number, "rewards": episode.rewards, "values": episode.values}
-        self._hub.send(message({"type": "trace", **trace}), to=name)
-
     def _do_record(self, name: str, value: bool) -> None:
         if not value:
             self._finish_recording()
         elif self._recording is None:
-            path = new_path(self._folder, self._session.scene.game)
-            self._recorded = len(images_of(self._session.now))  # all frames of a video have one size
-            self._recording = Recording(path, frames_per_second=STEPS_A_SECOND)
+            path = new_path(self._folder, self._table.session.scene.game)
+            pictures = pictures_of(self._table)
+            columns = self._table.columns if len(self._table.sessions) > 1 else len(pictures)
+            self._recording = Recording(path, len(pictures), columns, frames_per_second=STEPS_A_SECOND)
             self._changed_by_step()
 
     def _start_clock(self) -> None:
         self._due, self._stepped_at = time.monotonic(), None
-
-
-def images_of(now: Moment) -> dict[str, UInt8[NDArray[Any], "_ _ 3"]]:
-    """The pictures of a moment by their names."""
-    lens = {} if now.sight is None else now.sight.images
-    if now.where != "both" or now.dream is None:
-        return {"world model" if now.where == "model" else "game": now.frame, **lens}
-    dream = now.dream.frame
-    return {"game": now.frame, "world model": dream, "difference": difference(now.frame, dream), **lens}
-
-
-def numbers_of(now: Moment) -> dict[str, int | float | str]:
-    """What else is known of a moment, by names."""
-    found: dict[str, int | float | str] = {} if now.sight is None else {**now.sight.numbers}
-    if now.dream is not None:
-        found |= {"Model’s step": now.dream.steps, "Model’s return": now.dream.total}
-        if now.dream.distance is not None:
-            found["Difference"] = now.dream.distance
-            found["Parted at step"] = "not yet" if now.dream.parted is None else now.dream.parted
-    return found
 
 
 def _without_repeated_seeks(commands: list[tuple[str, Command]]) -> list[tuple[str, Command]]:

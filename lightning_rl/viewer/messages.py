@@ -32,12 +32,20 @@ _COMMANDS: dict[str, dict[str, Any]] = {
     "beside": {"to": str},
     "set": {"levels": str},
     "at_end": {"value": str},
-    "replay": {"level": int, "actions": str},
+    "game": {"value": str},
+    "grid": {"number": int},
+    "choose": {"number": int},
+    "episodes": {},
+    "episode": {"number": int},
+    "replay": {"game": str, "level": int, "actions": str},
+    "replay_episode": {"number": int, "actions": str},
     "link": {},
     "trace": {},
     "record": {"value": bool},
     "where": {"value": str},
+    "real_frame": {},
     "horizon": {"value": int},
+    "temperature": {"value": str},  # a number as text; empty for none
     "latent": {"dimension": int, "value": str},  # a number as text: it may be negative
 }
 _CHOICES = {
@@ -45,6 +53,7 @@ _CHOICES = {
     ("set", "levels"): ("training", "unseen"),
     ("where", "value"): ("game", "both", "model"),
     ("at_end", "value"): ("next", "same"),
+    ("grid", "number"): (1, 4, 9, 16),
     ("beside", "to"): ("next", "previous"),
     ("speed", "value"): (0, 0.25, 0.5, 1, 2, 4),  # 0: as fast as it goes
 }

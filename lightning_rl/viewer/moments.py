@@ -1,6 +1,7 @@
 """What is kept of each step: all that going back to it needs, and what the page shows of it."""
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Optional
 
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
+from lightning_rl.protocols import ResumableVectorEnv
 from lightning_rl.types import ActorOutput, RecurrentInputs, State
 from lightning_rl.viewer.dream import Dream
 from lightning_rl.viewer.lenses import Sight
@@ -16,13 +18,36 @@ Where = Literal["game", "both", "model"]
 """What is played: the real game, the world model beside it with the same actions, or the world model alone."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recorded:
+    """One of the episodes that `test` has played.
+
+    Args:
+        number: its row in the file.
+        game: that was played.
+        level: it began on; None for games without levels.
+        episode_return: sum of the game's rewards.
+        actions: all of them.
+        open: builds the game as it was at the episode's beginning.
+    """
+
+    number: int
+    game: str
+    level: int | None
+    episode_return: float
+    actions: Sequence[int]
+    open: Callable[[], ResumableVectorEnv]
+
+
 @dataclass
 class Episode:
     """An episode as far as it was played.
 
     Args:
         number: episodes that were begun before it.
-        level: it was begun with; with the actions it says everything that happens.
+        level: it was begun with; with the actions it says everything that happens. None where `recorded` says it.
+        recorded: the episode of `test` whose beginning this one has.
+        script: actions to be taken first.
         is_real: whether it is of the real game, and no world model's.
         actions: so far.
         rewards: what each of them brought.
@@ -30,7 +55,9 @@ class Episode:
     """
 
     number: int
-    level: int
+    level: int | None
+    recorded: Recorded | None = None
+    script: Sequence[int] = ()
     is_real: bool = True
     actions: list[int] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
@@ -104,6 +131,12 @@ class History:
         """Goes on to another moment, from the newest one."""
         self._moments.append(moment)
         self.at = len(self._moments) - 1
+
+    def limit(self, size: int) -> None:
+        """Keeps another number of moments, of which the newest ones are there already."""
+        forgotten = max(len(self._moments) - size, 0)
+        self._moments = deque(self._moments, maxlen=size)
+        self.at = max(self.at - forgotten, 0)
 
     def change(self, moment: Moment) -> None:
         """Shows the moment in another way."""

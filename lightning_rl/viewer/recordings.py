@@ -25,12 +25,16 @@ class Recording:
 
     Args:
         path: the file, which is there once the recording is finished.
+        number: images of a frame; all frames of a video have one size.
+        columns: images beside each other.
         frames_per_second: of the video.
     """
 
-    def __init__(self, path: Path, *, frames_per_second: int) -> None:
+    def __init__(self, path: Path, number: int, columns: int, *, frames_per_second: int) -> None:
         self.path = path
         self.count = 0
+        self._number = number
+        self._columns = columns
         self.error: str | None = None
         self._frames: queue.Queue[Image | None] = queue.Queue(_WAITING)
         self._thread = threading.Thread(target=self._write, args=(frames_per_second,), name="recording")
@@ -42,13 +46,13 @@ class Recording:
         return self.count >= _MAX_FRAMES or self.error is not None
 
     def add(self, images: list[Image]) -> None:
-        """Adds a frame of several images side by side; waits where the encoder is behind."""
+        """Adds a frame; images that are missing stay black. Waits where the encoder is behind."""
         height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
-        padded = np.stack(
-            [np.pad(image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0))) for image in images]
-        )
+        frame = np.zeros((self._number, height, width, 3), dtype=np.uint8)
+        for place, image in zip(frame, images, strict=False):  # what has come later is not recorded
+            place[: image.shape[0], : image.shape[1]] = image
         self.count += 1
-        self._put(tiled(padded, columns=len(images), scale=_SCALE, dimmed=np.zeros(len(images), dtype=bool)))
+        self._put(tiled(frame, columns=self._columns, scale=_SCALE, dimmed=np.zeros(self._number, dtype=bool)))
 
     def finish(self) -> str | None:
         """Ends the video; what went wrong, if anything did."""

@@ -15,7 +15,7 @@ from lightning_rl.viewer.games_thread import GamesThread
 from lightning_rl.viewer.hub import Hub
 from lightning_rl.viewer.messages import MAX_MESSAGE_BYTES
 from lightning_rl.viewer.server import application
-from lightning_rl.viewer.session import Scene
+from lightning_rl.viewer.table import Table
 
 DEFAULT_PORT = 8265
 LINGER_SECONDS = 60.0
@@ -66,8 +66,7 @@ class Viewer:
     """A server and the game that it shows, each in a thread of its own.
 
     Args:
-        make_scene: loads what is played, in the games' thread.
-        level: to begin with; the first training level by default.
+        make_table: loads what is played, in the games' thread.
         host: address to listen on.
         port: likewise; None for the first free one.
         recordings: folder for them.
@@ -86,9 +85,8 @@ class Viewer:
 
     def __init__(
         self,
-        make_scene: Callable[[], Scene],
+        make_table: Callable[[], Table],
         *,
-        level: int | None = None,
         host: str = "127.0.0.1",
         port: int | None = None,
         recordings: Path = Path("recordings"),
@@ -103,7 +101,7 @@ class Viewer:
         self._linger = None if keep_open else linger
         self._timer: asyncio.TimerHandle | None = None
         self._hub = Hub(self._count_windows)
-        self._games = GamesThread(make_scene, self._hub, recordings, self._fail, level=level)
+        self._games = GamesThread(make_table, self._hub, recordings, self._fail)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 application(self._games, self._hub, self.access),

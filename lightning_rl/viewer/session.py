@@ -1,7 +1,8 @@
 """One game that an agent, a person or chance plays, step by step: no threads, no clock and no network."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import count
 from typing import Any, Literal
 
 import numpy as np
@@ -10,52 +11,20 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from lightning_rl.policies.policy import sample_actions
-from lightning_rl.protocols import Policy, ResumableVectorEnv, WorldModel
+from lightning_rl.protocols import ResumableVectorEnv
 from lightning_rl.types import ActorOutput, RecurrentInputs
 from lightning_rl.viewer.dream import Dream, Dreamer
-from lightning_rl.viewer.keys import ActionKeys, idle_action
-from lightning_rl.viewer.lenses import Lens
-from lightning_rl.viewer.levels import MAX_LEVEL, Levels
-from lightning_rl.viewer.moments import Episode, History, Moment, Where
+from lightning_rl.viewer.keys import idle_action
+from lightning_rl.viewer.levels import MAX_LEVEL
+from lightning_rl.viewer.moments import Episode, History, Moment, Recorded, Where
+from lightning_rl.viewer.scene import STEPS_A_SECOND, Scene
 
 PlayedBy = Literal["agent", "person", "random", "replay"]
 AtEnd = Literal["next", "same"]
 
-STEPS_A_SECOND = 15
-"""The rate of Procgen's own interactive mode."""
-_REMEMBERED = 60 * STEPS_A_SECOND
+REMEMBERED = 60 * STEPS_A_SECOND
+"""Moments of the last minute."""
 _RGB = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """What is played, and by which agent.
-
-    Args:
-        title: what the page is headed with.
-        game: its name.
-        method: that trained the agent; empty without one.
-        make_game: builds one game of a level.
-        actions: names of the actions, and their keys.
-        levels: which of them are for training.
-        policy: the agent; None without one.
-        greedy: whether it takes the most likely action at first.
-        seed: of the actions.
-        world_model: that the agent has learned; None without one.
-        lens: shows what else the method has to show.
-    """
-
-    title: str
-    game: str
-    method: str
-    make_game: Callable[[int], ResumableVectorEnv]
-    actions: Sequence[ActionKeys]
-    levels: Levels
-    policy: Policy | None
-    greedy: bool = False
-    seed: int = 1
-    world_model: WorldModel | None = None
-    lens: Lens | None = None
 
 
 class Session:
@@ -66,6 +35,7 @@ class Session:
     Args:
         scene: what is played.
         level: to begin with; the first training level by default.
+        numbers: of the episodes that it opens; from 0 by default.
 
     Attributes:
         played_by: who decides.
@@ -76,24 +46,26 @@ class Session:
         is_paused: whether time stands still, until `step`.
         horizon: steps after which the world model begins anew; beside the game at the real frame, alone where it began.
             0 for none.
+        stride: how many levels on the next one is.
     """
 
-    def __init__(self, scene: Scene, *, level: int | None = None) -> None:
+    def __init__(self, scene: Scene, *, level: int | None = None, numbers: Iterator[int] | None = None) -> None:
         self.scene = scene
         self.played_by: PlayedBy = "random" if scene.policy is None else "agent"
         self.greedy = scene.greedy
         self.held = self.idle = idle_action(scene.actions)
         self.at_end: AtEnd = "next"
-        self.history = History(_REMEMBERED)
+        self.history = History(REMEMBERED)
         self.is_paused = False
         self.horizon = 50
+        self.stride = 1
         self._where: Where = "game"
         self._script: list[int] = []
         self._random = torch.Generator().manual_seed(scene.seed)
         self._dreamer = None if scene.world_model is None else Dreamer(scene.world_model, self._random)
-        self._episodes = 0
+        self._numbers = count() if numbers is None else numbers
         self._env: ResumableVectorEnv | None = None
-        self._level = -1
+        self._opened: tuple[int | None, Recorded | None] = (None, None)  # what the game was built for
         self._heard = 0.0  # the last reward as the game's wrappers gave it
         self._obs: UInt8[NDArray[Any], "1 H W C"]
         self.begin(scene.levels.first_of("training") if level is None else level)
@@ -109,18 +81,50 @@ class Session:
         Raises:
             ValueError: there is no such level.
         """
-        if not 0 <= level <= MAX_LEVEL:
-            raise ValueError(f"level must be from 0 to {MAX_LEVEL}, found {level}")
+        self._begin(_checked(level))
+
+    def replay(self, level: int, actions: Sequence[int]) -> None:
+        """Opens an episode of a level, in which these actions are taken first.
+
+        Raises:
+            ValueError: there is no such level or action.
+        """
+        self._begin(_checked(level), script=self._possible(actions))
+
+    def replay_recorded(self, recorded: Recorded, actions: Sequence[int] | None = None) -> None:
+        """Opens an episode at the beginning of one that was recorded, in which its actions, or these, are taken first.
+
+        Raises:
+            ValueError: there is no such action.
+        """
+        script = self._possible(recorded.actions if actions is None else actions)
+        self._begin(recorded.level, recorded=recorded, script=script)
+
+    def again(self) -> None:
+        """Opens an episode at the beginning of the present one; actions that are played again begin anew, too."""
+        now = self.now.episode
+        self._begin(now.level, recorded=now.recorded, script=now.script if self.played_by == "replay" else ())
+
+    def _begin(self, level: int | None, *, recorded: Recorded | None = None, script: Sequence[int] = ()) -> None:
         if len(self.history):
             self.history.forget_later()
-        self._open(level)
+        self._open(level, recorded)
         self._obs, _ = self._game.reset()
-        self._script = []
-        if self.played_by == "replay":
+        if self.played_by == "replay" and not script:
             self._let_play_again()
+        self._script = [*reversed(script)]
+        if script:
+            self.played_by = "replay"
         if self._where == "model":
             self._where = "game"
-        self._arrive(self._episode(level), total=0.0, inputs=RecurrentInputs.initial(1), dream=self._dream_here())
+        episode = Episode(next(self._numbers), level, recorded, script)
+        self._arrive(episode, total=0.0, inputs=RecurrentInputs.initial(1), dream=self._dream_here())
+
+    def _possible(self, actions: Sequence[int]) -> Sequence[int]:
+        allowed = len(self.scene.actions)
+        if wrong := [action for action in actions if not 0 <= action < allowed]:
+            raise ValueError(f"actions must be from 0 to {allowed - 1}, found {wrong[0]}")
+        return actions
 
     def go(self, where: Where) -> None:
         """Lets the world model play beside the real game from its present state on, or alone, or not at all.
@@ -136,29 +140,46 @@ class Session:
         if real is not self.now:
             self._obs = self._game.set_state(real.game) if real.game is not None else self._obs
         if real.is_over and where == "model":
-            self.begin(real.episode.level)
+            self.again()
             real = self.now
         self._where = where
         if where == "model":
-            self._dream_alone(real)
+            self._dream_alone(real, None)
         elif real is self.now:
             self.history.change(replace(real, where=where, dream=self._dream_here()))
         else:
             self.history.add(replace(real, where=where, dream=self._dream_here()))
 
-    def replay(self, level: int, actions: Sequence[int]) -> None:
-        """Opens an episode of a level, in which these actions are taken first.
+    def dream_of_replay(self) -> None:
+        """Lets the world model play alone from a frame that was drawn from those it has learned from.
 
         Raises:
-            ValueError: there is no such level or action.
+            ValueError: there are none.
         """
-        allowed = len(self.scene.actions)
-        if wrong := [action for action in actions if not 0 <= action < allowed]:
-            raise ValueError(f"actions must be from 0 to {allowed - 1}, found {wrong[0]}")
-        self.begin(level)
-        self._script = [*reversed(actions)]
-        if actions:
-            self.played_by = "replay"
+        draw, dreamer = self.scene.real_frames, self._dreamer
+        if draw is None or dreamer is None:
+            raise ValueError("where must be the game: the real frames of this run are not kept, found the replay")
+        if self.history.is_rewound:
+            self._go_on_from_here()
+        self._where = "model"
+        left = self.now if self.now.left is None else self.now.left
+        self._dream_alone(left, dreamer.begin_at_replay(draw(self._random)))
+
+    @property
+    def temperature(self) -> float | None:
+        """Of the world model's draws; see `Dreamer`."""
+        return None if self._dreamer is None else self._dreamer.temperature
+
+    @temperature.setter
+    def temperature(self, value: float | None) -> None:
+        """Sets it.
+
+        Raises:
+            ValueError: there is no world model, or see `Dreamer`.
+        """
+        if self._dreamer is None:
+            raise ValueError(f"temperature is a world model's, which there is none of, found {value}")
+        self._dreamer.temperature = value
 
     def hand_to(self, player: PlayedBy) -> None:
         """Lets another one play, from the moment that is shown on.
@@ -178,13 +199,20 @@ class Session:
             self._go_on_from_here()
         before = self.now
         if before.left is not None and (before.is_over or self._is_at_horizon(before.dream)):
-            self._obs = self._game.set_state(before.left.game or {})
-            self._dream_alone(before.left)
+            self._dream_alone(before.left, before.dream)
         elif before.is_over:
-            level = before.episode.level
-            self.begin(level if self.at_end == "same" else self.scene.levels.beside(level, 1))
+            self._begin_next(before.episode)
         else:
             self._act(before, self._decided(before))
+
+    def _begin_next(self, over: Episode) -> None:
+        levels = self.scene.levels
+        if self.at_end == "same":
+            self.again()
+        elif over.level is None:
+            self.begin(levels.first_of("training"))
+        else:
+            self.begin(levels.beside(over.level, self.stride))
 
     def look_again(self) -> None:
         """Shows the frame anew, after a slider was moved."""
@@ -233,16 +261,14 @@ class Session:
         """The world model, where it plays beside the game, at the game's present frame."""
         return None if self._dreamer is None or self._where != "both" else self._dreamer.begin(self._obs)
 
-    def _dream_alone(self, left: Moment) -> None:
+    def _dream_alone(self, left: Moment, origin: Dream | None) -> None:
+        """The world model's own play, from where it began before or, by default, from the game's present frame."""
         if self._dreamer is None:
             return
-        dream = self._dreamer.begin(self._obs)
-        episode = self._episode(left.episode.level, is_real=False)
+        dream = self._dreamer.begin(self._obs) if origin is None else self._dreamer.begin_anew(origin)
+        self._obs = dream.stack.numpy()
+        episode = Episode(next(self._numbers), left.episode.level, is_real=False)
         self._arrive(episode, total=0.0, inputs=left.inputs, dream=dream, left=left)
-
-    def _episode(self, level: int, *, is_real: bool = True) -> Episode:
-        self._episodes += 1
-        return Episode(self._episodes - 1, level, is_real)
 
     def close(self) -> None:
         """Ends the game."""
@@ -256,10 +282,10 @@ class Session:
             raise RuntimeError("the session is closed")
         return self._env
 
-    def _open(self, level: int) -> None:
+    def _open(self, level: int | None, recorded: Recorded | None) -> None:
+        game = self.scene.make_game(level or 0) if recorded is None else recorded.open()
         self.close()
-        self._env = self.scene.make_game(level)
-        self._level = level
+        self._env, self._opened = game, (level, recorded)
 
     def _let_play_again(self) -> None:
         self.hand_to("random" if self.scene.policy is None else "agent")
@@ -268,8 +294,8 @@ class Session:
         """Brings the game back to the moment that is shown, bit for bit, and forgets what came later."""
         self.history.forget_later()
         now = self.now
-        if now.episode.level != self._level:
-            self._open(now.episode.level)
+        if (now.episode.level, now.episode.recorded) != self._opened:
+            self._open(now.episode.level, now.episode.recorded)
         self._random.set_state(now.random)
         self._where = now.where
         if now.game is not None:
@@ -322,6 +348,12 @@ class Session:
             case "agent" if now.output is not None:
                 return int(sample_actions(now.output.logits, self._random, greedy=self.greedy)[0])
         return int(torch.randint(len(self.scene.actions), (1,), generator=self._random))
+
+
+def _checked(level: int) -> int:
+    if not 0 <= level <= MAX_LEVEL:
+        raise ValueError(f"level must be from 0 to {MAX_LEVEL}, found {level}")
+    return level
 
 
 def picture(obs: UInt8[NDArray[Any], "H W C"]) -> UInt8[NDArray[Any], "H W 3"]:

@@ -1,6 +1,8 @@
 """The parts of the benchmarks that measure nothing: arguments, arithmetic, what is read from /proc."""
 
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from lightning_rl.cli.command import RunCLI
 from lightning_rl.modules.acting import ActingModule
 from lightning_rl.modules.impala_vae import EncodedUnrolls, ImpalaVAEModule
 from lightning_rl.types import RecurrentInputs
-from tests.benchmarks import collecting, curves, gpu, impala, measure, memory, scaling, throughput
+from tests.benchmarks import collecting, curves, gpu, impala, measure, memory, scaling, throughput, watching
 from tests.benchmarks.impala_peer import PlainLearner
 from tests.support.worlds import NUM_ENVS, NUM_STEPS, OBS_SHAPE, Batches, draw_rollout, fit, generator
 
@@ -44,6 +46,20 @@ def test_bf16_features_are_whole_words_of_the_flags(flags: str, found: list[str]
 def test_a_machine_without_cpuinfo_is_said_to_have_no_bf16(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(measure, "CPUINFO", tmp_path / "missing")
     assert "neither of amx_bf16, avx512_bf16" in measure.processor()
+
+
+@pytest.mark.slow
+def test_watching_tells_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--seconds", "1", "--episodes", "3", "--", "--game", "dodgeball"]
+    monkeypatch.setattr(sys, "argv", ["watching", *options])
+    watching.main()
+
+    first, steady, fastest, memory, end = capsys.readouterr().out.splitlines()
+    assert first.startswith("first frame after ")
+    assert steady.startswith("at 15 a second: ")
+    assert float(fastest.split()[5]) > 0
+    assert re.fullmatch(r" +3 episodes +[\d.]+ MB +[\d.]+ s", memory)
+    assert end == "Ctrl-C: status 0, files left: 0"
 
 
 def test_throughput_by_default_is_the_published_comparison() -> None:

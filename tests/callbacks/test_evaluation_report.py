@@ -126,6 +126,6 @@ def test_the_first_rank_prints_what_all_found(
     monkeypatch.setattr(Trainer, "is_global_zero", is_first)
     monkeypatch.setattr(collectives, "all_gather", lambda own: [own, {"validation/return": 0.25}])
 
-    EvaluationReport(tmp_path, method="ppo", checkpoint=None).on_validation_end(trainer, module)
+    EvaluationReport(tmp_path, method="ppo", checkpoint=lambda: None).on_validation_end(trainer, module)
 
     assert capsys.readouterr().out == expected

@@ -75,6 +75,7 @@ class TestWrongInput:
             ([*PPO, "--trainer.foo", "1"], ["trainer.foo", "max_epochs"]),
             ([*PPO, "--foo", "1"], ["foo", "run_dir", "ckpt_path"]),
             ([*PPO, "extra"], ["unrecognized", "extra"]),
+            ([*PPO, "--replay", "episodes.npz"], ["replay is not an option; ", "run_dir", "ckpt_path"]),
             ([*PPO, "--data.num_envs", "many"], ["data.num_envs", "int", "many"]),
             ([*PPO, "--model.gamma", "high"], ["model.gamma", "float", "high"]),
             ([*PPO, "--model.gamma", "1.5"], ["model.gamma", "1.5", "[0, 1]"]),

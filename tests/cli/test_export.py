@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import safetensors.torch
 import torch
@@ -120,6 +121,15 @@ class TestExport:
         assert differences(vae.state_dict(), {name: tensor.bfloat16().float() for name, tensor in saved.items()}) == []
 
     @pytest.mark.slow
+    def test_so_many_episodes_are_shown_instead_of_the_runs_video(self, runs: SharedRuns, at_home: Path) -> None:
+        run = runs.copied(at_home / "run", "ppo")
+        for number in (1, 3):
+            args = ["--ckpt_path", str(run), "--out", "policy", "--overwrite", "--episodes", str(number)]
+            assert main(["export", *args]) == 0
+            with av.open(str(at_home / "policy" / VIDEO)) as video:
+                assert video.streams.video[0].width == number * 3 * 64 + (number - 1) * 2
+
+    @pytest.mark.slow
     def test_the_world_model_is_written_by_option(self, runs: SharedRuns, at_home: Path) -> None:
         run = runs.finished("simple_cpu", data__num_envs=16, data__num_steps=2)
 
@@ -143,6 +153,7 @@ class TestExport:
             (["--out", "policy", "--dtype", "float8"], "argument --dtype: invalid choice: 'float8'"),
             (["--out", "taken", "--ckpt_path", "a"], "out: taken exists already; give another folder, or --overwrite"),
             (["--out", "taken", "--ckpt_path", "a", "--overwrite"], "out: taken is not an earlier export, and is not"),
+            (["--out", "policy", "--ckpt_path", "a", "--episodes", "0"], "episodes must be at least 1, found 0"),
             (["--out", "policy", "--ckpt_path", "a", "--push", "name"], "must be hf://user/name, found name"),
         ],
     )

@@ -2,24 +2,36 @@
 
 import os
 import signal
+import threading
+import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import uvicorn
 
 import lightning_rl
-from lightning_rl.cli import play
+from lightning_rl.cli import play, program
+from lightning_rl.data.atari import AtariDataModule
+from lightning_rl.data.datamodule import RolloutDataModule
+from lightning_rl.data.evaluation_dataset import UniformPolicy
+from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.modules.impala_vae import ImpalaVAEModule, SurpriseConfig
 from lightning_rl.modules.ppo_distill import PPODistillModule
+from lightning_rl.runs.episodes_file import NAME, write_episodes
 from lightning_rl.viewer.access import is_loopback
-from lightning_rl.viewer.games_thread import images_of, numbers_of
+from lightning_rl.viewer.description import images_of, numbers_of, outcome_of
 from lightning_rl.viewer.lenses import AutoencoderLens
+from lightning_rl.viewer.scene import Scene
+from lightning_rl.viewer.serving import Viewer
 from lightning_rl.viewer.session import Session
+from lightning_rl.viewer.table import Table
 from tests.support.command_lines import refusal
-from tests.support.methods import RUNNING_STD
+from tests.support.methods import RUNNING_STD, SEVERAL_TEACHERS
 from tests.support.runs import start, wait_until
 from tests.support.shared_runs import SharedRuns
 from tests.viewer.walk import Talk
@@ -34,10 +46,18 @@ from tests.viewer.walk import Talk
         (["--game", "pong", "--ckpt_path", "x"], "game: --game is played without an agent and takes no --ckpt_path"),
         (["--ckpt_path", "nowhere.ckpt", "--config", "configs/ppo.yaml"], "nowhere.ckpt"),
         (["--port", "x"], "argument --port: invalid int value: 'x'"),
+        (["--game", "bigfish", "--horizon", "5"], "horizon is a world model's, and bigfish (easy) has none"),
+        (["--game", "bigfish", "--temperature", "1"], "temperature is a world model's, and bigfish (easy) has none"),
+        (["--game", "bigfish", "--level", "-1"], "level must be from 0 to 2147483646, found -1"),
     ],
 )
 def test_a_wrong_command_is_refused_in_one_line(args: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert told in refusal(["play", *args], capsys)
+
+
+def scene_at(args: list[str]) -> Scene:
+    [scene] = play.checkpoint_show(args).scenes
+    return scene
 
 
 # runs that other tests ask for, too
@@ -57,7 +77,7 @@ _ATARI = {"iterations": 1, "trainer__check_val_every_n_epoch": 1}
 def test_a_run_of_every_method_is_played(
     config: str, options: dict[str, Any], difficulty: str, runs: SharedRuns
 ) -> None:
-    scene = play.checkpoint_scene(["--ckpt_path", str(runs.finished(config, **options))])
+    scene = scene_at(["--ckpt_path", str(runs.finished(config, **options))])
     session = Session(scene)
     for _ in range(3):
         session.step()
@@ -78,7 +98,7 @@ def test_a_run_of_every_method_is_played(
 
 
 def test_the_autoencoder_shows_what_it_sees_and_its_latent_moves(runs: SharedRuns) -> None:
-    scene = play.checkpoint_scene(["--ckpt_path", str(runs.finished("impala_vae"))])
+    scene = scene_at(["--ckpt_path", str(runs.finished("impala_vae"))])
     session = Session(scene)
     session.step()
     assert scene.lens is not None
@@ -98,7 +118,7 @@ def test_the_autoencoder_shows_what_it_sees_and_its_latent_moves(runs: SharedRun
 
 @pytest.mark.slow
 def test_distillation_shows_the_intrinsic_reward_and_learns_nothing(runs: SharedRuns) -> None:
-    scene = play.checkpoint_scene(["--ckpt_path", str(runs.finished("ppo_distill", **RUNNING_STD))])
+    scene = scene_at(["--ckpt_path", str(runs.finished("ppo_distill", **RUNNING_STD))])
     assert isinstance(scene.policy, PPODistillModule)
     before = {name: value.clone() for name, value in scene.policy.state_dict().items()}
     session = Session(scene)
@@ -123,15 +143,23 @@ def test_the_surprise_is_told_from_the_second_frame_on() -> None:
 
 
 def test_the_world_model_plays_beside_the_game_and_alone(runs: SharedRuns) -> None:
-    session = Session(play.checkpoint_scene(["--ckpt_path", str(runs.finished("simple_cpu", **_SIMPLE))]))
+    args = ["--horizon", "9", "--temperature", "0.5", "--ckpt_path", str(runs.finished("simple_cpu", **_SIMPLE))]
+    session = play.table(*play.parser().parse_known_args(args)).session
+    assert (session.horizon, session.temperature) == (9, 0.5)
     session.step()
     session.go("both")
     session.step()
     beside = images_of(session.now)
     session.go("model")
     session.step()
+    session.dream_of_replay()
+    stack = session.now.dream
+    session.step()
     session.close()
 
+    assert stack is not None
+    assert stack.is_of_replay
+    assert stack.stack.any()
     assert list(beside) == ["game", "world model", "difference"]
     assert beside["world model"].shape == beside["game"].shape == (64, 64, 3)
     assert (session.now.length, session.now.where) == (1, "model")
@@ -149,9 +177,40 @@ def test_a_notebook_shows_the_page_inline(runs: SharedRuns) -> None:
     assert policy.endswith("frame-ancestors 'self' http://127.0.0.1:* http://localhost:* vscode-webview:")
 
 
+def test_a_notebook_is_told_why_its_game_has_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail() -> Table:
+        raise ValueError("no such game")
+
+    told: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)  # which prints below the notebook's cell
+    shown = play.Inline(Viewer(fail, recordings=tmp_path), 100)
+    end = time.monotonic() + 30
+    while not told:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    shown.close()
+
+    assert [(str(one.exc_value), one.thread and one.thread.name) for one in told] == [("no such game", "play")]
+
+
+def test_a_network_that_fails_ends_play_with_its_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fail(server: uvicorn.Server, sockets: Any) -> None:
+        raise RuntimeError(f"the network is gone, and {len(sockets)} sockets with it")
+
+    monkeypatch.setattr(uvicorn.Server, "serve", fail)
+
+    with pytest.raises(RuntimeError, match="the network is gone, and 1 sockets with it"):
+        play.main(["--game", "dodgeball"])
+
+    assert capsys.readouterr().out.startswith("http://127.0.0.1:")
+    assert not [thread for thread in threading.enumerate() if thread.name in ("games", "network")]
+
+
 @pytest.mark.slow
 def test_an_atari_run_is_played(runs: SharedRuns) -> None:
-    session = Session(play.checkpoint_scene(["--ckpt_path", str(runs.finished("ppo_atari", **_ATARI))]))
+    session = Session(scene_at(["--ckpt_path", str(runs.finished("ppo_atari", **_ATARI))]))
     frame = session.now.frame
     for _ in range(13):  # an episode, and the first step of another one
         session.step()
@@ -162,9 +221,135 @@ def test_an_atari_run_is_played(runs: SharedRuns) -> None:
     assert (session.now.episode.level, session.now.length) == (1, 0)
 
 
+def left_by_test(data: RolloutDataModule, folder: Path, **games: Any) -> Path:
+    """A folder with the episodes that random play had."""
+    (episodes,) = data.evaluation("full_distribution", UniformPolicy(data.num_actions), num_envs=2, is_test=True)
+    class_path = f"lightning_rl.{type(data).__name__}"
+    write_episodes(folder / NAME, {"all": episodes}, class_path=class_path, init_args=games)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("games", "options"),
+    [
+        (ProcgenDataModule, {"game": "dodgeball", "num_threads": 0}),
+        (AtariDataModule, {"game": "Breakout", "max_episode_steps": 40, "frame_stack": 1, "sticky_actions": True}),
+    ],
+)
+def test_the_episodes_of_test_are_listed_and_played_exactly(
+    games: type[RolloutDataModule], options: dict[str, Any], tmp_path: Path
+) -> None:
+    data = games(**options, seed=3)
+    episodes = play.episodes_in([tmp_path / "none", left_by_test(data, tmp_path, **options)], data)
+    shown = Table(replace(play.show_of(data, None), episodes=episodes))
+    assert episodes is not None
+
+    for row in episodes.rows:
+        shown.follow("window", {"do": "episode", "number": row.number})
+        frames = {shown.now.frame.tobytes()}
+        for _ in range(row.length):
+            assert outcome_of(shown.now) is None
+            shown.step()
+            frames.add(shown.now.frame.tobytes())
+        assert outcome_of(shown.now) == "As it was recorded"
+        assert len(frames) > row.length / 4  # it does not stand still
+    shown.close()
+    assert {row.game for row in episodes.rows} == {data.game}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"game": "maze"}, "is of other games"),
+        ({"game": "nogame"}, "game must be one of"),
+        ({"game": "dodgeball", "nothing": 1}, "unexpected keyword argument 'nothing'"),
+        ({"game": "dodgeball", "frame_stack": 2}, "is of other games"),
+    ],
+)
+def test_episodes_that_cannot_be_shown_are_told_in_one_line(
+    options: dict[str, Any], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ProcgenDataModule(game="dodgeball", num_threads=0, seed=3)
+    folder = left_by_test(data, tmp_path, **options)
+
+    assert play.episodes_in([folder], data) is None
+
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("lightning-rl: the episodes of test are not shown: ")
+    assert told in line
+
+
+@pytest.mark.slow
+def test_a_run_that_was_tested_offers_its_episodes_and_a_policy_those_of_judging_it(
+    runs: SharedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run, policy = runs.copied(tmp_path / "run", "ppo"), tmp_path / "policy"
+    assert program.main(["test", "--ckpt_path", str(run)]) == 0
+    assert program.main(["export", "--ckpt_path", str(run), "--out", str(policy)]) == 0
+    assert play.checkpoint_show(["--ckpt_path", str(policy)]).episodes is None
+    assert program.main(["test", "--ckpt_path", str(policy)]) == 0
+
+    for path in (run, policy):
+        shown = Table(play.checkpoint_show(["--ckpt_path", str(path)]))
+        assert shown.show.episodes is not None
+        rows = shown.show.episodes.rows
+        assert [row.level_set for row in rows[::2]] == ["train_levels", "full_distribution", "random_policy"]
+        last = rows[-1]
+        shown.follow("window", {"do": "episode", "number": last.number})
+        for _ in range(last.length):
+            shown.step()
+        assert outcome_of(shown.now) == "As it was recorded"
+        shown.close()
+
+
+@pytest.mark.slow
+def test_a_run_of_several_games_is_played_with_its_episodes(runs: SharedRuns, tmp_path: Path) -> None:
+    run = runs.copied(tmp_path / "run", "policy_distill", **SEVERAL_TEACHERS)
+    assert program.main(["test", "--ckpt_path", str(run)]) == 0
+    shown = Table(play.checkpoint_show(["--ckpt_path", str(run)]))
+    assert shown.show.episodes is not None
+    assert [scene.title for scene in shown.show.scenes] == [
+        "policy_distill on dodgeball (easy)",
+        "policy_distill on starpilot (easy)",
+    ]
+    assert shown.show.title == "policy_distill on dodgeball+starpilot (easy)"
+    last = shown.show.episodes.rows[-1]
+    shown.follow("window", {"do": "episode", "number": last.number})
+    for _ in range(last.length):
+        shown.step()
+    assert (outcome_of(shown.now), last.game, shown.session.scene.game) == (
+        "As it was recorded",
+        "starpilot",
+        "starpilot",
+    )
+    shown.follow("window", {"do": "grid", "number": 4})
+    shown.step()
+    shown.close()
+    assert [session.scene.game for session in shown.sessions] == ["starpilot", "dodgeball"] * 2
+
+
+@pytest.mark.slow
+def test_an_exported_policy_is_played_as_its_checkpoint(runs: SharedRuns, tmp_path: Path) -> None:
+    run, policy = runs.finished("ppo"), tmp_path / "policy"
+    assert program.main(["export", "--ckpt_path", str(run), "--out", str(policy)]) == 0
+    shown = [Table(play.checkpoint_show(["--ckpt_path", str(path)])) for path in (run, policy)]
+    for one in shown:
+        for _ in range(5):
+            one.step()
+        one.close()
+
+    first, second = (one.now for one in shown)
+    assert first.episode.actions == second.episode.actions
+    assert (first.frame == second.frame).all()
+    assert first.output is not None
+    assert second.output is not None
+    assert first.output.logits.equal(second.output.logits)
+
+
 def test_a_game_is_played_without_an_agent() -> None:
     data = play.parser().parse_args(["--game", "coinrun", "--distribution_mode", "hard", "--level", "9"])
-    session = Session(play.scene(data, []), level=data.level)
+    session = play.table(data, []).session
     session.hand_to("person")
     session.held = 7
     first = session.now.frame

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_rl.runs.episodes_file import read_episode, write_episodes
+from lightning_rl.runs.episodes_file import EpisodeRow, read_episode, read_rows, write_episodes
 from lightning_rl.types import Episodes
 
 LENGTHS = [2, 3, 1]
@@ -46,6 +46,13 @@ def test_a_row_is_an_episode(file: Path) -> None:
     assert (episode.class_path, episode.init_args, episode.start) == (*GAMES.values(), None)
 
 
+def test_the_rows_are_told_without_their_actions(file: Path) -> None:
+    rows = read_rows(file)
+
+    assert [row.number for row in rows] == list(range(6))
+    assert rows[4] == EpisodeRow(4, "maze", "full_distribution", 5, -1.0, 3)
+
+
 def test_games_without_levels_begin_where_they_say(tmp_path: Path) -> None:
     write_episodes(
         tmp_path / "file", {"all": some_episodes("all", seeds=False, starts=True)}, class_path="x", init_args={}
@@ -54,6 +61,7 @@ def test_games_without_levels_begin_where_they_say(tmp_path: Path) -> None:
     assert episode.level_seed is None
     assert episode.start is not None
     assert episode.start.tolist() == [-4, -5]
+    assert read_rows(tmp_path / "file")[2] == EpisodeRow(2, "", "all", None, 3.25, 1)
 
 
 def test_it_has_the_arrays_that_others_rely_on(file: Path) -> None:
@@ -130,3 +138,4 @@ def test_of_several_games_a_row_says_its_own(tmp_path: Path) -> None:
 
     assert read_episode(tmp_path / "file", 2).init_args == {"game": "maze", "num_levels": 5}
     assert read_episode(tmp_path / "file", 3).init_args == {"game": "heist", "num_levels": 5}
+    assert [row.game for row in read_rows(tmp_path / "file")] == ["maze"] * 3 + ["heist"] * 3

@@ -221,7 +221,7 @@ ROWS = {
         resumed=(Variant("values-fp32", {"model.regress_values": True}, slow=True),),
     ),
     "ppo_distill_rnd": Row(of="ppo_distill", slow=True, resumed=()),
-    "quickstart": Row(of="ppo_distill", slow=True, resumed=()),
+    "quickstart": Row(of="ppo", slow=True, resumed=()),
     "ppo_atari": Row(
         of="ppo",
         tiny=_TINY_ATARI | {"data.iterations_per_epoch": 1},

@@ -1,11 +1,14 @@
 """The world model alone and beside the game."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
-from lightning_rl.viewer.games_thread import images_of, numbers_of
+from lightning_rl.viewer.description import images_of, numbers_of
 from lightning_rl.viewer.session import Session
-from tests.viewer.walk import LENGTH, RIGHT_UNTIL, SIZE, ForgetfulModel, RightPolicy, column, walk
+from tests.viewer.walk import LENGTH, RIGHT_UNTIL, SIZE, ForgetfulModel, RightPolicy, column, table, walk
 
 
 def started(where: str, *, steps: int = 0, **options: int) -> Session:
@@ -100,6 +103,37 @@ def test_the_next_episode_is_played_side_by_side_too() -> None:
     assert (session.now.where, session.now.episode.level) == ("both", 4)
     assert session.now.dream is not None
     assert session.now.dream.steps == session.now.length
+
+
+def test_alone_it_may_begin_at_a_frame_of_the_replay_and_begins_there_anew() -> None:
+    session = started("game")
+    frames = torch.zeros(1, SIZE, SIZE, 3, dtype=torch.uint8)
+    frames[:, :, 11] = 255
+    session.scene = replace(session.scene, real_frames=lambda _: frames)
+    session.horizon = 2
+
+    session.dream_of_replay()
+    shown = [column(session.now.frame)]
+    assert numbers_of(session.now)["Began at"] == "a real frame"
+    for _ in range(4):
+        session.step()
+        shown.append(column(session.now.frame))
+
+    assert shown == [11, 12, 13, 11, 12]
+    session.go("game")
+    session.step()
+    assert (column(session.now.frame), session.now.length) == (7, 4)
+
+
+@pytest.mark.parametrize(("text", "found"), [("-1", "-1.0"), ("nan", "nan"), ("11", "11.0"), ("x", "'x'")])
+def test_a_temperature_that_there_is_not_is_refused(text: str, found: str) -> None:
+    shown = table(policy=RightPolicy(), world_model=ForgetfulModel())
+
+    with pytest.raises(ValueError, match=found):
+        shown.follow("window", {"do": "temperature", "value": text})
+
+    with pytest.raises(ValueError, match=r"temperature must be left out for ForgetfulModel, found 1\.0"):
+        shown.follow("window", {"do": "temperature", "value": "1"})
 
 
 def test_without_a_world_model_only_the_game_is_played() -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import av
 import pytest
 
+from lightning_rl.runs.episodes_file import EpisodeRow
+from lightning_rl.viewer.scene import PlayedEpisodes
 from lightning_rl.viewer.serving import Viewer
 from tests.support import browser
 from tests.support.browser import Browser
-from tests.viewer.walk import LENGTH, ForgetfulModel, RightPolicy, Talk, walk
+from tests.viewer.walk import LENGTH, ForgetfulModel, RightPolicy, Talk, recorded, table, walk
 
 COLUMN = (
     "(() => { const c = document.querySelector('canvas'), row = c.getContext('2d').getImageData(0, 0, c.width, 1).data;"
@@ -31,7 +33,12 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture
 def viewer(tmp_path: Path) -> Iterator[Viewer]:
     scene = walk(policy=RightPolicy(), greedy=True, world_model=ForgetfulModel())
-    found = Viewer(lambda: scene, recordings=tmp_path / "recordings", keep_open=True)
+    rows = [
+        EpisodeRow(number, "walk", "train_levels" if number else "random_policy", None, 10.0 * number, LENGTH)
+        for number in range(4)
+    ]
+    episodes = PlayedEpisodes(rows=rows, read=lambda number: recorded(number=number, value=10.0 * number))
+    found = Viewer(lambda: table(scene, episodes=episodes), recordings=tmp_path / "recordings", keep_open=True)
     found.start()
     yield found
     found.close()
@@ -142,6 +149,83 @@ def test_levels_are_chosen(shown: Browser) -> None:
     click(shown, "#previous")
 
     until(shown, "lightningRL.state().level === 11")
+
+
+def choose(page: Browser, name: str, value: str) -> None:
+    page.evaluate(
+        f"(() => {{ const s = document.getElementById('{name}'); s.value = '{value}'; s.onchange({{target: s}}) }})()"
+    )
+
+
+@pytest.mark.slow
+def test_several_levels_are_shown_at_once_and_one_of_them_is_chosen(shown: Browser) -> None:
+    choose(shown, "grid", "4")
+    until(shown, "document.querySelectorAll('canvas').length === 4 && lightningRL.state().count === 4")
+    places = "[...document.querySelectorAll('#screens figure')].map(e => Math.round(e.getBoundingClientRect().{}))"
+    lefts, tops = shown.evaluate(places.format("left")), shown.evaluate(places.format("top"))
+    click(shown, "#screens figure:nth-child(3)")
+    until(shown, "lightningRL.state().chosen === 2 && lightningRL.state().level === 5")
+    shown.evaluate("document.querySelector('#screens figure:nth-child(2)').focus()")
+    shown.press("Enter", 13)
+    until(shown, "lightningRL.state().chosen === 1 && lightningRL.state().level === 4")
+    pressed = "[...document.querySelectorAll('#screens figure')].map(e => e.getAttribute('aria-pressed'))"
+    until(shown, f"({pressed})[1] === 'true'")
+    named = shown.evaluate("document.querySelector('#screens figure:nth-child(2)').getAttribute('aria-label')")
+    size = "document.querySelector('canvas').getBoundingClientRect().width"
+    small = shown.evaluate(size)
+    choose(shown, "grid", "1")
+    until(shown, "document.querySelectorAll('canvas').length === 1 && lightningRL.state().level === 4")
+    until(shown, f"{size} > {small} * 1.5")
+
+    assert [len(set(lefts)), len(set(tops))] == [2, 2]
+    assert named.startswith("Choose 2: level 4, return ")
+    assert shown.evaluate("document.querySelector('#screens figure').hasAttribute('role')") is False
+
+
+@pytest.mark.slow
+def test_the_episodes_of_test_are_sorted_by_return_and_one_is_played_again(shown: Browser) -> None:
+    returns = "[...document.querySelectorAll('#episode-list button span:first-child')].map(e => e.textContent)"
+    until(shown, "document.querySelectorAll('#episode-list button').length === 1")
+    assert shown.evaluate("[...document.getElementById('episode-set').options].map(e => e.text)") == [
+        "random play",
+        "training levels",
+    ]
+    choose(shown, "episode-set", '["walk","train_levels"]')
+    assert shown.evaluate(returns) == ["return 30", "return 20", "return 10"]
+    choose(shown, "episode-order", "1")
+    assert shown.evaluate(returns) == ["return 10", "return 20", "return 30"]
+    shown.evaluate("lightningRL.send({do: 'speed', value: 4})")
+    click(shown, "#episode-list button")
+    until(shown, "lightningRL.state().recorded === 1")
+    until(shown, "document.getElementById('who-now').textContent === 'Episode 1 of test is played again.'")
+    until(shown, "document.getElementById('verdict').textContent.includes('. As it was recorded')")
+
+    assert state(shown, "total") == 10
+    assert shown.evaluate("document.querySelector('#episode-list [aria-pressed=true]').dataset.episode") == "1"
+
+
+@pytest.mark.slow
+def test_horizon_and_temperature_are_asked_for(shown: Browser) -> None:
+    click(shown, "[data-where=model]")
+    choose(shown, "horizon", "3")
+    until(shown, "lightningRL.state().horizon === 3")
+    until(shown, "lightningRL.state().numbers['Model’s step'] === 3")
+    until(shown, "lightningRL.state().numbers['Model’s step'] === 0")
+    choose(shown, "temperature", "0.5")
+    until(shown, "document.getElementById('toast').textContent.startsWith('temperature must be left out')")
+
+
+@pytest.mark.slow
+def test_a_png_is_saved(shown: Browser) -> None:
+    shown.evaluate(
+        "HTMLAnchorElement.prototype.click = function () { window.saved = this.download; window.picture = new Image();"
+        " window.picture.src = this.href }"
+    )
+    click(shown, "#png")
+    until(shown, "window.picture?.naturalWidth > 0")
+
+    assert shown.evaluate("[picture.naturalWidth, picture.naturalHeight]") == [8 * 16, 8 * 16]
+    assert shown.evaluate("saved").startswith("walk_3_")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from lightning_rl.errors import UsageError
 from lightning_rl.viewer.serving import Viewer
-from tests.viewer.walk import LEFT, RIGHT, RightPolicy, Talk, WalkVectorEnv, any_one, none, walk
+from tests.viewer.walk import LEFT, RIGHT, RightPolicy, Talk, WalkVectorEnv, any_one, none, table, walk
 
 Started = Callable[..., Viewer]
 
@@ -25,7 +25,7 @@ def started(tmp_path: Path) -> Iterator[Started]:
 
     def start(**options: Any) -> Viewer:
         scene = options.pop("scene", None) or walk(policy=RightPolicy(), greedy=True)
-        viewer = Viewer(lambda: scene, recordings=tmp_path / "recordings", **options)
+        viewer = Viewer(lambda: table(scene), recordings=tmp_path / "recordings", **options)
         viewers.append(viewer)
         viewer.start()
         return viewer
@@ -164,7 +164,7 @@ def test_a_link_brings_back_level_and_actions(started: Started) -> None:
         window.say(do="link")
         link = window.until(any_one, "link")
         window.say(do="level", number=3)
-        window.say(do="replay", level=link["level"], actions=link["actions"])
+        window.say(do="replay", game="walk", level=link["level"], actions=link["actions"])
         again = window.until(lambda frame: frame["episode"] == 3 and frame["paused"])
 
     assert again["bytes"] == paused["bytes"]
@@ -375,7 +375,7 @@ def test_a_busy_port_is_refused_and_a_free_one_named(started: Started) -> None:
     viewer = started()
 
     with pytest.raises(UsageError, match=rf"port must be free, found {viewer.port}.*; \d+ is free"):
-        Viewer(walk, port=viewer.port)
+        Viewer(table, port=viewer.port)
 
 
 def test_the_default_port_moves_on(started: Started) -> None:

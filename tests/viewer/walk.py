@@ -1,7 +1,7 @@
 """A game to look at: a white column that walks left and right, and a policy that always wants to go right."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -17,7 +17,9 @@ from lightning_rl.protocols import Policy
 from lightning_rl.types import ActorOutput, ImaginedStep, RecurrentInputs
 from lightning_rl.viewer.keys import action_keys
 from lightning_rl.viewer.levels import Levels
-from lightning_rl.viewer.session import Scene
+from lightning_rl.viewer.moments import Recorded
+from lightning_rl.viewer.scene import PlayedEpisodes, Scene, Show
+from lightning_rl.viewer.table import Table
 from tests.support.toys import ToyVectorEnv
 
 ACTIONS = ("left", "none", "right", "D")
@@ -115,6 +117,23 @@ def walk(*, policy: Policy | None = None, make_game: Callable[[int], Any] = Walk
         "policy": policy,
     }
     return Scene(**(known | options))
+
+
+RECORDED = [LEFT, LEFT, FIRE] + [NONE] * (LENGTH - 3)
+"""Actions of an episode that begins in column 9."""
+
+
+def recorded(
+    *, number: int = 0, actions: Sequence[int] = RECORDED, value: float = 10.0, level: int | None = None
+) -> Recorded:
+    """An episode that `test` has played."""
+    begun: dict[str, Any] = {"number": number, "game": "walk", "level": level, "open": lambda: WalkVectorEnv(9)}
+    return Recorded(episode_return=value, actions=actions, **begun)
+
+
+def table(scene: Scene | None = None, *, episodes: PlayedEpisodes | None = None, **options: Any) -> Table:
+    """A table of a scene; of the walk, by default."""
+    return Table(Show(scenes=[scene or walk(**options)], episodes=episodes))
 
 
 def column(frame: UInt8[NDArray[Any], "H W 3"]) -> int:

@@ -19,6 +19,8 @@ from lightning_rl.networks.world_model.next_frame import NextFramePredictor
 from lightning_rl.networks.world_model.timing_signal import TimingSignal
 from lightning_rl.types import ImaginedStep, TensorFields
 
+_COLDEST = 1e-4  # at which the likeliest outcome is certain, and logits divided by it are still finite
+
 
 class Simulator:
     """Steps a world model; implements `WorldModel`. Build a new one after the model has learned.
@@ -29,7 +31,14 @@ class Simulator:
         micro_batches: step parts of the games in threads (CPU); null steps all at once (GPU).
         precision: enters the autocast context of predictions.
         is_captured: run a step that is captured once, where all games are stepped at once.
+
+    Attributes:
+        temperature: draws rewards, ends of episodes and the latent from p^(1 / temperature); 0 takes the likeliest
+            ones. With None, the default, the latent is drawn from p, the reward is the likeliest one, and the
+            probability of an end is given as it is.
     """
+
+    temperature: float | None = None
 
     def __init__(
         self,
@@ -91,7 +100,7 @@ class Simulator:
         """The model's prediction of the next step."""
         seen = (obs if self._model.memory is None else obs[..., -COLORS:]).to(self._device)
         actions = actions.to(self._device)
-        if self._is_captured:
+        if self._is_captured and self.temperature is None:
             drawn = self._model.uniforms(len(obs), generator)
             return self._captured(_Imagining(seen=seen, actions=actions, state=state, drawn=drawn))
         if self._micro_batches is None:
@@ -125,7 +134,7 @@ class Simulator:
         generator: torch.Generator,
     ) -> ImaginedStep:
         inputs = _Imagining(seen=seen, actions=actions, state=state)
-        return _imagined(self._model, self._reward_values, self._precision, inputs, generator)
+        return _imagined(self._model, self._reward_values, self._precision, inputs, generator, self.temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,15 +153,22 @@ def _imagined(
     precision: Callable[[], AbstractContextManager[Any]],
     inputs: _Imagining,
     generator: torch.Generator | None = None,
+    temperature: float | None = None,
 ) -> ImaginedStep:
+    sharpened = 1.0 if temperature is None else max(temperature, _COLDEST)
     with torch.no_grad(), precision():  # both are thread-local
         drawn = generator if inputs.drawn is None else inputs.drawn
-        step = model.imagine(inputs.seen, inputs.actions, drawn, state=inputs.state)
+        step = model.imagine(inputs.seen, inputs.actions, drawn, state=inputs.state, temperature=sharpened)
+    rewards, ends = step.reward_probabilities.argmax(-1), step.end_probabilities
+    if temperature is not None and generator is not None:
+        rewards = step.reward_probabilities.to(generator.device).multinomial(1, generator=generator)[:, 0]
+        chances = torch.rand(len(ends), generator=generator, device=generator.device)
+        rewards, ends = rewards.to(reward_values.device), (chances.to(ends) < ends).to(ends)
     return ImaginedStep(
         frames=step.frames,
-        rewards=reward_values[step.reward_probabilities.argmax(-1)],
+        rewards=reward_values[rewards],
         expected_rewards=step.reward_probabilities @ reward_values,
-        end_probabilities=step.end_probabilities,
+        end_probabilities=ends,
         state=step.state,
     )
 

@@ -74,10 +74,14 @@ class LatentInjection(nn.Module):
         return torch.where(used, self.injection(bottleneck, bits), bottleneck), prior_loss
 
     def imagine(
-        self, bottleneck: Float[Tensor, "N C H W"], drawn: torch.Generator | Float32[Tensor, "Q N 1"]
+        self,
+        bottleneck: Float[Tensor, "N C H W"],
+        drawn: torch.Generator | Float32[Tensor, "Q N 1"],
+        temperature: float = 1.0,
     ) -> Float[Tensor, "N C H W"]:
         """The bottleneck conditioned on a latent that `drawn` samples from the prior; see `BitPrior.sample`."""
-        injected: Tensor = self.injection(bottleneck, self.prior.sample(bottleneck.flatten(1), drawn))
+        bits = self.prior.sample(bottleneck.flatten(1), drawn, temperature)
+        injected: Tensor = self.injection(bottleneck, bits)
         return injected
 
     def _noisy(

@@ -217,13 +217,15 @@ class NextFramePredictor(nn.Module):
         drawn: Drawn,
         *,
         state: Float32[Tensor, "N S H W"] | None = None,
+        temperature: float = 1.0,
     ) -> NextFrame:
         """Predicts one step without dropout; `drawn` samples the latent; see `uniforms`.
 
         Raises:
             ValueError: a latent must be sampled and nothing is drawn.
         """
-        return self._predict(obs, actions, state, partial(self._prior_latent, drawn=drawn), None)
+        inject = partial(self._prior_latent, drawn=drawn, temperature=temperature)
+        return self._predict(obs, actions, state, inject, None)
 
     def imagine(
         self,
@@ -232,14 +234,18 @@ class NextFramePredictor(nn.Module):
         drawn: Drawn,
         *,
         state: Float32[Tensor, "N S H W"] | None = None,
+        temperature: float = 1.0,
     ) -> Imagined:
-        """Imagines one step with a latent that `drawn` samples from the prior; see `uniforms`."""
-        predicted = self.predict(obs, actions, drawn, state=state)
-        ends = obs.new_zeros(len(obs)).float() if predicted.end_logits is None else predicted.end_logits.sigmoid()
+        """Imagines one step with a latent that `drawn` samples from the prior; see `uniforms`.
+
+        All probabilities p, the latent's among them, are those of p^(1 / temperature).
+        """
+        predicted = self.predict(obs, actions, drawn, state=state, temperature=temperature)
+        ends = predicted.end_logits
         return Imagined(
             frames=self.likeliest(predicted.frames, obs),
-            reward_probabilities=predicted.reward_logits.softmax(-1),
-            end_probabilities=ends,
+            reward_probabilities=(predicted.reward_logits / temperature).softmax(-1),
+            end_probabilities=obs.new_zeros(len(obs)).float() if ends is None else (ends / temperature).sigmoid(),
             state=predicted.state,
         )
 
@@ -308,12 +314,14 @@ class NextFramePredictor(nn.Module):
         injected, prior_loss = self.latent(bottleneck, images, action, mixing, generator)
         return injected, prior_loss
 
-    def _prior_latent(self, bottleneck: Tensor, action: Tensor, *, drawn: Drawn) -> tuple[Tensor, Tensor | None]:
+    def _prior_latent(
+        self, bottleneck: Tensor, action: Tensor, *, drawn: Drawn, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor | None]:
         if self.latent is None:
             return bottleneck, None
         if drawn is None:
             raise ValueError("generator must be given to sample the latent, found None")
-        return self.latent.imagine(bottleneck, drawn), None
+        return self.latent.imagine(bottleneck, drawn, temperature), None
 
 
 def _mean(images: Float[Tensor, "N C H W"]) -> Float32[Tensor, "N C"]:

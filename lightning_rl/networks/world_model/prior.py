@@ -66,13 +66,17 @@ class BitPrior(nn.Module):
         return nats.view_as(symbols).mean(1)
 
     def sample(
-        self, features: Float[Tensor, "N {self.num_features}"], drawn: torch.Generator | Float32[Tensor, "Q N 1"]
+        self,
+        features: Float[Tensor, "N {self.num_features}"],
+        drawn: torch.Generator | Float32[Tensor, "Q N 1"],
+        temperature: float = 1.0,
     ) -> Float32[Tensor, "N {self.config.num_bits}"]:
         """A sampled latent, 1 and −1, from one uniform number per symbol.
 
         Args:
             features: the flattened bottleneck.
             drawn: the numbers, or the generator that draws them, which may be on another device.
+            temperature: probabilities p are those of p^(1 / temperature).
         """
         uniforms = drawn if isinstance(drawn, Tensor) else self.uniforms(len(features), drawn)
         symbols = []
@@ -80,7 +84,8 @@ class BitPrior(nn.Module):
             inputs, state = self._initial(features)
             for uniform in uniforms.to(features.device):
                 outputs, state = self.lstm(inputs, state)
-                cumulative = (self.logits(outputs.squeeze(1)).softmax(-1) * _ONE).long().cumsum(-1)
+                probabilities = (self.logits(outputs.squeeze(1)) / temperature).softmax(-1)
+                cumulative = (probabilities * _ONE).long().cumsum(-1)
                 # the last sum is left out: it is one up to rounding
                 symbols.append((cumulative[:, :-1] <= (uniform * _ONE).long()).sum(-1))
                 inputs = self._embedded(symbols[-1].unsqueeze(1))

@@ -2,6 +2,7 @@
 
 import { Connection, name, setting, withToken } from "/connection.js";
 import { Playing } from "/playing.js";
+import { Episodes } from "/episodes.js";
 import { fit, png, show } from "/stage.js";
 import * as thoughts from "/thoughts.js";
 
@@ -12,6 +13,7 @@ let playing = null;
 let isDrawing = false;
 let isSeeking = false;
 const kept = [];
+const episodes = new Episodes((row) => send({ do: "episode", number: row }));
 
 const send = (command) => connection.send(command);
 const text = (id, value) => {
@@ -20,7 +22,7 @@ const text = (id, value) => {
 const number = (value, digits = 2) => (Number.isInteger(value) ? String(value) : value.toFixed(digits));
 
 function heard(message) {
-  const answers = { hello, frame, trace: thoughts.take, link, recorded, error: ({ text }) => toast(text) };
+  const answers = { hello, frame, trace: thoughts.take, episodes: ({ rows }) => episodes.take(rows), link, recorded, error: ({ text }) => toast(text) };
   answers[message.type]?.(message);
 }
 
@@ -32,10 +34,15 @@ function hello(message) {
   document.body.classList.remove("loading");
   element("takeover").hidden = false;
   for (const control of [document.querySelector('[data-player="agent"]'), element("greedy")]) control.disabled = !message.agent;
-  element("greedy-label").hidden = element("bars").hidden = element("value-box").hidden = !message.agent;
+  element("greedy-label").hidden = element("bars").hidden = element("value-box").hidden = element("value-key").hidden = !message.agent;
   element("where").hidden = !message.world_model;
+  element("real_frame").hidden = !message.real_frames;
   element("sets").hidden = message.training_levels === null;
+  element("episodes").hidden = message.episodes === 0;
+  element("game-box").hidden = message.games.length === 1;
   if (!isFirst) return;
+  element("game").replaceChildren(...message.games.map((game) => new Option(game, game)));
+  if (message.episodes > 0) send({ do: "episodes" });
   thoughts.build(message.actions);
   buildSliders(message.sliders);
   playing = new Playing(message.actions, message.idle, (action) => send({ do: "hold", action }));
@@ -63,8 +70,10 @@ function unmove() {
 
 // A copied link brings back its level and its actions, once.
 function follow(asked) {
-  if (!asked.has("level")) return;
-  send({ do: "replay", level: Number(asked.get("level")), actions: asked.get("actions") ?? "" });
+  const actions = asked.get("actions") ?? "";
+  if (asked.has("episode")) send({ do: "replay_episode", number: Number(asked.get("episode")), actions });
+  else if (asked.has("level")) send({ do: "replay", game: asked.get("game") ?? about.games[0], level: Number(asked.get("level")), actions });
+  else return;
   history.replaceState(null, "", location.pathname + location.search);
 }
 
@@ -80,7 +89,7 @@ function frame(message) {
 }
 
 function draw(now) {
-  show(now.images, now.labels ?? ["game"]);
+  show(now.images, now.labels, now.count > 1 ? { columns: now.columns, chosen: now.chosen, choose: (place) => send({ do: "choose", number: place }) } : null);
   thoughts.showBars(now.probabilities, now.action);
   thoughts.draw(now.length);
   text("n-total", number(now.total));
@@ -88,7 +97,8 @@ function draw(now) {
   text("n-length", String(now.length));
   text("n-value", now.values === null ? "–" : now.values.map((value) => value.toFixed(2)).join(" / "));
   text("n-rate", now.paused ? "–" : now.rate.toFixed(1));
-  text("verdict", now.over ? `Episode over: return ${number(now.total)} in ${now.length} steps` : "");
+  const over = now.over ? `Episode over: return ${number(now.total)} in ${now.length} steps` : "";
+  text("verdict", [over, now.outcome].filter(Boolean).join(". "));
   text("pause", now.paused ? "Play" : "Pause");
   drawMore(now);
   drawTime(now);
@@ -119,6 +129,7 @@ function drawMore(now) {
   }
   element("anew").disabled = now.where === "game";
   if (document.activeElement !== element("horizon")) element("horizon").value = String(now.horizon);
+  if (document.activeElement !== element("temperature")) element("temperature").value = now.temperature ?? "";
 }
 
 function drawTime(now) {
@@ -144,26 +155,32 @@ function drawPlayers(now) {
     agent: now.greedy ? "The agent plays its likeliest actions." : "The agent plays: its actions are sampled.",
     person: mine ? "You play." : "Another window plays.",
     random: "All actions are equally likely.",
-    replay: "The link's actions are played again.",
+    replay: now.recorded === null ? "The link’s actions are played again." : `Episode ${now.recorded} of test is played again.`,
   };
   text("who-now", told[now.player] + (now.windows > 1 ? ` ${now.windows} windows are open.` : ""));
-  playing.turn(mine);
+  if (playing.turn(mine)) fit();
 }
 
 function drawLevel(now) {
-  if (document.activeElement !== element("level")) element("level").value = String(now.level);
+  if (document.activeElement !== element("level")) element("level").value = String(now.level ?? "");
+  if (document.activeElement !== element("game")) element("game").value = now.game;
+  if (document.activeElement !== element("grid")) element("grid").value = String(now.count);
+  episodes.mark(now.recorded);
   for (const button of document.querySelectorAll("[data-set]")) {
     button.setAttribute("aria-pressed", String(button.dataset.set === now.set));
   }
 }
 
-function link({ level, actions }) {
-  const url = `${location.origin}/#level=${level}&actions=${actions}`;
+function link({ game, level, episode, actions }) {
+  const begun = episode === undefined ? `game=${encodeURIComponent(game)}&level=${level}` : `episode=${episode}`;
+  const url = `${location.origin}/#${begun}&actions=${actions}`;
   const box = element("link-text");
   box.value = url;
   element("link-box").hidden = false;
   box.select();
-  navigator.clipboard?.writeText(url).then(() => toast("The link is copied. It opens while this server runs; later, put its end behind the new link."), () => toast("Copy the link from the box."));
+  box.scrollIntoView({ block: "nearest" });
+  const copied = navigator.clipboard?.writeText(url) ?? Promise.reject(); // browsers have none where nothing is encrypted
+  copied.then(() => toast("The link is copied. It opens while this server runs; later, put its end behind the new link."), () => toast("Copy the link from the box."));
 }
 
 function recorded({ name: file, path }) {
@@ -212,12 +229,13 @@ const presses = {
   pick,
   takeover: () => hand(newest.player === "person" && newest.owner === name ? (about.agent ? "agent" : "random") : "person"),
   anew: () => send({ do: "where", value: newest.where }),
+  real_frame: () => send({ do: "real_frame" }),
   unmove,
   record: () => send({ do: "record", value: newest.recording === null }),
   link: () => send({ do: "link" }),
   png: async () => {
     const url = URL.createObjectURL(await png(8));
-    Object.assign(document.createElement("a"), { href: url, download: `${about.game}_${newest.level}_${newest.length}.png` }).click();
+    Object.assign(document.createElement("a"), { href: url, download: `${newest.game}_${newest.level ?? "episode"}_${newest.length}.png` }).click();
     setTimeout(() => URL.revokeObjectURL(url), 10000);
   },
 };
@@ -226,6 +244,9 @@ for (const button of document.querySelectorAll("[data-player]")) button.onclick 
 for (const button of document.querySelectorAll("[data-set]")) button.onclick = () => send({ do: "set", levels: button.dataset.set });
 for (const button of document.querySelectorAll("[data-where]")) button.onclick = () => send({ do: "where", value: button.dataset.where });
 element("horizon").onchange = (event) => Number.isInteger(event.target.valueAsNumber) && event.target.valueAsNumber >= 0 && send({ do: "horizon", value: event.target.valueAsNumber });
+element("temperature").onchange = (event) => send({ do: "temperature", value: event.target.value });
+element("game").onchange = (event) => send({ do: "game", value: event.target.value });
+element("grid").onchange = (event) => send({ do: "grid", number: Number(event.target.value) });
 element("level").onkeydown = (event) => event.key === "Enter" && pick();
 element("speed").onchange = (event) => send({ do: "speed", value: Number(event.target.value) });
 element("at_end").onchange = (event) => send({ do: "at_end", value: event.target.value });

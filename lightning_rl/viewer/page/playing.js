@@ -38,7 +38,7 @@ export class Playing {
 
   down(event) {
     const takesKeys = event.target.closest?.("input, select, textarea");
-    const presses = event.code === "Space" && event.target.closest?.("button, a");
+    const presses = event.code === "Space" && event.target.closest?.("button, a, [role=button]");
     if (!this.isOn || takesKeys || presses || event.ctrlKey || event.metaKey || event.altKey) return;
     if (!this.known.has(event.code)) return;
     event.preventDefault();
@@ -56,12 +56,14 @@ export class Playing {
     if (this.isOn) this.hold(this.idle);
   }
 
+  // Whether that is a change.
   turn(on) {
-    if (on === this.isOn) return;
+    if (on === this.isOn) return false;
     this.pressed.clear();
     this.isOn = on;
     pad.hidden = !on;
     document.getElementById("keys").hidden = !on;
+    return true;
   }
 
   find(keys) {

@@ -20,7 +20,7 @@ from lightning_rl.modules.simple.outer_loop import OuterLoopConfig
 from lightning_rl.modules.simple.world_model import WorldModelBatch
 from lightning_rl.protocols import Replay, Source, WorldModel
 from lightning_rl.runs.checkpoint_files import METADATA
-from lightning_rl.types import Rollout
+from lightning_rl.types import ImaginedStep, Rollout
 from tests.support.dreams import KINDS, OBS_SHAPE, REWARDS, K, Recorded, module, play, windows
 from tests.support.worlds import Batches, fit, learn_once
 
@@ -334,6 +334,29 @@ def test_imagination_draws_from_the_generator_alone() -> None:
 
     assert torch.equal(steps[0].frames, steps[1].frames)
     assert torch.equal(steps[0].rewards, steps[1].rewards)
+
+
+def test_a_temperature_draws_rewards_ends_and_the_latent() -> None:
+    """The colder, the likelier are the likeliest ones."""
+    learner = module("stochastic")
+    obs = torch.cat(list(windows(1).frames[:, :K].unbind(1)), dim=-1)
+
+    def imagined(temperature: float | None, seed: int = 5) -> ImaginedStep:
+        simulator = learner.simulator()
+        simulator.temperature = temperature
+        many = obs.expand(200, *obs.shape[1:])
+        generator = torch.Generator().manual_seed(seed)
+        return simulator.imagine(many, torch.zeros(200, dtype=torch.int64), generator, simulator.begin(many))
+
+    usual, one, cold = imagined(None), imagined(1.0), imagined(0.0)
+    assert torch.equal(usual.frames, one.frames)
+    assert not torch.equal(usual.rewards, one.rewards)
+    assert len(set(cold.rewards.tolist())) == 1
+    assert float(one.rewards.mean()) == pytest.approx(float(usual.expected_rewards.mean()), abs=0.3)
+    assert set(one.end_probabilities.tolist()) == {0.0, 1.0}
+    assert float(one.end_probabilities.mean()) == pytest.approx(float(usual.end_probabilities.mean()), abs=0.15)
+    assert torch.equal(cold.frames, cold.frames[:1].expand(cold.frames.shape))
+    assert torch.equal(cold.frames, imagined(0.0, seed=6).frames)
 
 
 def test_without_ends_an_imagined_episode_never_ends() -> None:
