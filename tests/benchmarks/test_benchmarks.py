@@ -68,6 +68,11 @@ def test_throughput_by_default_is_the_published_comparison() -> None:
     assert (options.pairs, options.game, options.side) == (3, "starpilot", None)
 
 
+def test_the_limit_of_ppo_is_that_of_the_products_of_acting_and_learning() -> None:
+    assert measure.limit_of_ppo(401e9, epochs=2) == pytest.approx(935, abs=1)
+    assert measure.bf16_product(size=64, seconds=0) > 0
+
+
 def test_a_minibatch_is_never_more_than_the_rollout() -> None:
     options = throughput.parser().parse_args(["--num-envs", "4", "--num-steps", "8"])
     assert throughput.sizes(options)["minibatch_size"] == 32
