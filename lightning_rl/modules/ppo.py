@@ -242,9 +242,9 @@ class PPOModule(RLModule):
     def minibatches(self, trajectories: Trajectories, generator: torch.Generator) -> Iterator[PPOBatch]:
         """Shuffled minibatches, each sample once in each pass."""
         passes: dict[str, Any] = {"epochs": self.epochs, "minibatch_size": self.minibatch_size}
-        order = list(shuffled(trajectories.actions.numel(), generator=generator, **passes))
+        order = list(shuffled(trajectories.actions.numel(), generator=generator, device=self.device, **passes))
         for number, indices in enumerate(order, start=1):
-            batch = trajectories.minibatch(indices.to(self.device))
+            batch = trajectories.minibatch(indices)
             if self.normalize_advantages == "minibatch":
                 batch = replace(batch, advantages=normalized_over_ranks(batch.advantages))
             if number == len(order):
