@@ -30,6 +30,7 @@ from lightning_rl.viewer.scene import Scene
 from lightning_rl.viewer.serving import Viewer
 from lightning_rl.viewer.session import Session
 from lightning_rl.viewer.table import Table
+from tests.examples.corridor import CorridorDataModule
 from tests.support.command_lines import refusal
 from tests.support.methods import RUNNING_STD, SEVERAL_TEACHERS
 from tests.support.runs import start, wait_until
@@ -345,6 +346,23 @@ def test_an_exported_policy_is_played_as_its_checkpoint(runs: SharedRuns, tmp_pa
     assert first.output is not None
     assert second.output is not None
     assert first.output.logits.equal(second.output.logits)
+
+
+def test_the_games_of_a_plug_in_are_played() -> None:
+    shown = Table(play.show_of(CorridorDataModule(), None), level=5)
+    first = shown.now.frame
+    for _ in range(12):
+        shown.step()
+    later = shown.now.frame
+    shown.follow("window", {"do": "seek", "at": 3})
+    for _ in range(9):
+        shown.step()
+
+    assert (shown.now.frame == later).all()
+    assert [action.keys for action in shown.session.scene.actions] == [("Digit1",), ("Digit2",)]
+    shown.follow("window", {"do": "level", "number": 5})
+    assert (shown.now.frame == first).all()
+    shown.close()
 
 
 def test_a_game_is_played_without_an_agent() -> None:

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from lightning_rl.errors import UsageError
 from lightning_rl.viewer.serving import Viewer
-from tests.viewer.walk import LEFT, RIGHT, RightPolicy, Talk, WalkVectorEnv, any_one, none, table, walk
+from tests.viewer.walk import LEFT, RIGHT, ForgetfulModel, RightPolicy, Talk, WalkVectorEnv, any_one, none, table, walk
 
 Started = Callable[..., Viewer]
 
@@ -169,6 +169,28 @@ def test_a_link_brings_back_level_and_actions(started: Started) -> None:
 
     assert again["bytes"] == paused["bytes"]
     assert [again[key] for key in ("level", "length", "total")] == [paused[key] for key in ("level", "length", "total")]
+
+
+@pytest.mark.slow
+def test_a_recording_keeps_its_size_where_fewer_pictures_are_shown(started: Started) -> None:
+    viewer = started(scene=walk(policy=RightPolicy(), greedy=True, world_model=ForgetfulModel()))
+    with Talk(viewer.link) as window:
+        window.say(do="where", value="both")
+        window.until(lambda frame: frame["where"] == "both")
+        window.say(do="record", value=True)
+        window.until(lambda frame: (frame["recording"] or 0) >= 3)
+        window.say(do="grid", number=1)
+        window.say(do="where", value="game")
+        window.until(lambda frame: frame["where"] == "game" and (frame["recording"] or 0) >= 8)
+        window.say(do="record", value=False)
+        made = window.until(any_one, "recorded")
+    with av.open(made["path"]) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+
+    assert {frame.shape[0] for frame in frames} == {16 * 4}
+    assert {frame.shape[1] for frame in frames} == {3 * 16 * 4 + 2 * 2}
+    assert frames[0][:, 70:130].max() > 200  # the world model
+    assert frames[-1][:, 70:].max() < 30
 
 
 def test_a_recording_is_an_mp4_of_every_step(started: Started, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from lightning_rl.viewer.description import described, pictures_of
 from lightning_rl.viewer.messages import encoded_actions
 from lightning_rl.viewer.moments import Recorded
 from lightning_rl.viewer.scene import PlayedEpisodes, Show
-from lightning_rl.viewer.session import REMEMBERED
 from lightning_rl.viewer.table import Table
 from tests.viewer.walk import LEFT, LENGTH, RECORDED, RIGHT, RightPolicy, column, recorded, walk
 
@@ -67,18 +66,20 @@ def test_one_of_them_is_chosen_and_a_person_goes_with_the_choice() -> None:
         ask(shown, "choose", number=1)
 
 
-def test_several_games_share_the_memory_of_the_last_minute() -> None:
+def test_several_games_share_the_memory_of_the_last_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_rl.viewer.table.REMEMBERED", 90)
     shown = table()
-    for _ in range(300):
+    for _ in range(30):
         shown.step()
+    ask(shown, "seek", at=25)
     ask(shown, "grid", number=9)
-    now = shown.now
-    for _ in range(150):
+    assert (len(shown.session.history), shown.now.length) == (10, 25)
+    for _ in range(15):
         shown.step()
 
-    assert [len(session.history) for session in shown.sessions] == [REMEMBERED // 9] * 9
+    assert [len(session.history) for session in shown.sessions] == [10] * 9
     ask(shown, "seek", at=0)
-    assert shown.now is not now
+    assert shown.now.length == 25 + 15 - 9
     assert shown.is_paused
 
 

@@ -74,6 +74,6 @@ export function draw(at) {
     if (reward) marks.push(line(x(step + 1), HEIGHT, HEIGHT - 16, reward > 0 ? "gain" : "loss"));
   });
   plot.replaceChildren(...marks, curve, line(x(at), 0, HEIGHT, "now"));
-  const digits = high - low < 1 ? 2 : 1;
+  const digits = high - low < 0.1 ? 3 : high - low < 1 ? 2 : 1;
   document.getElementById("range").textContent = known.length ? `${low.toFixed(digits)} to ${high.toFixed(digits)}` : "";
 }
