@@ -24,15 +24,18 @@ from tests.support.runs import fit, rows, unlike
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 
+CAPTURED: dict[str, Any] = {"model__captured_acting": True}
 ON_GPU: dict[str, Any] = {"trainer__accelerator": "gpu", "trainer__precision": "bf16-mixed"}
 
 
-@pytest.mark.parametrize("halves", [None, 1])
+@pytest.mark.parametrize("halves", [2, 1])
 @pytest.mark.parametrize(("config", "options"), variants(lambda row: row.on_gpu))
 def test_stopped_and_resumed_on_a_gpu_a_run_has_the_bits_of_one_that_never_stopped(
-    config: str, options: Options, halves: int | None, tmp_path: Path
+    config: str, options: Options, halves: int, tmp_path: Path
 ) -> None:
-    options = ON_GPU | {"data__halves": halves} | options
+    options = ON_GPU | CAPTURED | options
+    if halves == 2 and "data.num_actors" not in options:
+        options |= {"data__halves": 2}
     steps = options["data__total_env_steps"]
     straight = fit(tmp_path / "straight", config=config, **options)
 
@@ -57,7 +60,7 @@ def test_acting_is_captured_as_a_graph(
     monkeypatch.setattr(deciding, "forget", look)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="acting is not captured")
-        fit(tmp_path, config=config, **ON_GPU | options)
+        fit(tmp_path, config=config, **ON_GPU | CAPTURED | options)
 
     assert graphs
     assert all(graphs)

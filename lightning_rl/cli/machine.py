@@ -9,7 +9,6 @@ import torch
 from jsonargparse import Namespace
 
 from lightning_rl.cli.config_files import config_paths, read_config
-from lightning_rl.cli.registry import data_class
 from lightning_rl.cpu.bfloat16 import full_name, on_cpu, supported_precision, uses_cuda
 from lightning_rl.cpu.cores import usable_cores
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
@@ -139,18 +138,8 @@ def _by_machine(config: Namespace, wanted: Sequence[str]) -> tuple[dict[str, Any
     parts = None if machine.micro_batches is None else asdict(machine.micro_batches)
     told = [f"--{PRECISION} {machine.precision}"] * (PRECISION in wanted)
     told += [f"--{PARTS}.{name} {value}" for name, value in (parts or {}).items() if PARTS in wanted]
-    halves = _halves(config.data) if uses_cuda(config.trainer.accelerator) else 1
-    told += [f"--{HALVES} {halves}"] * (HALVES in wanted and halves > 1)
-    chosen = {PRECISION: machine.precision, PARTS: parts, HALVES: halves}
+    chosen = {PRECISION: machine.precision, PARTS: parts}
     return chosen, (f"{machine.name}: {', '.join(told)}",) if told else ()
-
-
-def _halves(data: Namespace) -> int:
-    """The most halves that the environments can be divided into."""
-    options, kind = data.init_args, data_class(data.class_path)
-    game = options.get("game")
-    sizes = {"num_games": len(game) if isinstance(game, list) else 1, "num_actors": options.get("num_actors", 0)}
-    return kind.halved(options.get("num_envs", 1), **sizes)
 
 
 def _is_unset(config: Namespace, key: str) -> bool:

@@ -39,7 +39,7 @@ class AtariDataModule(RolloutDataModule):
             number that methods which must be on-policy take: collect in the training process.
         actor_timeout: seconds without a step after which an actor counts as hung.
         halves: 2: the environments take turns in two halves, of which one plays while the policy decides for the other;
-            1: all play at once; null: 2 on a GPU where their number is even, else 1.
+            1: all play at once; null: 1, or what a continued run had.
         validation_episodes: episodes in validation.
         test_episodes: episodes in `test`, rounded up to the same number in each environment.
         test_env_steps: instead, a budget of env steps: whole episodes, which favors short ones.

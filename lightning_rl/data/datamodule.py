@@ -37,7 +37,7 @@ class RolloutDataModule(EpisodeDataModule):
         num_actors: processes that collect while the learner learns, and share `num_envs` out among them.
         actor_timeout: seconds without a step after which an actor counts as hung.
         halves: 2: the environments take turns in two halves, of which one plays while the policy decides for the other;
-            1: all play at once; null: 2 on a GPU, where the games can be halved, else 1.
+            1: all play at once; null: 1, or what a continued run had.
         validation_episodes: see `EpisodeDataModule`.
         test_episodes: likewise.
         test_env_steps: likewise.
@@ -105,7 +105,7 @@ class RolloutDataModule(EpisodeDataModule):
             check_option("data.num_envs", num_envs, shared, f"a multiple of {number}, the number of games")
             check_option("data.num_actors", num_actors, num_actors == 0, "0 where several games are played")
         check_option("data.halves", halves, halves in (None, 1, 2), "1, 2 or null")
-        possible = halves != 2 or self.halved(num_envs, num_games=number, num_actors=num_actors) == 2
+        possible = halves != 2 or (self.can_halve and num_envs % 2 == 0 and number == 1 and num_actors == 0)
         check_option("data.halves", halves, possible, "1 but for an even data.num_envs of one game without actors")
         self.halves = halves
         self.frame_stack = frame_stack
@@ -121,19 +121,10 @@ class RolloutDataModule(EpisodeDataModule):
         self._left: State | None = None  # where the last `fit` has left the games
         self._other_env_steps = 0  # of a run with other numbers of ranks or environments, which this one continues
 
-    @classmethod
-    def halved(cls, num_envs: int, *, num_games: int, num_actors: int) -> int:
-        """Into how many halves so many environments can be divided: 2, or 1 where they cannot."""
-        return 2 if cls.can_halve and num_envs % 2 == 0 and num_games == 1 and num_actors == 0 else 1
-
     @property
     def num_halves(self) -> int:
         """The halves in which the environments take turns, 1 or 2."""
-        if self.halves is not None:
-            return self.halves
-        device = getattr(getattr(self.trainer, "strategy", None), "root_device", None)
-        most = self.halved(self.num_envs, num_games=len(self.game_names), num_actors=self.num_actors)
-        return most if device is not None and device.type == "cuda" else 1
+        return self.halves or 1
 
     @property
     def reward_values(self) -> tuple[float, ...] | None:

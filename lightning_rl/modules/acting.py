@@ -26,14 +26,14 @@ class ActingModule(LightningModule):
 
     Attributes:
         captures: whether rollouts are collected by a step that is captured once, instead of the call of each layer at
-            each step; None leaves it to the device: on a GPU.
+            each step.
     """
 
     network: nn.Module
     micro_batches: MicroBatchConfig | None
     policy_parts: tuple[str, ...] = ("network",)
     """Modules that acting needs, which `--policy_from` takes from a checkpoint."""
-    captures: bool | None = None
+    captures: bool = False
     _autocast: torch.dtype | None = None
 
     @property
@@ -44,8 +44,7 @@ class ActingModule(LightningModule):
     @property
     def is_captured(self) -> bool:
         """Whether rollouts are collected by a captured step; never where a subclass has an `act` of its own."""
-        wanted = self.device.type == "cuda" if self.captures is None else self.captures
-        return wanted and type(self).act is ActingModule.act
+        return self.captures and type(self).act is ActingModule.act
 
     def act(
         self,

@@ -71,6 +71,7 @@ class RLModule(ActingModule, ABC):
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
         max_grad_norm: bound on the norm of the gradient of each parameter group of the optimizer.
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+        captured_acting: collect by a step that is captured once, on a GPU as a CUDA graph.
         optimizer: class of the optimizer, with its own options; None for Adam.
         scheduler: class of the learning-rate schedule, with its own options; None for constant rates.
 
@@ -99,6 +100,7 @@ class RLModule(ActingModule, ABC):
         micro_batches: MicroBatchConfig | None,
         max_grad_norm: float,
         greedy: bool,
+        captured_acting: bool = False,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -109,6 +111,8 @@ class RLModule(ActingModule, ABC):
         self.micro_batches = micro_batches
         self.max_grad_norm = max_grad_norm
         self.greedy = greedy
+        if captured_acting:
+            self.captures = True
         self.optimizer = None if optimizer is None else partial_of_class(optimizer)
         self.scheduler = None if scheduler is None else partial_of_class(scheduler)
         check_factories(self.optimizer, self.scheduler)

@@ -79,6 +79,7 @@ class ImpalaModule(RLModule):
         max_grad_norm: bound on the norm of the gradient of policy and value.
         micro_batches: cut the batch into cache-sized parts (CPU); null computes it at once (GPU).
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+        captured_acting: collect by a step that is captured once, on a GPU as a CUDA graph.
         optimizer: class of another optimizer than Adam, with its own options; its rates are those named here.
         scheduler: class of a learning-rate schedule, with its own options; it steps at boundaries. Null for none.
 
@@ -113,6 +114,7 @@ class ImpalaModule(RLModule):
         max_grad_norm: float = 100.0,
         micro_batches: MicroBatchConfig | None = None,
         greedy: bool = False,
+        captured_acting: bool = False,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -120,6 +122,7 @@ class ImpalaModule(RLModule):
             micro_batches=micro_batches,
             max_grad_norm=max_grad_norm,
             greedy=greedy,
+            captured_acting=captured_acting,
             optimizer=optimizer,
             scheduler=scheduler,
         )

@@ -126,6 +126,7 @@ class PPOModule(RLModule):
         max_grad_norm: bound on the norm of the gradient of each parameter group.
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+        captured_acting: collect by a step that is captured once, on a GPU as a CUDA graph.
         optimizer: class of another optimizer than Adam, with its own options; its rates are those named here.
         scheduler: class of a learning-rate schedule, with its own options; it steps at boundaries. Null for none.
 
@@ -165,6 +166,7 @@ class PPOModule(RLModule):
         max_grad_norm: float = 0.5,
         micro_batches: MicroBatchConfig | None = None,
         greedy: bool = False,
+        captured_acting: bool = False,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -172,6 +174,7 @@ class PPOModule(RLModule):
             micro_batches=micro_batches,
             max_grad_norm=max_grad_norm,
             greedy=greedy,
+            captured_acting=captured_acting,
             optimizer=optimizer,
             scheduler=scheduler,
         )

@@ -144,7 +144,7 @@ def captured(captures: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        ActingModule.captures = None
+        ActingModule.captures = False
 
 
 def trained(module: RLModule, data: ProcgenDataModule, path: Way, options: argparse.Namespace) -> dict[str, Any]:

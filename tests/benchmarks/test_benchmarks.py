@@ -181,7 +181,7 @@ def on_a_cpu(out: Path, *parts: str) -> dict[str, Any]:
     given = ["--accelerator", "cpu", "--seconds", "0", "--games", "maze", "--out", str(out), "--parts", *parts]
     found = gpu.main([*given, *GPU_SIZES.split(), *["--hidden", "8", "--dreams", "2", "3"]], ways=GPU_WAYS)
     assert json.loads(out.read_text()) == found
-    assert ActingModule.captures is None
+    assert not ActingModule.captures
     return found
 
 

@@ -51,27 +51,25 @@ class SimPLeModule(RLModule):
         reward_values: the possible rewards of a step, the classes of the world model's reward head.
         world_model: size of the world model, and how it learns.
         outer_loop: how much the world model and the policy learn in each pass.
-        network: the policy's network: `two_conv` (the paper) or `three_stack` (IMPALA's).
+        network: the policy's: `two_conv` (the paper) or `three_stack` (IMPALA's).
         num_imagined_envs: environments imagined together.
-        imagined_length: steps of an imagined rollout; the value at the last step is the bootstrap, so its reward is not
-            learned from.
+        imagined_length: steps of an imagined rollout; the value at the last one is the bootstrap.
         imagined_outcomes: `likeliest`: each imagined step pays the most likely reward, and the episode ends if that is
             more likely than not (the paper). `expected`: it pays the expected reward, and the episode ends at random,
-            for games whose rewards and ends are uncertain. Rewards are then learned without a cutoff, because a
-            probability of 3 % that the loss forgives would be paid for at every step.
+            for uncertain games; then nothing is forgiven to the rewards' probabilities, which are paid at every step.
         learn_from_real: let the policy also learn from each collected rollout, as the published code does.
         gamma: γ, discount per env step.
         lambda_: λ of generalised advantage estimation.
         epsilon: ε, clip of the probability ratio.
         epochs: passes over a rollout.
-        minibatch_size: samples of one update of the policy, a multiple of the number of environments. Time steps that
-            are left over after all epochs are not learned from.
+        minibatch_size: samples of one update, a multiple of the environments; steps left over are not learned from.
         value_weight: factor on the value loss, which is ½ · error² here and error² in the published code.
         entropy_weight: factor on the entropy bonus.
         learning_rate: Adam's learning rate for the policy.
         max_grad_norm: bound on the norm of the policy's gradient.
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+        captured_acting: collect by a step that is captured once, on a GPU as a CUDA graph.
 
     Raises:
         ValueError: a value outside its range.
@@ -113,15 +111,18 @@ class SimPLeModule(RLModule):
         max_grad_norm: float = 0.5,
         micro_batches: MicroBatchConfig | None = None,
         greedy: bool = False,
+        captured_acting: bool = False,
     ) -> None:
-        super().__init__(micro_batches=micro_batches, max_grad_norm=max_grad_norm, greedy=greedy)
+        super().__init__(
+            micro_batches=micro_batches, max_grad_norm=max_grad_norm, greedy=greedy, captured_acting=captured_acting
+        )
         for name, share in (("gamma", gamma), ("lambda_", lambda_)):
             check_option(f"model.{name}", share, 0 <= share <= 1, "in [0, 1]")
         for name, size in (("epsilon", epsilon), ("learning_rate", learning_rate), ("max_grad_norm", max_grad_norm)):
             check_option(f"model.{name}", size, size > 0, "positive")
-        for name, number in (("epochs", epochs), ("num_imagined_envs", num_imagined_envs)):
-            check_option(f"model.{name}", number, number >= 1, "at least 1")
-        check_option("model.imagined_length", imagined_length, imagined_length >= 2, "at least 2")
+        least = {"epochs": 1, "num_imagined_envs": 1, "imagined_length": 2}
+        for name, number in zip(least, (epochs, num_imagined_envs, imagined_length), strict=True):
+            check_option(f"model.{name}", number, number >= least[name], f"at least {least[name]}")
         if reward_values is None or 0.0 not in reward_values:
             raise ValueError(
                 "model.reward_values must be the few rewards that a step can give, 0 among them, found"
