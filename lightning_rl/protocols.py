@@ -8,7 +8,16 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_rl.types import ActorOutput, ImaginedStep, RecurrentInputs, Rollout, State, Windows
+from lightning_rl.types import ActorOutput, Draws, ImaginedStep, RecurrentInputs, Rollout, State, Windows
+
+EnvStep = tuple[
+    UInt8[NDArray[Any], "B H W _"],  # of which a wrapper may make more channels
+    Float32[NDArray[Any], "B"],
+    Bool[NDArray[Any], "B"],
+    Bool[NDArray[Any], "B"],
+    dict[str, Any],
+]
+"""Observations, rewards, `terminated`, `truncated` and `info` of one step."""
 
 
 @runtime_checkable
@@ -81,6 +90,35 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class CapturablePolicy(Policy, Protocol):
+    """A policy whose step is a function of tensors on one device, which can be captured and replayed."""
+
+    @property
+    def learner(self) -> Any:
+        """The module that learns, whose captured steps are kept as long as it lives."""
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether rollouts are collected by a captured step."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it decides."""
+
+    def draws(self, num_envs: int, num_actions: int, generator: torch.Generator) -> Draws:
+        """The random numbers of a step, in the order in which `act` draws them."""
+
+    def step(self, frames: UInt8[Tensor, "B H W C"], inputs: RecurrentInputs, draws: Draws) -> ActorOutput:
+        """What `act` does, on the device alone and without reading from it."""
+
+    def mirror(self) -> "CapturablePolicy":
+        """A copy with memory of its own and the weights in the precision that they are used in."""
+
+    def acting_weights(self) -> list[Tensor]:
+        """The weights that learning changes, in the same order in a mirror."""
+
+
+@runtime_checkable
 class RemotePolicy(Policy, Protocol):
     """A policy whose copies can act in other processes."""
 
@@ -137,6 +175,9 @@ class Agent(Policy, Protocol):
 
     def yardsticks(self, game: str) -> dict[str, Policy]:
         """Other policies that `test` plays on all levels of a game, by name."""
+
+    def check_finite(self) -> None:
+        """Raises a FloatingPointError where a loss of the updates so far was not finite."""
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         """Number of batches that `batches` yields for rollouts of this size."""

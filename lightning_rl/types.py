@@ -1,6 +1,6 @@
 """Data types passed between the layers: rollouts, actor outputs, windows of real play, episodes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -8,6 +8,14 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; on the way to a GPU through pinned memory, because any other copy waits for its queue."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
 
 State = dict[str, Any]
 """Saved state: tensors, numbers, strings, and lists and dicts of them, which load with `weights_only=True`."""
@@ -22,8 +30,8 @@ class TensorFields:
     """Base of frozen dataclasses of tensors; `to` lets Lightning move them to a device as batches."""
 
     def to(self: Fields, device: torch.device) -> Fields:
-        """The same data on `device`."""
-        return self.map_tensors(lambda tensor: tensor.to(device))
+        """The same data on `device`; a GPU copies it while the caller goes on."""
+        return self.map_tensors(lambda tensor: moved(tensor, device))
 
     def map_tensors(self: Fields, function: Callable[[Tensor], Tensor]) -> Fields:
         """Applies `function` to every tensor, including those of nested dataclasses."""
@@ -33,6 +41,15 @@ class TensorFields:
             name: value.map_tensors(function) for name, value in values.items() if isinstance(value, TensorFields)
         }
         return replace(self, **tensors, **nested)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All tensors, including those of nested dataclasses, in the order of the fields."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                yield value
+            elif isinstance(value, TensorFields):
+                yield from value.tensors()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +81,11 @@ class RecurrentInputs(TensorFields):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorOutput:
-    """A policy's actions for `B` environments with their logits and the critics' values, on the CPU.
+class ActorOutput(TensorFields):
+    """A policy's actions for `B` environments with their logits and the critics' values.
 
     `state` is the new state of a recurrent policy, and `noise` what a policy with a latent sampled besides its actions.
+    `teacher_logits` and `teacher_values` are what a teacher says of the same frames.
     """
 
     actions: Int64[Tensor, "B"]
@@ -75,6 +93,8 @@ class ActorOutput:
     values: Float32[Tensor, "B K"]
     state: Float32[Tensor, "B S"] | None = None
     noise: Float32[Tensor, "B Z"] | None = None
+    teacher_logits: Float32[Tensor, "B A"] | None = None
+    teacher_values: Float32[Tensor, "B"] | None = None
 
     def next_inputs(self, rewards: Float32[NDArray[Any], "B"], ended: Bool[NDArray[Any], "B"]) -> RecurrentInputs:
         """Recurrent inputs of the next step, given the rewards and episode ends of this one."""
@@ -87,6 +107,34 @@ class ActorOutput:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Draws(TensorFields):
+    """The random numbers of one step of a policy in `B` environments, drawn on the CPU.
+
+    An action is the one with the largest quotient of its probability and its exponential number: exactly what
+    `torch.multinomial` samples from the same generator. `noise` is that of a latent, `teacher_exponentials` are of the
+    teacher's own actions, and `by_teacher` marks the environments in which these are played.
+    """
+
+    exponentials: Float32[Tensor, "B A"]
+    noise: Float32[Tensor, "B Z"] | None = None
+    teacher_exponentials: Float32[Tensor, "B A"] | None = None
+    by_teacher: Bool[Tensor, "B"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepInputs(TensorFields):
+    """All that a policy's step in `B` environments depends on."""
+
+    frames: UInt8[Tensor, "B H W C"]
+    recurrent: RecurrentInputs
+    draws: Draws
+
+    def with_state(self, state: Float32[Tensor, "B S"]) -> "StepInputs":
+        """The same with another recurrent state."""
+        return replace(self, recurrent=replace(self.recurrent, state=state))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rollout(TensorFields):
     """`T` steps of `B` environments under one behavior policy, time-major.
 
@@ -95,8 +143,9 @@ class Rollout(TensorFields):
     `next.obs[0]` equals `this.obs[T]`.
 
     `behavior_values` are those of the `K` critics when the policy acted. `behavior_noise` is what the policy sampled
-    besides its actions. `recurrent_inputs` belong to `obs[0]`. `policy_lag` is the number of updates between the
-    behavior policy and the policy that received the rollout.
+    besides its actions, and `teacher_logits` and `teacher_values` what a teacher said. `recurrent_inputs` belong to
+    `obs[0]`. `policy_lag` is the number of updates between the behavior policy and the policy that received the
+    rollout.
     """
 
     actions: Int64[Tensor, "T B"]
@@ -108,6 +157,8 @@ class Rollout(TensorFields):
     recurrent_inputs: RecurrentInputs
     raw_rewards: Float32[Tensor, "T B"] | None = None  # as the game gave them, for a recurrent policy
     behavior_noise: Float32[Tensor, "T B Z"] | None = None
+    teacher_logits: Float32[Tensor, "T B A"] | None = None
+    teacher_values: Float32[Tensor, "T B"] | None = None
     policy_lag: int = 0
 
     def first(self, num_steps: int) -> "Rollout":

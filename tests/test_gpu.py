@@ -1,27 +1,41 @@
 """What a GPU must keep: the bits of a run that is stopped and resumed, and the CPU's losses up to rounding.
 
+Acting is captured as a CUDA graph there, and the environments take turns in two halves where they can.
+
 `pytest -m gpu`, where there is one.
 """
 
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from lightning_rl.data import deciding
+from lightning_rl.data.deciding import captured_steps, forget
+from lightning_rl.gpu.captured_step import CapturedStep
+from lightning_rl.types import TensorFields
+from tests.benchmarks import gpu
 from tests.support.methods import METHODS, Options, variants
 from tests.support.runs import fit, rows, unlike
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 
+CAPTURED: dict[str, Any] = {"model__captured_acting": True}
 ON_GPU: dict[str, Any] = {"trainer__accelerator": "gpu", "trainer__precision": "bf16-mixed"}
 
 
+@pytest.mark.parametrize("halves", [2, 1])
 @pytest.mark.parametrize(("config", "options"), variants(lambda row: row.on_gpu))
 def test_stopped_and_resumed_on_a_gpu_a_run_has_the_bits_of_one_that_never_stopped(
-    config: str, options: Options, tmp_path: Path
+    config: str, options: Options, halves: int, tmp_path: Path
 ) -> None:
-    options = ON_GPU | options
+    options = ON_GPU | CAPTURED | options
+    if halves == 2 and "data.num_actors" not in options:
+        options |= {"data__halves": 2}
     steps = options["data__total_env_steps"]
     straight = fit(tmp_path / "straight", config=config, **options)
 
@@ -31,6 +45,67 @@ def test_stopped_and_resumed_on_a_gpu_a_run_has_the_bits_of_one_that_never_stopp
 
     assert unlike(straight, resumed) == []
     assert rows(tmp_path / "run") == rows(tmp_path / "straight")
+
+
+@pytest.mark.parametrize(("config", "options"), variants(lambda row: row.on_gpu[:1]))
+def test_acting_is_captured_as_a_graph(
+    config: str, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs: list[bool] = []
+
+    def look(learner: Any) -> None:
+        graphs.extend(step.is_graph for step in captured_steps(learner))
+        forget(learner)
+
+    monkeypatch.setattr(deciding, "forget", look)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="acting is not captured")
+        fit(tmp_path, config=config, **ON_GPU | CAPTURED | options)
+
+    assert graphs
+    assert all(graphs)
+
+
+def test_a_graph_leads_to_the_weights_of_the_eager_path_over_20_updates() -> None:
+    found = gpu.equality(gpu.parser().parse_args(["--games", "starpilot", "--num-steps", "64"]))
+
+    assert found["updates"] == 20
+    assert found["holds"], found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers(TensorFields):
+    of_the_cpu: Tensor
+    of_the_gpu: Tensor
+
+
+def test_a_captured_function_takes_inputs_from_both_devices() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+
+    def given(number: float) -> Numbers:
+        return Numbers(of_the_cpu=torch.full((3,), number), of_the_gpu=torch.full((3,), 10 * number, device=device))
+
+    def added(numbers: Numbers) -> Numbers:
+        return replace(numbers, of_the_gpu=numbers.of_the_cpu + numbers.of_the_gpu)
+
+    step = CapturedStep(added, given(0.0), device=device)
+
+    assert step.is_graph
+    assert [step(given(number)).of_the_gpu.tolist() for number in (1.0, 2.0)] == [[11.0] * 3, [22.0] * 3]
+
+
+def test_what_cannot_be_captured_runs_all_the_same_and_is_said_once() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+
+    def waits(numbers: Numbers) -> Numbers:
+        return replace(numbers, of_the_gpu=numbers.of_the_gpu + float(numbers.of_the_gpu[0]))
+
+    example = Numbers(of_the_cpu=torch.ones(2), of_the_gpu=torch.ones(2, device=device))
+    with pytest.warns(UserWarning, match="acting is not captured as a CUDA graph, which makes it slower: "):
+        step = CapturedStep(waits, example, device=device)
+
+    assert not step.is_graph
+    assert [step(example).of_the_gpu.tolist() for _ in range(2)] == [[2.0, 2.0]] * 2
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ ORDER = (
     ("version", "errors", "types", "state"),
     ("protocols",),
     ("distributed",),
-    ("losses", "cpu"),
+    ("losses", "cpu", "gpu"),
     ("networks",),
     ("policies",),
     ("envs",),

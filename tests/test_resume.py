@@ -18,9 +18,10 @@ from lightning_rl import SimPLeModule
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.program import main
 from lightning_rl.errors import BusyError
+from lightning_rl.modules.acting import ActingModule
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.folder_lock import folder_lock
-from tests.support.methods import ANNEALED, RUNNING_STD, Options, variants
+from tests.support.methods import ANNEALED, METHODS, RUNNING_STD, Options, variants
 from tests.support.runs import ENV_STEPS, differences, fit, fit_args, flat, load, rows, start, unlike, wait_until
 from tests.support.shared_runs import SharedRuns
 from tests.support.wandb_reader import read_history, read_run_id
@@ -48,6 +49,42 @@ def test_a_stopped_and_resumed_run_has_the_bits_of_one_that_never_stopped(
     assert rows(tmp_path) == rows(straight)
     assert pictures(tmp_path) == pictures(straight)
     assert list(dict.fromkeys(row["env_steps"] for row in rows(tmp_path))) == ["32", "64"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [*METHODS, "policy_distill_lstm"])
+def test_so_has_one_of_two_halves_that_acts_by_a_captured_step(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ActingModule, "captures", True)
+    options: dict[str, Any] = {"config": config, "data__halves": 2}
+    straight = fit(tmp_path / "straight", iterations=2, **options)
+
+    fit(tmp_path / "run", iterations=1, **options)
+    torch.manual_seed(99)
+    resumed = fit(tmp_path / "run", *LAST, iterations=2, **options)
+
+    assert unlike(straight, resumed) == []
+    assert rows(tmp_path / "run") == rows(tmp_path / "straight")
+    assert straight[GAMES]["halves"] == 2
+
+
+def test_what_played_in_halves_goes_on_in_halves(
+    tmp_path: Path, runs: SharedRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    in_one = runs.copied(tmp_path / "run", "ppo")
+    args = fit_args(in_one, *LAST, iterations=3)
+    assert RunCLI(args).datamodule.halves == 1
+
+    checkpoint = load(in_one)
+    checkpoint[GAMES]["halves"] = 2
+    torch.save(checkpoint, in_one / "last.ckpt")
+
+    assert RunCLI(args).datamodule.halves == 2  # whatever this machine would decide
+    assert main([*args, "--data.halves", "1"]) == 2
+    assert (
+        "the checkpoint has halves 2, this run 1; give the same, or --allow_inexact_resume" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow

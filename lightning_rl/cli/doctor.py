@@ -2,6 +2,9 @@
 
 It prints a line for each package, for the games, GPUs, cores, memory, the allocator, Weights & Biases, free space, open
 files, and the cluster job that it runs in. Its exit status is 1 where a line begins with BAD.
+
+`lightning-rl doctor --benchmark` then trains PPO for about a minute, and says how fast this machine plays, acts and
+learns, and which of the three is the bound.
 """
 
 import json
@@ -15,8 +18,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
+from lightning_rl.cli.finding import Finding
 from lightning_rl.cpu.allocator import keep_freed_memory
 from lightning_rl.cpu.cores import usable_cores
 from lightning_rl.version import __version__
@@ -29,6 +33,7 @@ _ENOUGH_SPACE = _GIB  # a few checkpoints, metrics and videos of a run
 _ENOUGH_MEMORY = 4 * _GIB  # PPO's rollouts, and what learning from them takes
 _ENOUGH_FILES = 256
 _PATIENCE = 120.0
+_BENCHMARK = "--benchmark"
 _REFUSED = "lightning_rl.errors.UsageError: "
 
 _GAMES = {
@@ -61,21 +66,6 @@ print(json.dumps({
     "bf16": cpu_has_bf16(),
 }))
 """
-
-
-class Finding(NamedTuple):
-    """One line of the report."""
-
-    verdict: Literal["ok", "note", "bad"]
-    """`bad` will break a command; `note` costs something, or is worth knowing."""
-    subject: str
-    found: str
-    advice: str = ""
-
-    def __str__(self) -> str:
-        verdict = "BAD" if self.verdict == "bad" else self.verdict
-        line = f"{verdict:<5}{self.subject:<26} {self.found}"
-        return f"{line}: {self.advice}" if self.advice else line
 
 
 def findings(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -339,7 +329,7 @@ def main(args: list[str], environ: Mapping[str, str]) -> int:
     """Prints every finding.
 
     Args:
-        args: what follows `doctor` on the command line: nothing, or --help.
+        args: what follows `doctor` on the command line: nothing, --benchmark or --help.
         environ: the environment variables.
 
     Returns:
@@ -348,13 +338,23 @@ def main(args: list[str], environ: Mapping[str, str]) -> int:
     if args in (["--help"], ["-h"]):
         sys.stdout.write(__doc__ or "")
         return 0
-    if args:
-        sys.stderr.write(f"lightning-rl: doctor takes no options, found {' '.join(args)}\n")
+    if args not in ([], [_BENCHMARK]):
+        sys.stderr.write(f"lightning-rl: doctor takes {_BENCHMARK} alone, found {' '.join(args)}\n")
         return 2
+    broken = _shown(findings(environ))
+    sys.stdout.write(f"{broken} of these will break\n" if broken else "nothing here will break\n")
+    if args and not broken:
+        from lightning_rl.cli import machine_speed  # whose imports may be what is missing
+
+        _shown(machine_speed.findings(machine_speed.usual_sizes()))
+    return 1 if broken else 0
+
+
+def _shown(found: Iterable[Finding]) -> int:
+    """Prints the findings as they come; how many of them will break."""
     broken = 0
-    for finding in findings(environ):
+    for finding in found:
         broken += finding.verdict == "bad"
         sys.stdout.write(f"{finding}\n")
         sys.stdout.flush()
-    sys.stdout.write(f"{broken} of these will break\n" if broken else "nothing here will break\n")
-    return 1 if broken else 0
+    return broken

@@ -16,7 +16,7 @@ from lightning_rl.errors import UsageError
 from lightning_rl.modules.base import RLModule
 from lightning_rl.runs.checkpoint_files import METADATA
 
-PRECISION, PARTS = "trainer.precision", "model.micro_batches"
+PRECISION, PARTS, HALVES = "trainer.precision", "model.micro_batches", "data.halves"
 _new_group: Any = Namespace  # whose constructor has no annotations
 _MAX_THREADS = 8
 """A minibatch of PPO has as many parts; more threads would be idle."""
@@ -63,7 +63,7 @@ def _ranks_here(trainer: Namespace) -> int:
 
 
 def left_open(args: Sequence[str]) -> frozenset[str]:
-    """Which of the two options neither the command line nor one of its configs gives, be it as null.
+    """Which of the three options neither the command line nor one of its configs gives, be it as null.
 
     Args:
         args: the command line.
@@ -72,7 +72,7 @@ def left_open(args: Sequence[str]) -> frozenset[str]:
     configs = [read_config(path) for path in config_paths(list(args))]
     return frozenset(
         option
-        for option in (PRECISION, PARTS)
+        for option in (PRECISION, PARTS, HALVES)
         if not any(f"{name}.".startswith(f"{option}.") for name in named)
         and not any(_gives(config, option.split(".")) for config in configs)
     )
@@ -117,7 +117,8 @@ def follow(
     if saved is None:
         chosen, told = _by_machine(config, wanted)
     else:
-        chosen, told = {PRECISION: _saved_precision(saved), PARTS: _saved_parts(saved)}, ()
+        chosen = {PRECISION: _saved_precision(saved), PARTS: _saved_parts(saved), HALVES: _saved_halves(saved)}
+        told = ()
         if PRECISION in wanted or full_name(asked) == chosen[PRECISION]:
             _check_can(chosen[PRECISION], config.trainer)
     for options in configs:
@@ -125,6 +126,8 @@ def follow(
             options.trainer.precision = chosen[PRECISION]
         if PARTS in wanted and chosen.get(PARTS) is not None:
             options.model.init_args.micro_batches = _new_group(**chosen[PARTS])
+        if HALVES in wanted:
+            options.data.init_args.halves = chosen.get(HALVES, 1)
     return told
 
 
@@ -135,13 +138,14 @@ def _by_machine(config: Namespace, wanted: Sequence[str]) -> tuple[dict[str, Any
     parts = None if machine.micro_batches is None else asdict(machine.micro_batches)
     told = [f"--{PRECISION} {machine.precision}"] * (PRECISION in wanted)
     told += [f"--{PARTS}.{name} {value}" for name, value in (parts or {}).items() if PARTS in wanted]
-    return {PRECISION: machine.precision, PARTS: parts}, (f"{machine.name}: {', '.join(told)}",) if told else ()
+    chosen = {PRECISION: machine.precision, PARTS: parts}
+    return chosen, (f"{machine.name}: {', '.join(told)}",) if told else ()
 
 
 def _is_unset(config: Namespace, key: str) -> bool:
     """Whether an option is there, which plug-ins' classes need not have, and null."""
     group, _, name = key.partition(".")
-    options = config.trainer if group == "trainer" else config.model.get("init_args") or {}
+    options = config.trainer if group == "trainer" else config[group].get("init_args") or {}
     decided = key == PRECISION and "Precision" in str(config.trainer.plugins)  # by a plugin; Lightning takes one only
     return name in options and options[name] is None and not decided
 
@@ -163,3 +167,9 @@ def _saved_precision(saved: dict[str, Any]) -> str:
 def _saved_parts(saved: dict[str, Any]) -> dict[str, int] | None:
     found = saved.get(RLModule.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("micro_batches")
     return dict(found) if isinstance(found, dict) else None
+
+
+def _saved_halves(saved: dict[str, Any]) -> int:
+    """Older files do not say it: all environments played at once."""
+    games = [state for state in saved.values() if isinstance(state, dict) and "collectors" in state]
+    return int(games[0].get("halves", 1)) if games else 1

@@ -11,6 +11,7 @@ from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.envs.atari import AtariVectorEnv, cartridge
 from lightning_rl.envs.atari_games import canonical_game, check_options, human_normalized
 from lightning_rl.envs.frame_stack import FrameStack
+from lightning_rl.envs.halves import built_in
 from lightning_rl.envs.normalize import RewardClipping
 from lightning_rl.protocols import ResumableVectorEnv
 from lightning_rl.runs.episodes_file import PlayedEpisode
@@ -37,6 +38,8 @@ class AtariDataModule(RolloutDataModule):
         num_actors: processes that collect while the learner learns, and share `num_envs` out among them; 0, the only
             number that methods which must be on-policy take: collect in the training process.
         actor_timeout: seconds without a step after which an actor counts as hung.
+        halves: 2: the environments take turns in two halves, of which one plays while the policy decides for the other;
+            1: all play at once; null: 1, or what a continued run had.
         validation_episodes: episodes in validation.
         test_episodes: episodes in `test`, rounded up to the same number in each environment.
         test_env_steps: instead, a budget of env steps: whole episodes, which favors short ones.
@@ -52,6 +55,7 @@ class AtariDataModule(RolloutDataModule):
         https://arxiv.org/abs/1903.00374, and tensorflow/tensor2tensor, rl/, for frames, no-ops and episodes of a test
     """
 
+    can_halve = True
     decisive = (
         "game",
         "sticky_actions",
@@ -78,6 +82,7 @@ class AtariDataModule(RolloutDataModule):
         iterations_per_epoch: int = 1,
         num_actors: int = 0,
         actor_timeout: float = 20.0,
+        halves: int | None = None,
         validation_episodes: int = 16,
         test_episodes: int = 32,
         test_env_steps: int | None = None,
@@ -95,6 +100,7 @@ class AtariDataModule(RolloutDataModule):
             iterations_per_epoch=iterations_per_epoch,
             num_actors=num_actors,
             actor_timeout=actor_timeout,
+            halves=halves,
             validation_episodes=validation_episodes,
             test_episodes=test_episodes,
             test_env_steps=test_env_steps,
@@ -138,7 +144,7 @@ class AtariDataModule(RolloutDataModule):
 
     def training_games(self) -> MakeEnv:
         """See `RolloutDataModule`."""
-        return self._maker(copy=False)
+        return partial(_training_games, games=self._maker(copy=False), halves=self.num_halves)
 
     def _maker(self, *, copy: bool, start: Int64[NDArray[Any], "6"] | None = None) -> MakeEnv:
         options = {name: getattr(self, name) for name in ("sticky_actions", "full_action_space", "max_no_ops")}
@@ -152,6 +158,11 @@ class AtariDataModule(RolloutDataModule):
             copy=copy,
             start=start,
         )
+
+
+def _training_games(num_envs: int, seed: int, *, games: MakeEnv, halves: int) -> ResumableVectorEnv:
+    """Games in halves; what their wrappers do to rewards and frames is the same for any number of environments."""
+    return built_in(halves, games, num_envs=num_envs, seed=seed)
 
 
 def _games(

@@ -1,9 +1,9 @@
 """Collects rollouts from one vector environment, and owns what of it must survive a restart."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from sys import getrefcount
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,14 +11,17 @@ from jaxtyping import Shaped, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_rl.data.deciding import CapturedDeciding, Deciding, PlainDeciding
 from lightning_rl.data.replay import ReplayBuffer, ReplayState
 from lightning_rl.data.stopwatch import counting_seconds
+from lightning_rl.data.turns import OnDevice, Turns, turns_of
 from lightning_rl.distributed import collectives
+from lightning_rl.envs.imagined import ImaginedVectorEnv
 from lightning_rl.envs.side_by_side import SideBySide
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
-from lightning_rl.protocols import Policy, ResumableVectorEnv
+from lightning_rl.protocols import CapturablePolicy, Policy, ResumableVectorEnv
 from lightning_rl.state import from_plain, to_plain
-from lightning_rl.types import RecurrentInputs, Rollout, State
+from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout, State
 
 _OWN_REFERENCES = 2  # the collector's, and the one that counting takes
 
@@ -74,7 +77,8 @@ class Collector:
         self.env_steps = 0
         self.mean_raw_reward = 0.0
         self.collecting_seconds = 0.0
-        self._obs, _ = env.reset()
+        self._turns = turns_of(env)
+        self._shown = self._parts_of(env.reset()[0])
         self._recurrent_inputs = RecurrentInputs.initial(env.num_envs)
         self._memory: NDArray[np.uint8] | None = None
         self._snapshot = self._boundary()
@@ -93,37 +97,56 @@ class Collector:
             policy: chooses the actions.
             frames: memory for the rollout's frames; by default the collector's own.
         """
-        storage = self._unused_memory() if frames is None else frames  # each frame is written once, into the rollout
-        storage[0] = self._obs
-        outputs, rewards, raw_rewards, ends = [], [], [], []
-        recurrent_inputs = self._recurrent_inputs
+        turns: Turns = self._turns
+        deciding = self._deciding(policy, frames)
+        if isinstance(deciding, CapturedDeciding) and isinstance(self.env, ImaginedVectorEnv):
+            turns, self._shown = OnDevice(self.env), [self.env.frames]
+        began = self._recurrent_inputs
+        told = [began] if len(turns.rows) == 1 else [began.rows(rows) for rows in turns.rows]
+        parts = [_Part(*each) for each in zip(turns.rows, self._shown, told, strict=True)]
         for step in range(self.num_steps):
-            output = policy.act(self._obs, self.generator, recurrent_inputs=self._recurrent_inputs)
-            self._obs, reward, terminated, truncated, info = self.env.step(output.actions.numpy())
-            storage[step + 1] = self._obs
-            outputs.append(output)
-            rewards.append(reward)
-            ends.append(terminated | truncated)  # a time limit ends an episode, as in the papers
-            if output.state is not None:  # a policy without a state needs none
-                # the game's own reward, as in evaluation, where nothing scales it
-                self._recurrent_inputs = output.next_inputs(info.get("raw_rewards", reward), ends[-1])
-            raw_rewards.append(info.get("raw_rewards", reward))
+            for index, part in enumerate(parts):
+                if step:
+                    part.take(turns.observe(index))
+                part.output = deciding.decide(step, part.rows, part.shown, part.told)
+                turns.act(index, part.output.actions)
+        for index, part in enumerate(parts):
+            part.take(turns.observe(index))
+            deciding.finished(part.rows, part.shown)
+        self._shown = [part.shown for part in parts]
+        if parts[0].is_recurrent:
+            self._recurrent_inputs = _whole([part.told for part in parts])
+        played = [turns.whole(step) for step in zip(*(part.steps for part in parts), strict=True)]
+        return self._rollout(played, deciding.decided(), began)
+
+    def _deciding(self, policy: Policy, frames: UInt8[NDArray[Any], "T+1 B H W C"] | None) -> Deciding:
+        """Captured, where the policy has such a step and wants it, and no memory is given for the frames."""
+        if frames is None and isinstance(policy, CapturablePolicy) and policy.is_captured:
+            sizes = {"num_steps": self.num_steps, "num_envs": self.num_envs, "num_actions": num_actions_of(self.env)}
+            return CapturedDeciding(policy, self.generator, **sizes)
+        return PlainDeciding(policy, self.generator, self._unused_memory() if frames is None else frames)
+
+    def _rollout(self, played: Sequence[Any], decided: dict[str, Tensor | None], began: RecurrentInputs) -> Rollout:
+        """Counts the steps that were played, and makes a rollout of them."""
+        _, rewards, terminated, truncated, infos = zip(*played, strict=True)
+        raw_rewards = [info.get("raw_rewards", reward) for info, reward in zip(infos, rewards, strict=True)]
         self.env_steps += self.num_steps * self.num_envs
-        self.mean_raw_reward = float(np.mean(raw_rewards, dtype=np.float64))
+        self.mean_raw_reward = _mean(raw_rewards)
         if collectives.world_size() > 1 and isinstance(self.env, ResumableVectorWrapper | SideBySide):
             self.env.sync_statistics(collectives.all_reduce_moments)
         self._snapshot = self._boundary()
+        ends = [one | other for one, other in zip(terminated, truncated, strict=True)]  # a time limit ends an episode
         return Rollout(
-            actions=torch.stack([output.actions for output in outputs]),
-            rewards=torch.from_numpy(np.stack(rewards)),
-            raw_rewards=None if outputs[0].state is None else torch.from_numpy(np.stack(raw_rewards)),
-            terminated=torch.from_numpy(np.stack(ends)),
-            behavior_logits=torch.stack([output.logits for output in outputs]),
-            behavior_values=torch.stack([output.values for output in outputs]),
-            obs=torch.from_numpy(storage),
-            recurrent_inputs=recurrent_inputs,
-            behavior_noise=_stacked([output.noise for output in outputs]),
+            rewards=_rows(rewards),
+            raw_rewards=None if self._recurrent_inputs is began else _rows(raw_rewards),
+            terminated=_rows(ends),
+            recurrent_inputs=began,
+            **cast(dict[str, Any], decided),
         )
+
+    def _parts_of(self, frames: UInt8[NDArray[Any], "B H W C"]) -> list[Any]:
+        """What the policy sees of each part."""
+        return [frames[rows] for rows in self._turns.rows]
 
     def _unused_memory(self) -> UInt8[NDArray[Any], "N B H W C"]:
         """An array for the frames: that of the last rollout, where no tensor uses it any more.
@@ -132,7 +155,8 @@ class Collector:
         costs the kernel time.
         """
         if self._memory is None or getrefcount(self._memory) > _OWN_REFERENCES:
-            self._memory = np.empty((self.num_steps + 1, *self._obs.shape), dtype=np.uint8)
+            shape = (self.num_steps + 1, self.num_envs, *self._shown[0].shape[1:])
+            self._memory = np.empty(shape, dtype=np.uint8)
         return self._memory
 
     def metrics(self) -> dict[str, float]:
@@ -163,7 +187,7 @@ class Collector:
         saved = from_plain(CollectorState, state, "collector", B=self.num_envs)
         if self.replay is not None:
             self.replay.load_state(from_plain(ReplayState, state.get("replay"), "collector.replay"))
-        self._obs = self.env.set_state(saved.env)
+        self._shown = self._parts_of(self.env.set_state(saved.env))
         self.env_steps = saved.env_steps
         self.generator.set_state(saved.generator.get_state())
         self.mean_raw_reward = saved.mean_raw_reward
@@ -176,6 +200,51 @@ class Collector:
         self.env.close()
 
 
-def _stacked(rows: Sequence[Tensor | None]) -> Tensor | None:
-    known = [row for row in rows if row is not None]
-    return torch.stack(known) if known else None
+@dataclass
+class _Part:
+    """A part of the environments within a rollout: its rows, and what the policy is shown and told next."""
+
+    rows: slice
+    shown: Any
+    told: RecurrentInputs
+    output: ActorOutput | None = None
+    steps: list[Any] = field(default_factory=list)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether the policy has a state."""
+        return self.output is not None and self.output.state is not None
+
+    def take(self, step: Any) -> None:
+        """Takes what the last actions led to."""
+        self.shown, rewards, terminated, truncated, info = step
+        self.steps.append((None, *step[1:]))  # the frames are overwritten, or would take memory twice
+        if self.output is not None and self.is_recurrent:  # a policy without a state needs none
+            # the game's own reward, as in evaluation, where nothing scales it
+            self.told = self.output.next_inputs(info.get("raw_rewards", rewards), terminated | truncated)
+
+
+def _whole(parts: Sequence[RecurrentInputs]) -> RecurrentInputs:
+    """Inputs of all environments, on the CPU."""
+    columns = zip(*(part.tensors() for part in parts), strict=True)
+    names = (field.name for field in fields(RecurrentInputs))
+    whole = (column[0] if len(column) == 1 else torch.cat(column) for column in columns)
+    return RecurrentInputs(**{name: tensor.cpu() for name, tensor in zip(names, whole, strict=True)})
+
+
+def _rows(steps: Sequence[Any]) -> Tensor:
+    """Numbers of all steps; those of imagined steps are tensors."""
+    if isinstance(steps[0], Tensor):
+        return torch.stack(list(steps))
+    return torch.from_numpy(np.stack(steps))
+
+
+def _mean(rewards: Sequence[Any]) -> float:
+    if isinstance(rewards[0], Tensor):
+        return float(torch.stack(list(rewards)).double().mean())
+    return float(np.mean(rewards, dtype=np.float64))
+
+
+def num_actions_of(env: ResumableVectorEnv) -> int:
+    """Actions to choose from in each environment."""
+    return int(cast(Any, env).single_action_space.n)

@@ -11,6 +11,8 @@ from lightning_rl.data.replay import ReplayState
 from lightning_rl.state import from_plain
 from lightning_rl.types import State
 
+HALVES = "halves"
+"""What older files do not say, whose environments were stepped at once."""
 _ANEW = ", or --allow_inexact_resume true to start the games anew"
 
 
@@ -43,7 +45,11 @@ def is_exact(state: State, sizes: dict[str, Any]) -> bool:
         state: what a data module has saved.
         sizes: what decides whether games can go on, by the key under which it is saved.
     """
-    return all(state.get(key) == here for key, here in sizes.items())
+    return all(_saved(state, key) == here for key, here in sizes.items())
+
+
+def _saved(state: State, key: str) -> Any:
+    return state.get(key, 1 if key == HALVES else None)
 
 
 def check_games(state: State, sizes: dict[str, Any], *, allow_inexact: bool) -> GamesState:
@@ -62,14 +68,13 @@ def check_games(state: State, sizes: dict[str, Any], *, allow_inexact: bool) -> 
     remedies = {
         "num_envs": _ANEW,
         "num_actors": _ANEW,
+        HALVES: _ANEW,
         "num_ranks": ": a replay belongs to its rank" if has_replay else _ANEW,
     }
     for key, here in sizes.items():
         remedy = remedies.get(key, "")
-        if state.get(key) != here and not (remedy == _ANEW and allow_inexact):
-            raise ValueError(
-                f"ckpt_path: the checkpoint has {key} {state.get(key)}, this run {here}; give the same{remedy}"
-            )
+        if (saved := _saved(state, key)) != here and not (remedy == _ANEW and allow_inexact):
+            raise ValueError(f"ckpt_path: the checkpoint has {key} {saved}, this run {here}; give the same{remedy}")
     if is_exact(state, sizes):
         _check_collectors(state, sizes)
     return games

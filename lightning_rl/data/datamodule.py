@@ -10,7 +10,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from lightning_rl.data.actor_pool import ActorPool
 from lightning_rl.data.actor_process import MakeEnv
 from lightning_rl.data.collector import Collector
-from lightning_rl.data.continuation import GamesState, check_games, is_exact, read_games
+from lightning_rl.data.continuation import HALVES, GamesState, check_games, is_exact, read_games
 from lightning_rl.data.episode_datamodule import ACTIONS, GAMES, EpisodeDataModule
 from lightning_rl.data.replay import ReplayBuffer, ReplayState
 from lightning_rl.data.rollout_dataset import RolloutDataset
@@ -36,6 +36,8 @@ class RolloutDataModule(EpisodeDataModule):
         iterations_per_epoch: iterations between two epoch ends, where Lightning logs, validates and saves.
         num_actors: processes that collect while the learner learns, and share `num_envs` out among them.
         actor_timeout: seconds without a step after which an actor counts as hung.
+        halves: 2: the environments take turns in two halves, of which one plays while the policy decides for the other;
+            1: all play at once; null: 1, or what a continued run had.
         validation_episodes: see `EpisodeDataModule`.
         test_episodes: likewise.
         test_env_steps: likewise.
@@ -49,6 +51,8 @@ class RolloutDataModule(EpisodeDataModule):
 
     decisive: tuple[str, ...] = ("game",)
     """Attributes that must be as they were for games to go on where they stopped."""
+    can_halve = False
+    """Whether `training_games` builds its games in as many halves as `num_halves` says."""
     continues_in: Path | None = None
     """Folder of the checkpoint that the run continues from."""
 
@@ -63,6 +67,7 @@ class RolloutDataModule(EpisodeDataModule):
         iterations_per_epoch: int = 1,
         num_actors: int = 0,
         actor_timeout: float = 20.0,
+        halves: int | None = None,
         validation_episodes: int = 64,
         test_episodes: int = 512,
         test_env_steps: int | None = None,
@@ -99,6 +104,10 @@ class RolloutDataModule(EpisodeDataModule):
             shared = num_envs % number == 0
             check_option("data.num_envs", num_envs, shared, f"a multiple of {number}, the number of games")
             check_option("data.num_actors", num_actors, num_actors == 0, "0 where several games are played")
+        check_option("data.halves", halves, halves in (None, 1, 2), "1, 2 or null")
+        possible = halves != 2 or (self.can_halve and num_envs % 2 == 0 and number == 1 and num_actors == 0)
+        check_option("data.halves", halves, possible, "1 but for an even data.num_envs of one game without actors")
+        self.halves = halves
         self.frame_stack = frame_stack
         self.num_envs = num_envs
         self.num_steps = num_steps
@@ -111,6 +120,11 @@ class RolloutDataModule(EpisodeDataModule):
         self._restored_env_steps = 0
         self._left: State | None = None  # where the last `fit` has left the games
         self._other_env_steps = 0  # of a run with other numbers of ranks or environments, which this one continues
+
+    @property
+    def num_halves(self) -> int:
+        """The halves in which the environments take turns, 1 or 2."""
+        return self.halves or 1
 
     @property
     def reward_values(self) -> tuple[float, ...] | None:
@@ -254,7 +268,8 @@ class RolloutDataModule(EpisodeDataModule):
     def _sizes(self) -> dict[str, Any]:
         """What must be as it was for games to go on where they stopped."""
         names = (*self.decisive, "num_envs", "num_actors")
-        return {**{name: getattr(self, name) for name in names}, "num_ranks": self._world_size}
+        own = {name: getattr(self, name) for name in names}
+        return {**own, "num_ranks": self._world_size, HALVES: self.num_halves}
 
     def check_state(self, state_dict: State) -> GamesState:
         """Refuses a state whose games cannot go on here, before any is started.

@@ -7,6 +7,7 @@ from typing import Any
 from lightning_rl.data.actor_process import MakeEnv
 from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.envs.frame_stack import FrameStack
+from lightning_rl.envs.halves import built_in
 from lightning_rl.envs.normalize import ReturnScaling
 from lightning_rl.envs.procgen import ProcgenVectorEnv, require_libraries
 from lightning_rl.envs.procgen_games import ACTION_MEANINGS, NUM_ACTIONS, REWARDS, check_options, normalized_return
@@ -36,6 +37,8 @@ class ProcgenDataModule(RolloutDataModule):
         num_actors: processes that collect while the learner learns, and share `num_envs` out among them; 0, the only
             number that methods which must be on-policy take: collect in the training process.
         actor_timeout: seconds without a step after which an actor counts as hung.
+        halves: 2: the environments take turns in two halves, of which one plays while the policy decides for the other;
+            1: all play at once; null: 1, or what a continued run had.
         return_scaling: divide rewards by the running standard deviation of the discounted return.
         return_scaling_gamma: discount of that return. OpenAI's baseline learns with 0.999 and scales with 0.99.
         validation_episodes: episodes per game and level set in validation.
@@ -61,6 +64,7 @@ class ProcgenDataModule(RolloutDataModule):
     obs_shape = (64, 64, 3)
     num_actions = NUM_ACTIONS
     action_meanings = ACTION_MEANINGS
+    can_halve = True
     decisive = ("game", "distribution_mode", "num_levels", "start_level")
 
     def __init__(
@@ -77,6 +81,7 @@ class ProcgenDataModule(RolloutDataModule):
         iterations_per_epoch: int = 1,
         num_actors: int = 0,
         actor_timeout: float = 20.0,
+        halves: int | None = None,
         return_scaling: bool = True,
         return_scaling_gamma: float = 0.99,
         validation_episodes: int = 64,
@@ -121,6 +126,7 @@ class ProcgenDataModule(RolloutDataModule):
             iterations_per_epoch=iterations_per_epoch,
             num_actors=num_actors,
             actor_timeout=actor_timeout,
+            halves=halves,
             validation_episodes=validation_episodes,
             test_episodes=test_episodes,
             test_env_steps=test_env_steps,
@@ -210,6 +216,7 @@ class ProcgenDataModule(RolloutDataModule):
             "options": options,
             "frame_stack": self.frame_stack,
             "gamma": self._return_scaling_gamma,
+            "halves": self.num_halves,
         }
         each = {game: partial(_training_games, game=game, **shared) for game in self.game_names}
         return each[self.game] if self.game in each else partial(build_side_by_side, games=each)
@@ -221,10 +228,13 @@ class ProcgenDataModule(RolloutDataModule):
 
 
 def _training_games(
-    num_envs: int, seed: int, *, game: str, options: dict[str, Any], frame_stack: int, gamma: float | None
+    num_envs: int, seed: int, *, game: str, options: dict[str, Any], frame_stack: int, gamma: float | None, halves: int
 ) -> ResumableVectorEnv:
     """Games whose frames are not copied: the collector copies each into the rollout before the next step."""
-    env: ResumableVectorEnv = ProcgenVectorEnv(game, num_envs=num_envs, seed=seed, copy=False, **options)
-    if frame_stack > 1:
-        env = FrameStack(env, frame_stack, copy=False)
+
+    def build(count: int, seed: int) -> ResumableVectorEnv:
+        env = ProcgenVectorEnv(game, num_envs=count, seed=seed, copy=False, **options)
+        return FrameStack(env, frame_stack, copy=False) if frame_stack > 1 else env
+
+    env = built_in(halves, build, num_envs=num_envs, seed=seed)
     return env if gamma is None else ReturnScaling(env, gamma=gamma)

@@ -22,6 +22,7 @@ class RolloutDataset(IterableDataset[Any]):
         iterations: iterations of one epoch.
 
     Raises:
+        FloatingPointError: a loss of an iteration was not finite; the next rollout is then not collected.
         RuntimeError: the agent yields another number of batches than it declares.
     """
 
@@ -36,6 +37,7 @@ class RolloutDataset(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         for _ in range(self._iterations):
+            self._agent.check_finite()  # what is not would make the next rollout, too
             yielded = 0
             for batch in self._agent.batches(self._collector):
                 yielded += 1

@@ -6,11 +6,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector.utils import batch_space
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
-from lightning_rl.protocols import ResumableVectorEnv
+from lightning_rl.protocols import EnvStep, ResumableVectorEnv
 from lightning_rl.types import State
 
 
@@ -57,17 +57,9 @@ class FrameStack(ResumableVectorWrapper[FrameStackState]):
         _, info = self._inner.reset(seed=seed, options=options)
         return self._own.stacks, info
 
-    def step(
-        self, actions: Int64[NDArray[Any], "B"]
-    ) -> tuple[
-        UInt8[NDArray[Any], "B H W C"],
-        Float32[NDArray[Any], "B"],
-        Bool[NDArray[Any], "B"],
-        Bool[NDArray[Any], "B"],
-        dict[str, Any],
-    ]:
-        """One step of the environment inside, its frame pushed onto the stack."""
-        frames, rewards, terminated, truncated, info = self._inner.step(actions)
+    def passed_on(self, step: EnvStep) -> EnvStep:
+        """The step with its frame pushed onto the stack."""
+        frames, rewards, terminated, truncated, info = step
         self._push(frames)
         ended = terminated | truncated
         if ended.any():

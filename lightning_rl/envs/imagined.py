@@ -95,9 +95,23 @@ class ImaginedVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         dict[str, Any],
     ]:
         """What the model says that the actions lead to; where an episode ends, real frames to start from."""
+        obs, rewards, ended, truncated, info = self.advance(torch.from_numpy(actions))
+        return obs.cpu().numpy(), rewards.cpu().numpy(), ended, truncated, info
+
+    @property
+    def frames(self) -> UInt8[Tensor, "B H W D"]:
+        """The current observations, where the starts are."""
+        return self._obs
+
+    def advance(
+        self, actions: Int64[Tensor, "B"]
+    ) -> tuple[
+        UInt8[Tensor, "B H W D"], Float32[Tensor, "B"], Bool[NDArray[Any], "B"], Bool[NDArray[Any], "B"], dict[str, Any]
+    ]:
+        """One step, of which only the ends of episodes are read from the device."""
         check_open(self)
         self._is_new = False
-        step = self._model.imagine(self._obs, torch.from_numpy(actions), self._generator, self._state)
+        step = self._model.imagine(self._obs, actions, self._generator, self._state)
         channels = step.frames.shape[-1]
         self._obs = torch.cat([self._obs[..., channels:], step.frames.to(self._obs.device)], dim=-1)
         self._state = step.state
@@ -109,7 +123,7 @@ class ImaginedVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         if ended.any():
             self._start_anew(ended)
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
-        return self._obs.cpu().numpy(), rewards.cpu().numpy(), ended.numpy(), truncated, {}
+        return self._obs, rewards, ended.numpy(), truncated, {}
 
     def _start_anew(self, ended: Bool[Tensor, "B"]) -> None:
         fresh = self._starts(int(ended.sum()), self._generator)

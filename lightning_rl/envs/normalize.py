@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+from jaxtyping import Float32, Float64, UInt8
 from numpy.typing import NDArray
 
 from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
-from lightning_rl.protocols import ResumableVectorEnv
+from lightning_rl.protocols import EnvStep, ResumableVectorEnv
 from lightning_rl.types import State
 
 _NOTHING = RunningMoments(0.0, 0.0, 0.0)
@@ -36,17 +36,9 @@ class RewardClipping(ResumableVectorWrapper[NoState]):
         super().__init__(env, NoState())
         self.max_abs_reward = max_abs_reward
 
-    def step(
-        self, actions: Int64[NDArray[Any], "B"]
-    ) -> tuple[
-        UInt8[NDArray[Any], "B H W C"],
-        Float32[NDArray[Any], "B"],
-        Bool[NDArray[Any], "B"],
-        Bool[NDArray[Any], "B"],
-        dict[str, Any],
-    ]:
-        """One step of the environment inside, its rewards clipped and kept as they were in `info["raw_rewards"]`."""
-        obs, rewards, terminated, truncated, info = self._inner.step(actions)
+    def passed_on(self, step: EnvStep) -> EnvStep:
+        """The step with its rewards clipped and kept as they were in `info["raw_rewards"]`."""
+        obs, rewards, terminated, truncated, info = step
         info.setdefault("raw_rewards", rewards)
         return obs, rewards.clip(-self.max_abs_reward, self.max_abs_reward), terminated, truncated, info
 
@@ -87,17 +79,9 @@ class ReturnScaling(ResumableVectorWrapper[ReturnScalingState]):
         self._agreed = self._own.moments  # of all ranks, when they last agreed
         self._new = _NOTHING  # what this rank has seen since then
 
-    def step(
-        self, actions: Int64[NDArray[Any], "B"]
-    ) -> tuple[
-        UInt8[NDArray[Any], "B H W C"],
-        Float32[NDArray[Any], "B"],
-        Bool[NDArray[Any], "B"],
-        Bool[NDArray[Any], "B"],
-        dict[str, Any],
-    ]:
-        """One step of the environment inside, its rewards scaled and kept as they were in `info["raw_rewards"]`."""
-        obs, rewards, terminated, truncated, info = self._inner.step(actions)
+    def passed_on(self, step: EnvStep) -> EnvStep:
+        """The step with its rewards scaled and kept as they were in `info["raw_rewards"]`."""
+        obs, rewards, terminated, truncated, info = step
         info.setdefault("raw_rewards", rewards)
         scaled = self._scaled(rewards)
         self._own.returns[terminated | truncated] = 0.0

@@ -1,19 +1,19 @@
 """Several games played side by side as one vector environment."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
 
 from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.errors import UsageError
-from lightning_rl.protocols import ResumableVectorEnv
+from lightning_rl.protocols import EnvStep, ResumableVectorEnv
 from lightning_rl.types import State
 
 
@@ -61,22 +61,11 @@ class SideBySide(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     ) -> tuple[UInt8[NDArray[Any], "B H W C"], dict[str, Any]]:
         """The current observations; `reset` of a resumable environment ends nothing."""
         frames, infos = zip(*(env.reset(seed=seed, options=options) for env in self.games.values()), strict=True)
-        return np.concatenate(frames), _joined(infos)
+        return np.concatenate(frames), joined_infos(infos)
 
-    def step(
-        self, actions: Int64[NDArray[Any], "B"]
-    ) -> tuple[
-        UInt8[NDArray[Any], "B H W C"],
-        Float32[NDArray[Any], "B"],
-        Bool[NDArray[Any], "B"],
-        Bool[NDArray[Any], "B"],
-        dict[str, Any],
-    ]:
+    def step(self, actions: Int64[NDArray[Any], "B"]) -> EnvStep:
         """One step of every game."""
-        steps = [env.step(actions[self.rows[game]]) for game, env in self.games.items()]
-        *columns, infos = zip(*steps, strict=True)
-        obs, rewards, terminated, truncated = map(np.concatenate, columns)
-        return obs, rewards, terminated, truncated, _joined(infos)
+        return joined([env.step(actions[self.rows[game]]) for game, env in self.games.items()])
 
     def metrics(self) -> dict[str, float]:
         """Each game's metrics as `<key>/<game>`, and their means over the games once all games have them."""
@@ -129,6 +118,13 @@ def build_side_by_side(
     return SideBySide({game: build(num_envs // len(games), seed) for game, build in games.items()})
 
 
-def _joined(infos: tuple[dict[str, Any], ...]) -> dict[str, Any]:
-    """What all games tell of their environments."""
+def joined(steps: Sequence[Any]) -> EnvStep:
+    """A step of all environments, from those of parts of them."""
+    *columns, infos = zip(*steps, strict=True)
+    obs, rewards, terminated, truncated = map(np.concatenate, columns)
+    return obs, rewards, terminated, truncated, joined_infos(infos)
+
+
+def joined_infos(infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What all parts tell of their environments."""
     return {key: np.concatenate([info[key] for info in infos]) for key in infos[0]}

@@ -5,11 +5,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
-from lightning_rl.protocols import ResumableVectorEnv
+from lightning_rl.protocols import EnvStep, ResumableVectorEnv
 
 RECENT_EPISODES = 100
 """Episodes in the running means, as OpenAI baselines log them (ppo2.py, `epinfobuf = deque(maxlen=100)`)."""
@@ -76,17 +76,9 @@ class EpisodeStatistics(ResumableVectorWrapper[EpisodeStatisticsState]):
         """The last finished episodes."""
         return self._own
 
-    def step(
-        self, actions: Int64[NDArray[Any], "B"]
-    ) -> tuple[
-        UInt8[NDArray[Any], "B H W C"],
-        Float32[NDArray[Any], "B"],
-        Bool[NDArray[Any], "B"],
-        Bool[NDArray[Any], "B"],
-        dict[str, Any],
-    ]:
-        """One step of the environment inside, with `episode_return`, `episode_length`, `raw_rewards` in `info`."""
-        obs, rewards, terminated, truncated, info = self._inner.step(actions)
+    def passed_on(self, step: EnvStep) -> EnvStep:
+        """The step with `episode_return`, `episode_length`, `raw_rewards` in `info`."""
+        obs, rewards, terminated, truncated, info = step
         own = self._own
         own.returns += info.setdefault("raw_rewards", rewards)
         own.lengths += 1

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
 from gymnasium.vector import VectorWrapper
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from numpy.typing import NDArray
 
 from lightning_rl.distributed.running_moments import RunningMoments
-from lightning_rl.protocols import ResumableVectorEnv
+from lightning_rl.protocols import EnvStep, ResumableVectorEnv
 from lightning_rl.state import from_plain, to_plain, validate_state
 from lightning_rl.types import State
 
@@ -47,6 +47,24 @@ class ResumableVectorWrapper(VectorWrapper[Any, Any, Any, Any, NDArray[Any]], Ge
         """
         if isinstance(self._inner, ResumableVectorWrapper):
             self._inner.sync_statistics(merged)
+
+    def step(self, actions: Int64[NDArray[Any], "B"]) -> EnvStep:
+        """One step of the environment inside, as this wrapper passes it on."""
+        return self.passed_on(self._inner.step(actions))
+
+    def passed_on(self, step: EnvStep) -> EnvStep:
+        """What becomes of a step of the environment inside."""
+        return step
+
+    def passed_on_from_inside(self, step: EnvStep) -> EnvStep:
+        """What this wrapper and all those inside make of a step of the innermost environment."""
+        inner = self._inner
+        return self.passed_on(inner.passed_on_from_inside(step) if isinstance(inner, ResumableVectorWrapper) else step)
+
+    @property
+    def innermost(self) -> ResumableVectorEnv:
+        """The environment that no wrapper is around."""
+        return self._inner.innermost if isinstance(self._inner, ResumableVectorWrapper) else self._inner
 
     def get_state(self) -> State:
         """What this wrapper remembers, and under `env` the state of the environment inside."""

@@ -1,41 +1,42 @@
 """Base class of the methods: acting, the training step, gradient clipping and evaluation."""
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import UInt8
-from numpy.typing import NDArray
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_rl.cpu.bfloat16 import cpu_has_bf16
-from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gradients, threads
+from lightning_rl.cpu.micro_batches import MicroBatchConfig, Part, accumulate_gradients
+from lightning_rl.data import deciding
 from lightning_rl.distributed import collectives
+from lightning_rl.modules.acting import ActingModule
+from lightning_rl.modules.finite import Unread
 from lightning_rl.modules.hyper_parameters import as_plain, constructor_options, from_plain
 from lightning_rl.modules.iteration_metrics import IterationMetrics
-from lightning_rl.modules.optimizers import check_factories, configured, fuse, partial_of_class, take_options
+from lightning_rl.modules.optimizers import (
+    check_factories,
+    clip_groups,
+    configured,
+    fuse,
+    partial_of_class,
+    take_options,
+)
 from lightning_rl.modules.trainer_checks import check_trainer_for, tell_lightnings_apart
 from lightning_rl.modules.validation import returns_with
 from lightning_rl.policies.config import NetworkConfig
-from lightning_rl.policies.policy import sample_actions
 from lightning_rl.protocols import Policy, Source
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.boundaries import check_boundary
 from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.runs.lightning_private import attached_trainer, find_unused_parameters
 from lightning_rl.runs.random_states import RandomStates
-from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
-
-_STATE_BEFORE = "the newest checkpoint holds the state before it"
+from lightning_rl.types import Episodes
 
 
 @runtime_checkable
@@ -58,7 +59,7 @@ class Objective(NamedTuple):
 Module = TypeVar("Module", bound="RLModule")  # not `Self`, which the shape checks of tests cannot resolve
 
 
-class RLModule(LightningModule, ABC):
+class RLModule(ActingModule, ABC):
     """Base class of the methods. Holds networks and optimizers, but no environment, rollout or random stream.
 
     A subclass sets `network` and `loss_weights` and defines `method`, `batches_per_iteration`, `batches`, `objective`,
@@ -70,6 +71,7 @@ class RLModule(LightningModule, ABC):
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
         max_grad_norm: bound on the norm of the gradient of each parameter group of the optimizer.
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+        captured_acting: collect by a step that is captured once, on a GPU as a CUDA graph.
         optimizer: class of the optimizer, with its own options; None for Adam.
         scheduler: class of the learning-rate schedule, with its own options; None for constant rates.
 
@@ -78,10 +80,7 @@ class RLModule(LightningModule, ABC):
         phase: name of the current phase, shown beside the progress bar; empty for methods without phases.
     """
 
-    network: nn.Module
     loss_weights: dict[str, float]
-    policy_parts: tuple[str, ...] = ("network",)
-    """Modules that acting needs, which `--policy_from` takes from a checkpoint."""
     on_policy = True
     uses_replay = False
     learns = True
@@ -101,6 +100,7 @@ class RLModule(LightningModule, ABC):
         micro_batches: MicroBatchConfig | None,
         max_grad_norm: float,
         greedy: bool,
+        captured_acting: bool = False,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -111,12 +111,14 @@ class RLModule(LightningModule, ABC):
         self.micro_batches = micro_batches
         self.max_grad_norm = max_grad_norm
         self.greedy = greedy
+        if captured_acting:
+            self.captures = True
         self.optimizer = None if optimizer is None else partial_of_class(optimizer)
         self.scheduler = None if scheduler is None else partial_of_class(scheduler)
         check_factories(self.optimizer, self.scheduler)
         self.validation_returns: dict[str, float] = {}
-        self._autocast: torch.dtype | None = None
         self._stops_at_boundary = False
+        self._unread = Unread()
 
     @classmethod
     @abstractmethod
@@ -162,33 +164,6 @@ class RLModule(LightningModule, ABC):
         """
         raise ValueError(f"model: {type(self).__name__} cannot be exported: it defines no network_config")
 
-    def act(
-        self,
-        obs: UInt8[NDArray[Any], "B H W C"],
-        generator: torch.Generator,
-        *,
-        recurrent_inputs: RecurrentInputs | None = None,  # for recurrent networks
-        greedy: bool = False,
-    ) -> ActorOutput:
-        """Runs the network under the precision that training uses, and samples actions on the CPU."""
-        with torch.no_grad(), self.precision():  # Lightning enters autocast around `training_step` only
-            outputs = self.network(torch.from_numpy(obs).to(self.device))
-        logits, values = (output.cpu() for output in outputs)
-        return ActorOutput(actions=sample_actions(logits, generator, greedy=greedy), logits=logits, values=values)
-
-    def map_in_chunks(
-        self, function: Callable[[Tensor], tuple[Tensor, ...]], obs: UInt8[Tensor, "N H W C"], *, size: int
-    ) -> tuple[Tensor, ...]:
-        """Applies `function` to frames, `size` at a time and without gradient; in threads if micro-batches are on."""
-
-        def outputs(part: Tensor) -> tuple[Tensor, ...]:
-            with torch.no_grad(), self.precision():  # both are thread-local
-                return function(part)
-
-        parts = obs.split(size)
-        spread = map if self.micro_batches is None else threads(self.micro_batches.num_threads).map
-        return tuple(torch.cat(column) for column in zip(*spread(outputs, parts), strict=True))
-
     def setup(self, stage: str) -> None:
         """Checks the Trainer, sets the threads of operators outside micro-batches, allows unused parameters in DDP.
 
@@ -205,6 +180,10 @@ class RLModule(LightningModule, ABC):
             # after the first step, which would change how a resumed run rounds sums over three or more ranks.
             find_unused_parameters(trainer.strategy)
 
+    def teardown(self, stage: str) -> None:
+        """Frees the steps that were captured."""
+        deciding.forget(self)
+
     def configure_callbacks(self) -> list[Callback]:
         """What every Trainer gets: the rows of metrics, the end at the budget of env steps, and exact resuming."""
         return [IterationMetrics(), RandomStates()]
@@ -214,20 +193,6 @@ class RLModule(LightningModule, ABC):
 
     def check_continuation(self, checkpoint: dict[str, Any], path: Path) -> None:
         """Raises a ValueError if the method cannot go on learning from this checkpoint; accepts all by default."""
-
-    def precision(self) -> AbstractContextManager[Any]:
-        """The trainer's autocast context; Lightning enters it around `training_step` only, and in one thread."""
-        if (trainer := attached_trainer(self)) is not None:
-            return trainer.precision_plugin.forward_context()
-        return nullcontext() if self._autocast is None else torch.autocast("cpu", self._autocast)
-
-    def actor(self) -> "RLModule":
-        """A copy for acting in another process: on the CPU, without the trainer but with its precision."""
-        copy = deepcopy(self).cpu()
-        trainer = attached_trainer(self)
-        mixed = trainer is not None and trainer.precision == "bf16-mixed"
-        copy._autocast = torch.bfloat16 if mixed and cpu_has_bf16() else None
-        return copy
 
     def training_step(self, batch: Batch, _batch_idx: int) -> Tensor:
         """Weighted sum of the method's losses on one batch."""
@@ -241,7 +206,9 @@ class RLModule(LightningModule, ABC):
         else:
             parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
             loss, logged = accumulate_gradients(jobs, parameters, num_threads=self.micro_batches.num_threads)
-        self._require_finite(logged)
+        for key, value in logged.items():
+            if key.startswith("loss/"):
+                self._unread.add(key, value)
         self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch))
         return loss
 
@@ -258,10 +225,15 @@ class RLModule(LightningModule, ABC):
         logged = {f"loss/{name}": loss.detach() for name, loss in losses.items()} | metrics
         return Part(total * share, {key: value * share for key, value in logged.items()})
 
-    def _require_finite(self, logged: dict[str, Tensor]) -> None:
-        for key, value in logged.items():
-            if key.startswith("loss/") and not math.isfinite(value):
-                raise FloatingPointError(f"{key} is {float(value)}; {_STATE_BEFORE}")
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Steps; at an epoch's last batch, before anything is judged or saved, what is not finite ends the run."""
+        super().optimizer_step(*args, **kwargs)
+        if self.trainer.is_last_batch:
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Raises a FloatingPointError where a loss or gradient norm since the last call was not finite."""
+        self._unread.check()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Says in the file which method it is of, and with which options it was built, as plain containers."""
@@ -344,15 +316,15 @@ class RLModule(LightningModule, ABC):
         """
         if gradient_clip_val is not None:
             raise ValueError("trainer.gradient_clip_val must be null: model.max_grad_norm clips each parameter group")
-        for group in optimizer.param_groups:
-            norm = nn.utils.clip_grad_norm_(group["params"], group.get("max_grad_norm", self.max_grad_norm))
-            if not math.isfinite(norm) and not self._skips_infinite_gradients:
-                raise FloatingPointError(f"the norm of a gradient is {float(norm)}; {_STATE_BEFORE}")
+        norms = clip_groups(optimizer.param_groups, max_norm=self.max_grad_norm)
+        if not self._skips_infinite_gradients:
+            self._unread.add("the norm of a gradient", *norms)
 
     @property
     def _skips_infinite_gradients(self) -> bool:
         """Whether the gradient scaler of float16 skips steps with infinite gradients while it adapts its factor."""
-        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        trainer = attached_trainer(self)
+        return trainer is not None and getattr(trainer.precision_plugin, "scaler", None) is not None
 
     def validation_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
         """Stores the mean return on one level set."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -9,12 +10,14 @@ import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from pytorch_lightning import Trainer
+from torch import Tensor
 
+from lightning_rl.modules.acting import cast_for_autocast, chosen, exponentials
 from lightning_rl.modules.base import Batch, Objective, RLModule
 from lightning_rl.policies.folder import load_policy, read_policy
-from lightning_rl.policies.policy import ExportedPolicy, sample_actions
+from lightning_rl.policies.policy import Array, ExportedPolicy, PolicyOutput, sample_actions
 from lightning_rl.protocols import Source
-from lightning_rl.types import ActorOutput, RecurrentInputs
+from lightning_rl.types import ActorOutput, Draws, RecurrentInputs
 
 
 class Player:
@@ -38,19 +41,34 @@ class Player:
         greedy: bool = False,
     ) -> ActorOutput:
         """Samples actions on the CPU."""
-        inputs = recurrent_inputs or RecurrentInputs.initial(len(obs))
-        with self._precision():
-            logits, values, state = self._policy(
-                obs,
-                inputs.state if inputs.state.shape[1] else None,
-                inputs.previous_actions,
-                inputs.previous_rewards,
-                inputs.starts,
-            )
+        logits, values, state = self._decided(obs, recurrent_inputs or RecurrentInputs.initial(len(obs)))
         logits = logits.cpu()
         actions = sample_actions(logits, generator, greedy=greedy)
         state = None if state is None else state.cpu()
         return ActorOutput(actions=actions, logits=logits, values=values.cpu(), state=state)
+
+    def _decided(self, obs: Array, inputs: RecurrentInputs) -> PolicyOutput:
+        state = inputs.state if inputs.state.shape[1] else None
+        told = (inputs.previous_actions, inputs.previous_rewards, inputs.starts)
+        with self._precision():
+            output: PolicyOutput = self._policy(obs, state, *told)
+        return output
+
+    def draws(self, num_envs: int, num_actions: int, generator: torch.Generator) -> Draws:
+        """The random numbers of a step, as `act` draws them."""
+        return Draws(exponentials=exponentials(num_envs, num_actions, generator))
+
+    def step(self, frames: UInt8[Tensor, "B H W C"], inputs: RecurrentInputs, draws: Draws) -> ActorOutput:
+        """What `act` does, on the device alone."""
+        logits, values, state = self._decided(frames, inputs)
+        actions = chosen(logits, draws.exponentials)
+        return ActorOutput(actions=actions, logits=logits, values=values, state=state)
+
+    def mirror(self) -> "Player":
+        """A copy for a captured step: the policy does not learn, so its weights are cast for good."""
+        policy = deepcopy(self._policy)
+        cast_for_autocast(policy, self._precision, policy.device)
+        return Player(policy, self._precision)
 
 
 class PolicyModule(RLModule):

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
-from numpy.typing import NDArray
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -21,9 +20,8 @@ from lightning_rl.modules.base import Batch, Objective, RLModule
 from lightning_rl.networks.impala_cnn import CNNShape, Pooling
 from lightning_rl.networks.recurrent_actor_critic import RecurrentActorCritic
 from lightning_rl.policies.config import RECURRENT, NetworkConfig
-from lightning_rl.policies.policy import sample_actions
 from lightning_rl.protocols import Source
-from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout, TensorFields
+from lightning_rl.types import RecurrentInputs, Rollout, TensorFields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +79,7 @@ class ImpalaModule(RLModule):
         max_grad_norm: bound on the norm of the gradient of policy and value.
         micro_batches: cut the batch into cache-sized parts (CPU); null computes it at once (GPU).
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+        captured_acting: collect by a step that is captured once, on a GPU as a CUDA graph.
         optimizer: class of another optimizer than Adam, with its own options; its rates are those named here.
         scheduler: class of a learning-rate schedule, with its own options; it steps at boundaries. Null for none.
 
@@ -115,6 +114,7 @@ class ImpalaModule(RLModule):
         max_grad_norm: float = 100.0,
         micro_batches: MicroBatchConfig | None = None,
         greedy: bool = False,
+        captured_acting: bool = False,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -122,6 +122,7 @@ class ImpalaModule(RLModule):
             micro_batches=micro_batches,
             max_grad_norm=max_grad_norm,
             greedy=greedy,
+            captured_acting=captured_acting,
             optimizer=optimizer,
             scheduler=scheduler,
         )
@@ -198,35 +199,12 @@ class ImpalaModule(RLModule):
             policy_lag=rollout.policy_lag,
         )
 
-    def act(
-        self,
-        obs: UInt8[NDArray[Any], "B H W C"],
-        generator: torch.Generator,
-        *,
-        recurrent_inputs: RecurrentInputs | None = None,
-        greedy: bool = False,
-    ) -> ActorOutput:
-        """One step of the network under the trainer's precision; noise and actions are sampled on the CPU."""
-        num_envs = len(obs)
-        inputs = recurrent_inputs or RecurrentInputs.initial(num_envs)
-        frames, inputs = torch.from_numpy(obs).to(self.device), inputs.to(self.device)
-        noise = self.draw_noise(num_envs, generator, greedy=greedy)
-        with torch.no_grad(), self.precision():
-            logits, values, state = self.network.step(
-                frames,
-                self.latents(frames, None if noise is None else noise.to(self.device)),
-                inputs.previous_actions,
-                inputs.previous_rewards,
-                inputs.starts,
-                inputs.state,
-            )
-        logits = logits.cpu()
-        actions = sample_actions(logits, generator, greedy=greedy)
-        return ActorOutput(actions=actions, logits=logits, values=values.cpu(), state=state.cpu(), noise=noise)
-
-    def draw_noise(self, num_envs: int, generator: torch.Generator, *, greedy: bool) -> Float32[Tensor, "B Z"] | None:
-        """Noise for sampling the latents, on the CPU; None if they are not sampled."""
-        return None
+    def decide(
+        self, frames: UInt8[Tensor, "B H W C"], inputs: RecurrentInputs, noise: Float32[Tensor, "B Z"] | None
+    ) -> tuple[Tensor, ...]:
+        """One step of the network."""
+        told = (inputs.previous_actions, inputs.previous_rewards, inputs.starts, inputs.state)
+        return tuple(self.network.step(frames, self.latents(frames, noise), *told))
 
     def latents(self, frames: UInt8[Tensor, "N H W C"], noise: Float32[Tensor, "N Z"] | None) -> Float[Tensor, "N Z"]:
         """Latents of the frames; of size 0 without an autoencoder."""
@@ -281,6 +259,6 @@ class ImpalaModule(RLModule):
             "policy/entropy": entropies.detach().mean(),
             "vtrace/rho_mean": rhos.mean(),
             "vtrace/clipped_fraction": (rhos > (self.max_rho or torch.inf)).float().mean(),
-            "vtrace/policy_lag": torch.tensor(float(batch.policy_lag), device=rhos.device),
+            "vtrace/policy_lag": rhos.new_full((), batch.policy_lag),
         }
         return Objective(losses, metrics)

@@ -187,7 +187,8 @@ class ImpalaVAEModule(ImpalaModule):
         rollout = source.collect(self)
         noise = rollout.behavior_noise
         if noise is not None:  # the last frame was not acted on yet, so it has no noise
-            noise = torch.cat([noise, torch.randn(noise[:1].shape, generator=source.generator)]).to(self.device)
+            last = torch.randn(noise[:1].shape, generator=source.generator)
+            noise = torch.cat([noise.to(self.device), last.to(self.device)])
         rollout = rollout.to(self.device)
         unrolls = self.unrolls(rollout)
         surprise = self._surprise_rewards(rollout, source.memory)
@@ -196,8 +197,8 @@ class ImpalaVAEModule(ImpalaModule):
         if self.vae_config.minibatch_size is not None:
             frames = rollout.obs[:-1].flatten(0, 1)  # the last frames are the first of the next unrolls
             passes: dict[str, Any] = {"epochs": 1, "minibatch_size": self.vae_config.minibatch_size}
-            for indices in shuffled(len(frames), generator=source.generator, **passes):
-                yield Frames(obs=frames[indices.to(self.device)])
+            for indices in shuffled(len(frames), generator=source.generator, device=self.device, **passes):
+                yield Frames(obs=frames[indices])
 
     def _surprise_rewards(self, rollout: Rollout, memory: dict[str, Tensor]) -> Float32[Tensor, "T B"] | None:
         if self.surprise is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -93,6 +93,24 @@ def partial_of_class(factory: Any) -> partial[Any]:
     is_class = isinstance(kind, type)
     check_option("model.optimizer and model.scheduler", factory, is_class, "a class, or functools.partial of one")
     return partial(kind, **options)
+
+
+def clip_groups(groups: Iterable[dict[str, Any]], *, max_norm: float) -> list[Tensor]:
+    """Clips the gradient norm of each parameter group that has gradients; a group's own `max_grad_norm` is its bound.
+
+    Args:
+        groups: parameter groups of an optimizer.
+        max_norm: the bound of the others.
+
+    Returns:
+        The norms before clipping, on the parameters' device.
+    """
+    norms = []
+    for group in groups:
+        trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if trained:
+            norms.append(nn.utils.clip_grad_norm_(trained, group.get("max_grad_norm", max_norm)))
+    return norms
 
 
 class JointOptimizer(Optimizer):

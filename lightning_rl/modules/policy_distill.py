@@ -1,12 +1,11 @@
 """Policy distillation: a student learns to act like a trained teacher."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float32, Int64, UInt8
-from numpy.typing import NDArray
+from jaxtyping import Float32, Int64
 from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
@@ -17,13 +16,14 @@ from lightning_rl.losses.policy_distillation import is_same_choice, policy_diver
 from lightning_rl.losses.value import squared_value_loss
 from lightning_rl.modules.base import Objective
 from lightning_rl.modules.exported import Player
+from lightning_rl.modules.lesson import Lesson
 from lightning_rl.modules.ppo import PPOBatch, PPOModule, Trajectories, ppo_objective
 from lightning_rl.modules.teachers import Teachers, read_teacher
 from lightning_rl.policies.config import PolicyConfig
 from lightning_rl.policies.policy import ExportedPolicy
 from lightning_rl.protocols import Policy, Source
 from lightning_rl.state import validate_state
-from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout
+from lightning_rl.types import Rollout
 
 _TEACHER_KEY = "teacher"
 _TEACHERS_KEY = "teachers"
@@ -47,60 +47,6 @@ class TaughtTrajectories(Trajectories):
     def minibatch(self, indices: Int64[Tensor, "N"]) -> TaughtBatch:
         """Samples by their index in time-major order."""
         return TaughtBatch(**self.samples(indices, TaughtBatch))
-
-
-class Lesson:
-    """Student and teacher in the same games: the teacher plays in some environments, and is asked about all frames.
-
-    Args:
-        student: plays in the other environments.
-        teacher: plays, too.
-        teacher_share: share of the environments in which the teacher plays, the first ones of each game.
-        num_games: games that share the environments equally.
-        state_size: length of the student's recurrent state; the teacher's follows it in the rollouts.
-    """
-
-    def __init__(
-        self, student: Policy, teacher: Policy, *, teacher_share: float, num_games: int = 1, state_size: int = 0
-    ) -> None:
-        self._student = student
-        self._teacher = teacher
-        self._share = teacher_share
-        self._num_games = num_games
-        self._state_size = state_size
-        self._answers: list[ActorOutput] = []
-
-    def act(
-        self,
-        obs: UInt8[NDArray[Any], "B H W C"],
-        generator: torch.Generator,
-        *,
-        recurrent_inputs: RecurrentInputs | None = None,
-        greedy: bool = False,
-    ) -> ActorOutput:
-        """Actions and logits of whoever plays, the student's values, and the recurrent states of both."""
-        inputs = recurrent_inputs or RecurrentInputs.initial(len(obs))
-        parts = (inputs.state[:, : self._state_size], inputs.state[:, self._state_size :])
-        students, teachers = (replace(inputs, state=state) for state in parts)
-        own = self._student.act(obs, generator, recurrent_inputs=students, greedy=greedy)
-        taught = self._teacher.act(obs, generator, recurrent_inputs=teachers, greedy=greedy)
-        self._answers.append(taught)
-        states = [output.state for output in (own, taught) if output.state is not None]
-        size = len(obs) // self._num_games
-        by_teacher = torch.arange(len(obs)) % size < round(self._share * size)
-        return ActorOutput(
-            actions=torch.where(by_teacher, taught.actions, own.actions),
-            logits=torch.where(by_teacher[:, None], taught.logits, own.logits),
-            values=own.values,
-            state=torch.cat(states, dim=1) if states else None,
-        )
-
-    def collected(self, source: Source) -> tuple[Rollout, Float32[Tensor, "T B A"], Float32[Tensor, "T B"]]:
-        """A rollout, and the teacher's logits and values of its frames but the last."""
-        rollout = source.collect(self)
-        answers, self._answers = self._answers, []
-        values = torch.stack([answer.values[:, 0] for answer in answers])
-        return rollout, torch.stack([answer.logits for answer in answers]), values
 
 
 class PolicyDistillModule(PPOModule):
@@ -168,6 +114,7 @@ class PolicyDistillModule(PPOModule):
         self.teacher_share = teacher_share
         self.teacher_share_steps = teacher_share_steps
         self.register_buffer("steps_taught", torch.zeros((), dtype=torch.int64))
+        self._taught = 0  # as the CPU knows it from the beginning of an iteration on
         self.games = tuple(games)
         self.teacher: ExportedPolicy | None = None
         self.teachers = nn.ModuleDict()
@@ -226,7 +173,7 @@ class PolicyDistillModule(PPOModule):
         """The teachers of several games, in the order of the games."""
         return {game: cast(ExportedPolicy, self.teachers[game]) for game in self.games if game in self.teachers}
 
-    def _teaching(self) -> Policy:
+    def _teaching(self) -> Player | Teachers:
         """Who teaches in the games as they are played side by side."""
         if self.teachers:
             return Teachers(self._by_game, self.precision)
@@ -285,17 +232,21 @@ class PolicyDistillModule(PPOModule):
             source: plays.
             state_size: length of the student's recurrent state, the first part of the rollout's.
         """
+        self._taught = int(self.steps_taught)
         teacher_share = self.teacher_share * self._remaining(self.teacher_share_steps)
         sizes = {"num_games": max(1, len(self.games)), "state_size": state_size}
         lesson = Lesson(self, self._teaching(), teacher_share=teacher_share, **sizes)
-        rollout, logits, values = lesson.collected(source)
-        self.steps_taught += rollout.actions.numel() * collectives.world_size()
-        taught = {"teacher_logits": logits.to(self.device), "teacher_values": values.to(self.device)}
-        return rollout.to(self.device), taught
+        rollout = source.collect(lesson).to(self.device)
+        steps = rollout.actions.numel() * collectives.world_size()
+        self.steps_taught += steps
+        self._taught += steps
+        if rollout.teacher_logits is None or rollout.teacher_values is None:
+            raise RuntimeError("the source must collect with the lesson, whose teacher then says what it thinks")
+        return rollout, {"teacher_logits": rollout.teacher_logits, "teacher_values": rollout.teacher_values}
 
     def _remaining(self, steps: int | None) -> float:
         """What is left, between one and zero, of something that falls to zero over so many env steps."""
-        return 1.0 if steps is None else max(0.0, 1 - int(self.steps_taught) / steps)
+        return 1.0 if steps is None else max(0.0, 1 - self._taught / steps)
 
     def weights(self, batch: Any) -> dict[str, float]:
         """PPO's weights where its losses are learned from, and that of the divergence, which may fall."""

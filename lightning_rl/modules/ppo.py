@@ -126,6 +126,7 @@ class PPOModule(RLModule):
         max_grad_norm: bound on the norm of the gradient of each parameter group.
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+        captured_acting: collect by a step that is captured once, on a GPU as a CUDA graph.
         optimizer: class of another optimizer than Adam, with its own options; its rates are those named here.
         scheduler: class of a learning-rate schedule, with its own options; it steps at boundaries. Null for none.
 
@@ -165,6 +166,7 @@ class PPOModule(RLModule):
         max_grad_norm: float = 0.5,
         micro_batches: MicroBatchConfig | None = None,
         greedy: bool = False,
+        captured_acting: bool = False,
         optimizer: OptimizerCallable | None = None,
         scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -172,6 +174,7 @@ class PPOModule(RLModule):
             micro_batches=micro_batches,
             max_grad_norm=max_grad_norm,
             greedy=greedy,
+            captured_acting=captured_acting,
             optimizer=optimizer,
             scheduler=scheduler,
         )
@@ -242,9 +245,9 @@ class PPOModule(RLModule):
     def minibatches(self, trajectories: Trajectories, generator: torch.Generator) -> Iterator[PPOBatch]:
         """Shuffled minibatches, each sample once in each pass."""
         passes: dict[str, Any] = {"epochs": self.epochs, "minibatch_size": self.minibatch_size}
-        order = list(shuffled(trajectories.actions.numel(), generator=generator, **passes))
+        order = list(shuffled(trajectories.actions.numel(), generator=generator, device=self.device, **passes))
         for number, indices in enumerate(order, start=1):
-            batch = trajectories.minibatch(indices.to(self.device))
+            batch = trajectories.minibatch(indices)
             if self.normalize_advantages == "minibatch":
                 batch = replace(batch, advantages=normalized_over_ranks(batch.advantages))
             if number == len(order):

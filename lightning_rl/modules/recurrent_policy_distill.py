@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
@@ -17,9 +16,8 @@ from lightning_rl.modules.policy_distill import PolicyDistillModule
 from lightning_rl.networks.impala_cnn import CNNShape
 from lightning_rl.networks.recurrent_actor_critic import RecurrentActorCritic
 from lightning_rl.policies.config import RECURRENT, NetworkConfig
-from lightning_rl.policies.policy import sample_actions
 from lightning_rl.protocols import Source
-from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout, TensorFields
+from lightning_rl.types import RecurrentInputs, Rollout, TensorFields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,23 +112,12 @@ class RecurrentPolicyDistillModule(PolicyDistillModule):
     def _state_size(self) -> int:
         return 2 * self.network.lstm.hidden_size
 
-    def act(
-        self,
-        obs: UInt8[NDArray[Any], "B H W C"],
-        generator: torch.Generator,
-        *,
-        recurrent_inputs: RecurrentInputs | None = None,
-        greedy: bool = False,
-    ) -> ActorOutput:
-        """One step of the network under the trainer's precision; actions are sampled on the CPU."""
-        inputs = (recurrent_inputs or RecurrentInputs.initial(len(obs))).to(self.device)
-        frames = torch.from_numpy(obs).to(self.device)
+    def decide(
+        self, frames: UInt8[Tensor, "B H W C"], inputs: RecurrentInputs, noise: Float32[Tensor, "B Z"] | None
+    ) -> tuple[Tensor, ...]:
+        """One step of the network."""
         told = (inputs.previous_actions, inputs.previous_rewards, inputs.starts, inputs.state)
-        with torch.no_grad(), self.precision():
-            output = self.network.step(frames, torch.zeros(len(frames), 0, device=self.device), *told)
-        logits, values, state = (tensor.cpu() for tensor in output)
-        actions = sample_actions(logits, generator, greedy=greedy)
-        return ActorOutput(actions=actions, logits=logits, values=values, state=state)
+        return tuple(self.network.step(frames, torch.zeros(len(frames), 0, device=frames.device), *told))
 
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         """Epochs times minibatches of a rollout's sequences."""
@@ -142,9 +129,9 @@ class RecurrentPolicyDistillModule(PolicyDistillModule):
         """One rollout, what the teacher says of it, then sequences of shuffled environments."""
         rollout, taught = self.lesson(source, state_size=self._state_size)
         sequences = TaughtSequences.from_rollout(rollout, taught, state_size=self._state_size)
-        passes = {"epochs": self.epochs, "minibatch_size": self.minibatch_size // len(sequences.obs)}
-        for environments in list(shuffled(len(sequences), generator=source.generator, **passes)):
-            yield sequences.columns(environments.to(self.device))
+        passes: dict[str, Any] = {"epochs": self.epochs, "minibatch_size": self.minibatch_size // len(sequences.obs)}
+        for environments in shuffled(len(sequences), generator=source.generator, device=self.device, **passes):
+            yield sequences.columns(environments)
 
     def objective(self, batch: TaughtSequences, generator: torch.Generator) -> Objective:  # type: ignore[override]  # its own
         """The divergence from the teacher, and the regression to the teacher's values by option."""

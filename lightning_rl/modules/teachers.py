@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from lightning_rl.modules.acting import exponentials
 from lightning_rl.modules.base import RLModule
 from lightning_rl.modules.exported import Player
 from lightning_rl.modules.hyper_parameters import from_plain
@@ -21,7 +22,7 @@ from lightning_rl.policies.hub import HUB
 from lightning_rl.policies.policy import ExportedPolicy
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.checkpoint_files import METADATA
-from lightning_rl.types import ActorOutput, RecurrentInputs
+from lightning_rl.types import ActorOutput, Draws, RecurrentInputs
 from lightning_rl.version import __version__
 
 
@@ -38,6 +39,7 @@ class Teachers:
     ) -> None:
         self._policies = list(teachers.values())
         self._players = [Player(policy, precision) for policy in self._policies]
+        self._teachers, self._precision = teachers, precision
 
     def act(
         self,
@@ -48,15 +50,46 @@ class Teachers:
         greedy: bool = False,
     ) -> ActorOutput:
         """Actions, logits and values of each game's own teacher; a state as long as the longest, where one has any."""
-        inputs = recurrent_inputs or RecurrentInputs.initial(len(obs))
-        size, outputs = len(obs) // len(self._players), []
-        for index, (policy, player) in enumerate(zip(self._policies, self._players, strict=True)):
-            rows = slice(index * size, (index + 1) * size)
-            own = inputs.rows(rows)
-            own = replace(own, state=own.state[:, : policy.state_size])
-            outputs.append(player.act(obs[rows], generator, recurrent_inputs=own, greedy=greedy))
+        parts = self._parts(recurrent_inputs or RecurrentInputs.initial(len(obs)))
+        return self._joined(
+            [
+                player.act(obs[rows], generator, recurrent_inputs=own, greedy=greedy)
+                for player, (rows, own) in zip(self._players, parts, strict=True)
+            ]
+        )
+
+    def draws(self, num_envs: int, num_actions: int, generator: torch.Generator) -> Draws:
+        """The random numbers of a step, as `act` draws them."""
+        sizes = [num_envs // len(self._players)] * len(self._players)
+        return Draws(exponentials=torch.cat([exponentials(size, num_actions, generator) for size in sizes]))
+
+    def step(self, frames: UInt8[Tensor, "B H W C"], inputs: RecurrentInputs, draws: Draws) -> ActorOutput:
+        """What `act` does, on the device alone."""
+        outputs = []
+        for player, (rows, own) in zip(self._players, self._parts(inputs), strict=True):
+            outputs.append(player.step(frames[rows], own, Draws(exponentials=draws.exponentials[rows])))
+        return self._joined(outputs)
+
+    def mirror(self) -> "Teachers":
+        """A copy for a captured step."""
+        mirrored = Teachers(self._teachers, self._precision)
+        mirrored._players = [player.mirror() for player in self._players]
+        return mirrored
+
+    def _parts(self, inputs: RecurrentInputs) -> list[tuple[slice, RecurrentInputs]]:
+        """The rows of each teacher and its inputs."""
+        size = len(inputs.starts) // len(self._players)
+        parts = [slice(index * size, (index + 1) * size) for index in range(len(self._players))]
+        own = [inputs.rows(rows) for rows in parts]
+        sizes = [policy.state_size for policy in self._policies]
+        return [
+            (rows, replace(told, state=told.state[:, :length]))
+            for rows, told, length in zip(parts, own, sizes, strict=True)
+        ]
+
+    def _joined(self, outputs: list[ActorOutput]) -> ActorOutput:
         longest = max(policy.state_size for policy in self._policies)
-        states = [_padded(output.state, size, longest) for output in outputs]
+        states = [_padded(output.state, len(output.actions), longest) for output in outputs]
         return ActorOutput(
             actions=torch.cat([output.actions for output in outputs]),
             logits=torch.cat([output.logits for output in outputs]),

@@ -50,11 +50,11 @@ class PixelNormalizer(nn.Module):
 
     def forward(self, obs: UInt8[Tensor, "N H W C"]) -> Float[Tensor, "N C H W"]:
         """Normalized images; before the first `update`, frames are only scaled to 0..1."""
-        if not self.count:
-            return rearrange(obs, "n h w c -> n c h w").float().div_(255)
-        mean = self.totals.double() / self.count
-        variance = (self.squared_totals.double() / self.count - mean.square()).clamp_(min=0)
+        count = self.count.clamp(min=1)  # without frames the totals are zero
+        mean = self.totals.double() / count
+        variance = (self.squared_totals.double() / count - mean.square()).clamp_(min=0)
         # at least one gray level, so that the first change of a constant pixel stays finite
         std = variance.sqrt_().clamp_(min=1.0)
+        std = torch.where(self.count > 0, std, 255.0)  # chosen on the device, which a condition here would wait for
         normalized = (obs - mean.float()).div_(std.float()).clamp_(-self.max_abs, self.max_abs)
         return rearrange(normalized, "n h w c -> n c h w")

@@ -86,10 +86,11 @@ class RecurrentActorCritic(nn.Module):
     ) -> RecurrentOutput:
         """Unrolls the network over time."""
         shape = obs.shape[:2]
+        boundaries = opening_steps(starts)  # read before a GPU has the torso to compute, which reading would wait for
         features = self.torso(obs.flatten(0, 1)).unflatten(0, shape)
         with torch.autocast(features.device.type, enabled=False):
             inputs = self._lstm_inputs(features, latents, previous_actions, previous_rewards)
-            outputs, state = self._unroll_lstm(inputs, starts, state)
+            outputs, state = self._unroll_lstm(inputs, boundaries, starts, state)
             return RecurrentOutput(self.actor(outputs), self.critic(outputs).squeeze(-1), state)
 
     def step(
@@ -132,13 +133,16 @@ class RecurrentActorCritic(nn.Module):
         return hidden, cell
 
     def _unroll_lstm(
-        self, inputs: Float32[Tensor, "T B D"], starts: Bool[Tensor, "T B"], state: Float32[Tensor, "B S"]
+        self,
+        inputs: Float32[Tensor, "T B D"],
+        boundaries: Sequence[int],
+        starts: Bool[Tensor, "T B"],
+        state: Float32[Tensor, "B S"],
     ) -> tuple[Float32[Tensor, "T B O"], Float32[Tensor, "B N"]]:
         """Calls the LSTM once for each segment between episode starts, since a call for each frame is slow."""
         hidden, cell = self._hidden_and_cell(inputs[0], state)
         outputs = []
-        boundaries = starts[1:].any(1).nonzero().flatten() + 1
-        for begin, end in pairwise([0, *boundaries.tolist(), len(inputs)]):
+        for begin, end in pairwise([0, *boundaries, len(inputs)]):
             segment, hidden, cell = self._segment(inputs[begin:end], starts[begin], hidden, cell)
             outputs.append(segment)
         return torch.cat(outputs), torch.cat([hidden, cell], dim=1)
@@ -154,3 +158,9 @@ class RecurrentActorCritic(nn.Module):
         kept = (~starts).unsqueeze(-1).float()
         outputs, (hidden, cell) = self.lstm(inputs, ((hidden * kept).unsqueeze(0), (cell * kept).unsqueeze(0)))
         return outputs, hidden.squeeze(0), cell.squeeze(0)
+
+
+def opening_steps(starts: Bool[Tensor, "T B"]) -> list[int]:
+    """The steps after the first in which an episode starts in some environment."""
+    opening: list[int] = starts[1:].any(1).nonzero().flatten().add(1).tolist()
+    return opening

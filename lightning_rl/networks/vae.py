@@ -53,8 +53,13 @@ def encoded_images(obs: UInt8[Tensor, "N H W C"], kind: Images) -> Float32[Tenso
     if kind == "rgb":
         return rearrange(obs, "n h w c -> n c h w").float().div_(255)
     with torch.autocast(obs.device.type, enabled=False):
-        luminance = obs.float() @ torch.tensor(_LUMINANCE, device=obs.device)
+        luminance = obs.float() @ _luminance(obs.device)
     return (luminance > 0.5 * 255 * sum(_LUMINANCE)).float().unsqueeze(1)
+
+
+def _luminance(device: torch.device) -> Float32[Tensor, "3"]:
+    # written on the device, since a copy from the CPU would wait for a GPU's queue
+    return torch.stack([torch.full((), weight, device=device) for weight in _LUMINANCE])
 
 
 def latent_distribution(encoder: nn.Module, images: Float32[Tensor, "N K H W"]) -> LatentDistribution:

@@ -29,6 +29,7 @@ from lightning_rl.envs.procgen import ProcgenVectorEnv
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.modules.impala import ImpalaModule
 from lightning_rl.modules.impala_vae import EncodedUnrolls, ImpalaVAEModule
+from lightning_rl.networks.recurrent_actor_critic import opening_steps
 from tests.benchmarks import measure
 from tests.benchmarks.impala_peer import PlainLearner
 from tests.support.worlds import Batches, fit
@@ -190,7 +191,7 @@ def _lstm_seconds(module: ImpalaModule, batch: EncodedUnrolls) -> float:
     def stepped(part: EncodedUnrolls) -> None:
         inputs = torch.ones(*part.obs.shape[:2], network.lstm.input_size, requires_grad=True)
         starts = torch.cat([part.recurrent_inputs.starts[None], part.terminated])
-        outputs, _ = network._unroll_lstm(inputs, starts, part.recurrent_inputs.state)
+        outputs, _ = network._unroll_lstm(inputs, opening_steps(starts), starts, part.recurrent_inputs.state)
         torch.autograd.grad(outputs.sum(), [inputs, *network.lstm.parameters()])
 
     start = time.perf_counter()

@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import torch
 
 from lightning_rl.cli.program import main
 from lightning_rl.runs.metrics_csv import read_metrics
@@ -15,6 +18,8 @@ from lightning_rl.runs.metrics_csv import read_metrics
 REPOSITORY = Path(__file__).parents[2]
 CPUINFO = Path("/proc/cpuinfo")
 _BF16 = ("amx_bf16", "avx512_bf16")
+_ACTING, _LEARNING = 61e6, 184e6
+"""Operations for a frame of 64×64: IMPALA's CNN (16, 32, 32) forwards; and forwards and backwards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,32 @@ def processor() -> str:
     names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
     found = ", ".join(bf16_features(text)) or f"neither of {', '.join(_BF16)}: bf16 is emulated and gains little"
     return f"{names[0] if names else 'unknown processor'}, {len(names)} logical cores; {found}"
+
+
+def bf16_product(*, size: int = 2048, seconds: float = 2.0) -> float:
+    """Floating-point operations per second of this machine's bf16 matrix product, all threads together; the fastest.
+
+    Args:
+        size: of the square matrices.
+        seconds: how long to try.
+    """
+    first, second = (torch.randn(size, size).bfloat16() for _ in range(2))
+    fastest, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end or fastest == float("inf"):
+        began = time.perf_counter()
+        torch.mm(first, second)
+        fastest = min(fastest, time.perf_counter() - began)
+    return 2 * size**3 / fastest
+
+
+def limit_of_ppo(product: float, *, epochs: int) -> float:
+    """Env steps per second of PPO with the published network, if it did nothing but such products.
+
+    Args:
+        product: operations per second.
+        epochs: passes over a rollout.
+    """
+    return product / (_ACTING + epochs * _LEARNING)
 
 
 def positive(text: str) -> int:

@@ -1,17 +1,20 @@
 """The parts of the benchmarks that measure nothing: arguments, arithmetic, what is read from /proc."""
 
+import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from lightning_rl.cli.command import RunCLI
+from lightning_rl.modules.acting import ActingModule
 from lightning_rl.modules.impala_vae import EncodedUnrolls, ImpalaVAEModule
 from lightning_rl.types import RecurrentInputs
-from tests.benchmarks import collecting, curves, impala, measure, memory, scaling, throughput, watching
+from tests.benchmarks import collecting, curves, gpu, impala, measure, memory, scaling, throughput, watching
 from tests.benchmarks.impala_peer import PlainLearner
 from tests.support.worlds import NUM_ENVS, NUM_STEPS, OBS_SHAPE, Batches, draw_rollout, fit, generator
 
@@ -63,6 +66,11 @@ def test_throughput_by_default_is_the_published_comparison() -> None:
     options = throughput.parser().parse_args([])
     assert throughput.sizes(options) == {"num_envs": 24, "num_steps": 256, "minibatch_size": 2048, "epochs": 2}
     assert (options.pairs, options.game, options.side) == (3, "starpilot", None)
+
+
+def test_the_limit_of_ppo_is_that_of_the_products_of_acting_and_learning() -> None:
+    assert measure.limit_of_ppo(401e9, epochs=2) == pytest.approx(935, abs=1)
+    assert measure.bf16_product(size=64, seconds=0) > 0
 
 
 def test_a_minibatch_is_never_more_than_the_rollout() -> None:
@@ -163,3 +171,44 @@ def test_scaling_compares_runs_that_the_command_takes(method: str, num_ranks: in
     cli = RunCLI(args)
     assert (cli.trainer.world_size, cli.method, cli.game) == (num_ranks, method, "maze")
     assert cli.model.micro_batches.num_threads == 1
+
+
+GPU_SIZES = "--num-envs 2 --num-steps 4 --minibatch-size 8 --epochs 1 --unrolls 2 4 --updates 1 --rollouts 1"
+GPU_WAYS = [way for way in gpu.WAYS if not way.compiles]  # compiling takes a minute
+
+
+def on_a_cpu(out: Path, *parts: str) -> dict[str, Any]:
+    given = ["--accelerator", "cpu", "--seconds", "0", "--games", "maze", "--out", str(out), "--parts", *parts]
+    found = gpu.main([*given, *GPU_SIZES.split(), *["--hidden", "8", "--dreams", "2", "3"]], ways=GPU_WAYS)
+    assert json.loads(out.read_text()) == found
+    assert not ActingModule.captures
+    return found
+
+
+def test_the_gpu_script_measures_every_way_of_ppo_at_tiny_size_on_a_cpu(tmp_path: Path) -> None:
+    rates = on_a_cpu(tmp_path / "gpu.json", "ppo")["ppo"]["maze"]
+
+    assert rates.keys() == {"eager", "captured acting", "two halves", "no waiting"}
+    assert all(row["factor_over_eager"] > 0 for row in rates.values()), rates
+
+
+@pytest.mark.slow
+def test_the_gpu_script_measures_the_other_methods_too_and_compares_what_was_learned(tmp_path: Path) -> None:
+    found = on_a_cpu(tmp_path / "gpu.json", "impala_vae", "simple", "equality")
+
+    for rates in (found["impala_vae"], found["simple"]):
+        assert rates.keys() == {"eager", "no waiting"}
+        assert all(row["factor_over_eager"] > 0 for row in rates.values()), rates
+    assert found["equality"]["same_bits"]
+    assert found["equality"]["updates"] == 20
+
+
+def test_a_way_that_fails_leaves_the_others_their_figures() -> None:
+    def fails() -> dict[str, Any]:
+        raise RuntimeError("no compiler\nat all")
+
+    known = {name: {"env_steps_per_second": rate} for name, rate in (("eager", 4.0), ("final", 6.0))}
+    rates = {"eager": known["eager"], "compiled": gpu.tried(fails), "final": known["final"]}
+
+    assert gpu.add_factors(rates)["final"] == {"env_steps_per_second": 6.0, "factor": 1.5, "factor_over_eager": 1.5}
+    assert rates["compiled"] == {"error": "RuntimeError: no compiler"}

@@ -80,6 +80,10 @@ def main(arguments: list[str] | None = None) -> None:
             flush=True,
         )
     print(f"ratio      {measure.Ratios(pairs=pairs)}")
+    product = measure.bf16_product()
+    limit, ours = measure.limit_of_ppo(product, epochs=options.epochs), median(first for first, _ in pairs)
+    by_product = f"{limit:.0f} env steps/s by the bf16 product, {product / 1e9:.0f} GFLOP/s"
+    print(f"limit      {by_product}; reached {ours / limit:.2f}")
 
 
 if __name__ == "__main__":

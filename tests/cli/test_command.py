@@ -356,7 +356,7 @@ class TestFinishedRun:
         with av.open(str(tmp_path / "media" / "episodes.mp4")) as video:
             frames = [(frame.width, frame.height) for frame in video.decode(video=0)]
         assert len(frames) == max(played["lengths"])
-        assert set(frames) == {(4 * 194 - 2, 192)}
+        assert set(frames) == {(2 * 194 - 2, 192)}
 
     @pytest.mark.parametrize(
         ("subcommand", "options", "told"),
@@ -447,7 +447,7 @@ class TestAtari:
 
         with av.open(str(tmp_path / "media" / "episodes.mp4")) as video:
             frames = [(frame.width, frame.height) for frame in video.decode(video=0)]
-        assert frames == [(4 * 242 - 2, 316)] * 12  # 105 × 3 rows, made even
+        assert frames == [(240, 316)] * 12  # 80 × 3 columns; 105 × 3 rows, made even
 
     def test_does_not_go_on_as_another_game(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
         args = ["fit", "--run_dir", str(run_dir), "--ckpt_path", "last"]

@@ -14,7 +14,7 @@ import pytest
 
 import lightning_rl
 from lightning_rl.cli import doctor
-from lightning_rl.cli.doctor import Finding
+from lightning_rl.cli.finding import Finding
 
 _Usage = namedtuple("_Usage", "total used free")
 
@@ -36,7 +36,7 @@ def test_this_installation_is_sound() -> None:
 
 def test_it_takes_no_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--verbose"], {}) == 2
-    assert capsys.readouterr().err == "lightning-rl: doctor takes no options, found --verbose\n"
+    assert capsys.readouterr().err == "lightning-rl: doctor takes --benchmark alone, found --verbose\n"
 
 
 def test_its_help_is_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:

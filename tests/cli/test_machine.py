@@ -94,9 +94,11 @@ def test_what_is_given_is_obeyed(
 
 def test_null_in_a_config_is_given_too(tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
-    config.write_text("trainer: {precision: null}\nmodel: {init_args: {micro_batches: null}}\n")
+    config.write_text(
+        "trainer: {precision: null}\nmodel: {init_args: {micro_batches: null}}\ndata: {init_args: {halves: null}}\n"
+    )
     assert left_open([*PPO, "--config", str(config)]) == frozenset()
-    assert left_open(PPO) == {"trainer.precision", "model.micro_batches"}
+    assert left_open(PPO) == {"trainer.precision", "model.micro_batches", "data.halves"}
 
 
 def test_threads_are_the_cores_of_a_rank_and_no_more_than_there_are_parts(

@@ -43,6 +43,9 @@ class RandomAgent(LightningModule):
     def yardsticks(self, game: str) -> dict[str, Policy]:
         return {}
 
+    def check_finite(self) -> None:
+        pass
+
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         return num_steps * num_envs // 7
 

@@ -29,6 +29,9 @@ class NumberingAgent(PixelPolicy):
     def yardsticks(self, game: str) -> dict[str, Policy]:
         return {}
 
+    def check_finite(self) -> None:
+        pass
+
     def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
         self.sizes.append((num_steps, num_envs))
         return self.declared

@@ -14,6 +14,7 @@ from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data import stopwatch
 from lightning_rl.data.rollout_dataset import RolloutDataset
 from lightning_rl.modules import iteration_metrics
+from lightning_rl.modules.finite import Unread
 from lightning_rl.modules.ppo import PPOModule
 from lightning_rl.types import ActorOutput, Episodes
 from tests.support.toys import CountingVectorEnv
@@ -127,7 +128,7 @@ class ActsBeforeLearning(Callback):
 
     logits: Tensor
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         assert isinstance(pl_module, PPOModule)
         self.logits = pl_module.act(batch.obs.numpy(), generator()).logits
 
@@ -210,14 +211,18 @@ def test_loss_that_is_not_finite_is_named(micro_batches: MicroBatchConfig | None
     returns = batch.returns.clone()
     returns[-1] = bad
 
-    with pytest.raises(FloatingPointError, match=r"^loss/value is (nan|inf)"):
-        module.training_step(replace(batch, returns=returns), 0)
+    with pytest.raises(FloatingPointError, match=r"^loss/value is (nan|inf); the newest checkpoint holds"):
+        fit(module, Batches(replace(batch, returns=returns)))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_ends_the_run_before_its_step(bad: float) -> None:
+def test_a_gradient_that_is_not_finite_ends_the_run_at_its_iteration_before_anything_is_saved(bad: float) -> None:
     module = make_module()
-    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    saved = []
+
+    class Saves(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            saved.append(trainer.global_step)
 
     class Spoils(Callback):
         def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
@@ -226,8 +231,34 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_its_step(bad: float) 
             gradient[0] = bad
 
     with pytest.raises(FloatingPointError, match=r"^the norm of a gradient is (nan|inf); the newest checkpoint holds"):
-        fit(module, Batches(whole_batch(module, draw_rollout(1))), callbacks=[Spoils()])
-    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+        fit(module, Batches(whole_batch(module, draw_rollout(1))), callbacks=[Spoils(), Saves()])
+    assert saved == []
+
+
+def test_what_is_not_finite_is_named_before_the_next_rollout_of_its_epoch() -> None:
+    module, data = make_module(num_actions=NUM_ACTIONS), toy_data(iterations_per_epoch=2)
+
+    class Spoils(Callback):
+        def on_train_batch_start(
+            self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        ) -> None:
+            if batch_idx == 1:
+                batch.returns.fill_(float("nan"))
+
+    with pytest.raises(FloatingPointError, match=r"^loss/value is nan"):
+        make_trainer(callbacks=[Spoils()], limit_val_batches=0).fit(module, datamodule=data)
+    assert data.env_steps == NUM_STEPS * NUM_ENVS
+
+
+def test_the_first_number_that_is_not_finite_is_named_once() -> None:
+    unread = Unread()
+    unread.add("loss/policy", torch.tensor(1.0))
+    unread.add("loss/value", torch.tensor(2.0), torch.tensor(float("inf")))
+    unread.add("loss/policy", torch.tensor(float("nan")))
+
+    with pytest.raises(FloatingPointError, match=r"^loss/value is inf; the newest checkpoint holds the state before"):
+        unread.check()
+    unread.check()
 
 
 def test_loss_is_the_weighted_sum_of_the_logged_parts() -> None:

@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_rl.data.collector import Collector
 from lightning_rl.data.rollout_dataset import RolloutDataset
 from lightning_rl.modules.exported import Player
-from lightning_rl.modules.policy_distill import Lesson, PolicyDistillModule, TaughtBatch, TaughtTrajectories
+from lightning_rl.modules.lesson import Lesson
+from lightning_rl.modules.policy_distill import PolicyDistillModule, TaughtBatch, TaughtTrajectories
 from lightning_rl.modules.teachers import Teachers
 from lightning_rl.policies.config import RECURRENT, NetworkConfig
 from lightning_rl.policies.policy import ExportedPolicy
-from lightning_rl.types import Episodes, RecurrentInputs
+from lightning_rl.types import Episodes, RecurrentInputs, Rollout
 from tests.support import reference
 from tests.support.compare import Array, assert_matches
 from tests.support.teachers import make_teacher, write_teacher
@@ -147,6 +149,14 @@ def test_the_weight_of_the_divergence_falls_linearly_to_zero(tmp_path: Path) -> 
     assert weights == [1.5, 1.0, 0.5, 0.0, 0.0]
 
 
+def taught_by(lesson: Lesson, collector: Collector) -> tuple[Rollout, Tensor, Tensor]:
+    """A rollout, and the teacher's logits and values."""
+    rollout = collector.collect(lesson)
+    assert rollout.teacher_logits is not None
+    assert rollout.teacher_values is not None
+    return rollout, rollout.teacher_logits, rollout.teacher_values
+
+
 def test_the_teacher_is_asked_about_every_frame_that_the_student_visits(tmp_path: Path) -> None:
     module = make_student(tmp_path)
 
@@ -187,7 +197,7 @@ def test_a_recurrent_teacher_carries_its_state_through_the_students_games(tmp_pa
     collector = make_collector(games())
     lesson = Lesson(module, player(teacher), teacher_share=0.0)
 
-    rollouts = [lesson.collected(collector) for _ in range(2)]
+    rollouts = [taught_by(lesson, collector) for _ in range(2)]
 
     inputs = RecurrentInputs.initial(NUM_ENVS)
     state: Tensor | None = None
@@ -214,7 +224,7 @@ def test_each_game_is_taught_by_its_own_teacher_which_plays_a_share_of_its_envir
     policies = {game: module.teachers[game] for game in module.games}
     lesson = Lesson(module, Teachers(cast(Any, policies), torch.no_grad), teacher_share=2 / 3, **games)
 
-    rollout, logits, values = lesson.collected(make_collector(env))
+    rollout, logits, values = taught_by(lesson, make_collector(env))
 
     frames = rollout.obs[:-1].flatten(0, 1)
     for game, rows in (("coinrun", slice(0, 3)), ("maze", slice(3, 6))):
@@ -237,7 +247,7 @@ def test_teachers_with_and_without_a_memory_teach_side_by_side(tmp_path: Path) -
         lesson = Lesson(module, Teachers(policies, torch.no_grad), teacher_share=0.0, num_games=2)
         env = CountingVectorEnv(4, (3, 5, 4, 3), obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
 
-        rollout, logits, _ = lesson.collected(make_collector(env))
+        rollout, logits, _ = taught_by(lesson, make_collector(env))
 
         teacher, rows = policies[order[0]], slice(0, 2) if order[0] == "coinrun" else slice(2, 4)
         output = teacher(rollout.obs[0][rows])

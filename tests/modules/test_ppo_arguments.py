@@ -76,6 +76,7 @@ ALTERED: dict[str, Any] = {
     "max_grad_norm": 0.05,
     "micro_batches": MicroBatchConfig(size=3),
     "greedy": True,
+    "captured_acting": True,
     "optimizer": torch.optim.SGD,
     "scheduler": partial(ConstantLR, factor=0.5),
 }
@@ -99,7 +100,7 @@ def built(module: PPOModule) -> list[Any]:
     return [
         {name: parameter.shape for name, parameter in module.named_parameters()},
         [type(optimizer).__name__, *((group["lr"], group.get("eps")) for group in optimizer.param_groups)],
-        [module.greedy, module.micro_batches, module.batches_per_iteration(NUM_STEPS, NUM_ENVS)],
+        [module.greedy, module.captures, module.micro_batches, module.batches_per_iteration(NUM_STEPS, NUM_ENVS)],
     ]
 
 

@@ -63,7 +63,8 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in distributions(NEEDED):
         files = metadata.files(name) or []
         for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
-            (packages / top).symlink_to(str(metadata.distribution(name).locate_file(top)))
+            if not (packages / top).exists():  # torch's CUDA libraries share a folder
+                (packages / top).symlink_to(str(metadata.distribution(name).locate_file(top)))
     (packages / "lightning_rl").symlink_to(PACKAGE)
     return home / "bin" / "python"
 

@@ -19,7 +19,7 @@ from lightning_rl.modules.base import Objective, RLModule
 from lightning_rl.modules.optimizers import JointOptimizer, adam
 from lightning_rl.modules.ppo import PPOBatch, Trajectories, normalized_over_ranks, ppo_objective
 from lightning_rl.modules.simple.outer_loop import OuterLoopConfig, Slice
-from lightning_rl.modules.simple.simulator import Simulator
+from lightning_rl.modules.simple.simulator import Simulator, forget
 from lightning_rl.modules.simple.world_model import (
     COLORS,
     REWARD_CUTOFF,
@@ -32,7 +32,7 @@ from lightning_rl.networks.stacked_linear import StackedLinear
 from lightning_rl.policies.config import NetworkConfig
 from lightning_rl.protocols import Replay, Source
 from lightning_rl.runs.checkpoint_files import METADATA
-from lightning_rl.types import Rollout
+from lightning_rl.types import Rollout, moved
 
 RECIPE = 2
 """How the world model learns from play; kept in checkpoints. Those without a number are of recipe 1."""
@@ -51,27 +51,25 @@ class SimPLeModule(RLModule):
         reward_values: the possible rewards of a step, the classes of the world model's reward head.
         world_model: size of the world model, and how it learns.
         outer_loop: how much the world model and the policy learn in each pass.
-        network: the policy's network: `two_conv` (the paper) or `three_stack` (IMPALA's).
+        network: the policy's: `two_conv` (the paper) or `three_stack` (IMPALA's).
         num_imagined_envs: environments imagined together.
-        imagined_length: steps of an imagined rollout; the value at the last step is the bootstrap, so its reward is not
-            learned from.
+        imagined_length: steps of an imagined rollout; the value at the last one is the bootstrap.
         imagined_outcomes: `likeliest`: each imagined step pays the most likely reward, and the episode ends if that is
             more likely than not (the paper). `expected`: it pays the expected reward, and the episode ends at random,
-            for games whose rewards and ends are uncertain. Rewards are then learned without a cutoff, because a
-            probability of 3 % that the loss forgives would be paid for at every step.
+            for uncertain games; then nothing is forgiven to the rewards' probabilities, which are paid at every step.
         learn_from_real: let the policy also learn from each collected rollout, as the published code does.
         gamma: γ, discount per env step.
         lambda_: λ of generalised advantage estimation.
         epsilon: ε, clip of the probability ratio.
         epochs: passes over a rollout.
-        minibatch_size: samples of one update of the policy, a multiple of the number of environments. Time steps that
-            are left over after all epochs are not learned from.
+        minibatch_size: samples of one update, a multiple of the environments; steps left over are not learned from.
         value_weight: factor on the value loss, which is ½ · error² here and error² in the published code.
         entropy_weight: factor on the entropy bonus.
         learning_rate: Adam's learning rate for the policy.
         max_grad_norm: bound on the norm of the policy's gradient.
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
         greedy: take the most likely action in `validate`, `test` and `predict`, instead of sampling.
+        captured_acting: collect by a step that is captured once, on a GPU as a CUDA graph.
 
     Raises:
         ValueError: a value outside its range.
@@ -87,6 +85,7 @@ class SimPLeModule(RLModule):
     slice_index: Tensor
     world_model_updates: Tensor
     imagined_steps: Tensor
+    _updates: int | None = None  # of the world model, as the CPU counts them while a slice runs
 
     def __init__(
         self,
@@ -112,15 +111,18 @@ class SimPLeModule(RLModule):
         max_grad_norm: float = 0.5,
         micro_batches: MicroBatchConfig | None = None,
         greedy: bool = False,
+        captured_acting: bool = False,
     ) -> None:
-        super().__init__(micro_batches=micro_batches, max_grad_norm=max_grad_norm, greedy=greedy)
+        super().__init__(
+            micro_batches=micro_batches, max_grad_norm=max_grad_norm, greedy=greedy, captured_acting=captured_acting
+        )
         for name, share in (("gamma", gamma), ("lambda_", lambda_)):
             check_option(f"model.{name}", share, 0 <= share <= 1, "in [0, 1]")
         for name, size in (("epsilon", epsilon), ("learning_rate", learning_rate), ("max_grad_norm", max_grad_norm)):
             check_option(f"model.{name}", size, size > 0, "positive")
-        for name, number in (("epochs", epochs), ("num_imagined_envs", num_imagined_envs)):
-            check_option(f"model.{name}", number, number >= 1, "at least 1")
-        check_option("model.imagined_length", imagined_length, imagined_length >= 2, "at least 2")
+        least = {"epochs": 1, "num_imagined_envs": 1, "imagined_length": 2}
+        for name, number in zip(least, (epochs, num_imagined_envs, imagined_length), strict=True):
+            check_option(f"model.{name}", number, number >= least[name], f"at least {least[name]}")
         if reward_values is None or 0.0 not in reward_values:
             raise ValueError(
                 "model.reward_values must be the few rewards that a step can give, 0 among them, found"
@@ -147,7 +149,7 @@ class SimPLeModule(RLModule):
         self.world_model = world_model.build(obs_shape, num_actions, num_rewards=len(reward_values))
         self.loss_weights = {"policy": 1.0, "value": value_weight, "entropy": entropy_weight}
         self.register_buffer("reward_values", torch.tensor(list(reward_values), dtype=torch.float32))
-        self._imagined_rewards: list[float] = []  # of the rollouts of this slice
+        self._imagined_rewards: list[Tensor] = []  # of the rollouts of this slice
         for counter in ("pass_index", "slice_index", "world_model_updates", "imagined_steps"):
             self.register_buffer(counter, torch.tensor(0))
 
@@ -203,13 +205,7 @@ class SimPLeModule(RLModule):
         Raises:
             ValueError: says what has changed.
         """
-        options = self.options
-        changed = {
-            "Adafactor": options.optimizer == "adafactor",
-            "the latent's posterior": options.latent is not None,
-            "the recurrent model's frame loss": options.recurrent_size > 0,
-        }
-        names = [name for name, concerns in changed.items() if concerns]
+        names = self.options.changed_since_recipe_1
         found = checkpoint[METADATA].get("recipe", 1)
         if names and found != RECIPE:
             raise ValueError(
@@ -247,7 +243,8 @@ class SimPLeModule(RLModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Warms up the world model's learning rate over its own updates."""
-        share = min(1.0, int(self.world_model_updates) / self.options.warm_up)
+        updates = int(self.world_model_updates) if self._updates is None else self._updates
+        share = min(1.0, updates / self.options.warm_up)
         optimizer.param_groups[0]["lr"] = self.options.learning_rate * share
 
     @property
@@ -298,11 +295,12 @@ class SimPLeModule(RLModule):
             raise RuntimeError("SimPLeModule learns from a replay buffer, and its source has none")
         now = self.slice
         self._advance()
+        self._updates = int(self.world_model_updates)
         if now.collects:
             rollout = source.collect(self)
-            source.replay.append(rollout)
+            source.replay.append(rollout.to(torch.device("cpu")))
             if self.learn_from_real:
-                last_values = self.act(rollout.obs[-1].numpy(), source.generator).values
+                last_values = self.act(rollout.obs[-1].cpu().numpy(), source.generator).values
                 yield from self._minibatches(rollout.to(self.device), last_values.to(self.device), source.generator)
         if now.phase == "world model":
             yield from self._real_windows(source.replay, source.generator, now.size)
@@ -310,32 +308,39 @@ class SimPLeModule(RLModule):
             yield from self._imagined_minibatches(source.replay, source.generator, now.size)
 
     def _real_windows(self, replay: Replay, generator: torch.Generator, number: int) -> Iterator[WorldModelBatch]:
-        for _ in range(number):
+        first = int(self.world_model_updates) + 1
+        for update in range(first, first + number):
             windows = replay.sample(self.options.batch_size, num_targets=self.options.num_targets, generator=generator)
             self.world_model_updates.add_(1)
-            yield WorldModelBatch(windows=windows.to(self.device), update=int(self.world_model_updates))
+            self._updates = update
+            yield WorldModelBatch(windows=windows.to(self.device), update=update)
 
     def _imagined_minibatches(self, replay: Replay, generator: torch.Generator, number: int) -> Iterator[PPOBatch]:
         self._imagined_rewards = []
         for _ in range(number):
             rollout = self.imagined_rollout(replay, generator)
             self.imagined_steps.add_(rollout.actions.numel())
-            self._imagined_rewards.append(float(rollout.rewards.mean()))
+            self._imagined_rewards.append(rollout.rewards.mean())
             kept = rollout.first(self.imagined_length - 1)  # the last step's value is the bootstrap
             last_values = rollout.behavior_values[-1]
             yield from self._minibatches(kept.to(self.device), last_values.to(self.device), generator)
 
     def simulator(self) -> Simulator:
         """The current world model as an environment that can be stepped."""
-        return Simulator(
-            self.world_model, self.reward_values, micro_batches=self.micro_batches, precision=self.precision
-        )
+        options: dict[str, Any] = {"micro_batches": self.micro_batches, "precision": self.precision}
+        return Simulator(self.world_model, self.reward_values, is_captured=self.is_captured, **options)
+
+    def teardown(self, stage: str) -> None:
+        """Frees what was captured."""
+        super().teardown(stage)
+        forget(self.world_model)
 
     def imagined_rollout(self, replay: Replay, generator: torch.Generator) -> Rollout:
         """A rollout of the policy in the world model, starting from real frames of the newest real rollout."""
+        device = self.device if self.is_captured else torch.device("cpu")  # where frames wait for the policy
         env = ImaginedVectorEnv(
             self.simulator(),
-            lambda number, stream: replay.starts(number, generator=stream),
+            lambda number, stream: moved(replay.starts(number, generator=stream), device),
             num_envs=self.num_imagined_envs,
             num_actions=self.num_actions,
             generator=generator,
@@ -351,10 +356,10 @@ class SimPLeModule(RLModule):
         trajectories = self.trajectories(rollout, last_values)
         num_steps, num_envs = rollout.actions.shape
         order = torch.cat([torch.randperm(num_steps, generator=generator) for _ in range(self.epochs)])
-        environments = torch.arange(num_envs)
+        order, environments = moved(order, self.device), torch.arange(num_envs, device=self.device)
         for steps in order.split(self.minibatch_size // num_envs)[: self._updates_per_rollout(num_steps, num_envs)]:
             indices = (steps[:, None] * num_envs + environments).flatten()
-            yield trajectories.minibatch(indices.to(self.device))
+            yield trajectories.minibatch(indices)
 
     @torch.no_grad()
     def trajectories(self, rollout: Rollout, last_values: Float32[Tensor, "B 1"]) -> Trajectories:
@@ -371,7 +376,8 @@ class SimPLeModule(RLModule):
             {"imagined_steps": self.imagined_steps.double(), "world_model/updates": self.world_model_updates.double()}
         )
         if self._imagined_rewards:
-            self.log("imagined/reward", sum(self._imagined_rewards) / len(self._imagined_rewards), sync_dist=True)
+            rewards = torch.stack(self._imagined_rewards).tolist()
+            self.log("imagined/reward", sum(rewards) / len(rewards), sync_dist=True)
             self._imagined_rewards = []
 
     def weights(self, batch: WorldModelBatch | PPOBatch) -> dict[str, float]:

@@ -3,18 +3,21 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor, nn
 
 from lightning_rl.cpu.micro_batches import MicroBatchConfig, threads
+from lightning_rl.gpu.captured_step import CapturedStep
 from lightning_rl.modules.simple.world_model import COLORS
 from lightning_rl.networks.world_model.next_frame import NextFramePredictor
 from lightning_rl.networks.world_model.timing_signal import TimingSignal
-from lightning_rl.types import ImaginedStep
+from lightning_rl.types import ImaginedStep, TensorFields
 
 _COLDEST = 1e-4  # at which the likeliest outcome is certain, and logits divided by it are still finite
 
@@ -27,6 +30,7 @@ class Simulator:
         reward_values: rewards that the classes of its reward head stand for.
         micro_batches: step parts of the games in threads (CPU); null steps all at once (GPU).
         precision: enters the autocast context of predictions.
+        is_captured: run a step that is captured once, where all games are stepped at once.
 
     Attributes:
         temperature: draws rewards, ends of episodes and the latent from p^(1 / temperature); 0 takes the likeliest
@@ -43,13 +47,18 @@ class Simulator:
         *,
         micro_batches: MicroBatchConfig | None,
         precision: Callable[[], AbstractContextManager[Any]],
+        is_captured: bool = False,
     ) -> None:
         self._reward_values = reward_values
         self._micro_batches = micro_batches
         self._precision = precision
         self._device = reward_values.device
-        # on a CPU, casting the weights at every step would take as long as some of the convolutions
-        self._model = model if micro_batches is None else self._cast(model)
+        self._is_captured = is_captured and micro_batches is None
+        if self._is_captured:
+            self._model = _mirror_of(model, self._cast)
+        else:
+            # on a CPU, casting the weights at every step would take as long as some of the convolutions
+            self._model = model if micro_batches is None else self._cast(model)
 
     def _cast(self, model: NextFramePredictor) -> NextFramePredictor:
         with self._precision():
@@ -61,6 +70,15 @@ class Simulator:
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | TimingSignal):
                 module.to(dtype)
         return copy
+
+    def _captured(self, inputs: "_Imagining") -> ImaginedStep:
+        """The captured step's outputs, in memory that is the caller's."""
+        known = _STEPS.setdefault(self._model, {})
+        key = tuple(inputs.seen.shape)
+        if key not in known:
+            model, values, precision = self._model, self._reward_values, self._precision
+            known[key] = CapturedStep(partial(_imagined, model, values, precision), inputs, device=self._device)
+        return known[key](inputs).map_tensors(Tensor.clone)
 
     def begin(self, obs: UInt8[Tensor, "B H W D"]) -> Tensor | None:
         """The model's recurrent state before the newest frame of each stack; None without a recurrent state."""
@@ -82,6 +100,9 @@ class Simulator:
         """The model's prediction of the next step."""
         seen = (obs if self._model.memory is None else obs[..., -COLORS:]).to(self._device)
         actions = actions.to(self._device)
+        if self._is_captured and self.temperature is None:
+            drawn = self._model.uniforms(len(obs), generator)
+            return self._captured(_Imagining(seen=seen, actions=actions, state=state, drawn=drawn))
         if self._micro_batches is None:
             return self._imagined(seen, actions, state, generator)
         parts = self._micro_batches.even_parts(len(obs))
@@ -112,21 +133,75 @@ class Simulator:
         state: Tensor | None,
         generator: torch.Generator,
     ) -> ImaginedStep:
-        temperature = 1.0 if self.temperature is None else max(self.temperature, _COLDEST)
-        with torch.no_grad(), self._precision():  # both are thread-local
-            step = self._model.imagine(seen, actions, generator, state=state, temperature=temperature)
-        rewards, ends = step.reward_probabilities.argmax(-1), step.end_probabilities
-        if self.temperature is not None:
-            rewards = step.reward_probabilities.to(generator.device).multinomial(1, generator=generator)[:, 0]
-            drawn = torch.rand(len(ends), generator=generator, device=generator.device)
-            rewards, ends = rewards.to(self._device), (drawn.to(ends) < ends).to(ends)
-        return ImaginedStep(
-            frames=step.frames,
-            rewards=self._reward_values[rewards],
-            expected_rewards=step.reward_probabilities @ self._reward_values,
-            end_probabilities=ends,
-            state=step.state,
-        )
+        inputs = _Imagining(seen=seen, actions=actions, state=state)
+        return _imagined(self._model, self._reward_values, self._precision, inputs, generator, self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Imagining(TensorFields):
+    """Inputs of a step; `drawn` is what latents are sampled with, where no generator draws it."""
+
+    seen: UInt8[Tensor, "B H W D"]
+    actions: Int64[Tensor, "B"]
+    state: Tensor | None
+    drawn: Tensor | None = None
+
+
+def _imagined(
+    model: NextFramePredictor,
+    reward_values: Float32[Tensor, "R"],
+    precision: Callable[[], AbstractContextManager[Any]],
+    inputs: _Imagining,
+    generator: torch.Generator | None = None,
+    temperature: float | None = None,
+) -> ImaginedStep:
+    sharpened = 1.0 if temperature is None else max(temperature, _COLDEST)
+    with torch.no_grad(), precision():  # both are thread-local
+        drawn = generator if inputs.drawn is None else inputs.drawn
+        step = model.imagine(inputs.seen, inputs.actions, drawn, state=inputs.state, temperature=sharpened)
+    rewards, ends = step.reward_probabilities.argmax(-1), step.end_probabilities
+    if temperature is not None and generator is not None:
+        rewards = step.reward_probabilities.to(generator.device).multinomial(1, generator=generator)[:, 0]
+        chances = torch.rand(len(ends), generator=generator, device=generator.device)
+        rewards, ends = rewards.to(reward_values.device), (chances.to(ends) < ends).to(ends)
+    return ImaginedStep(
+        frames=step.frames,
+        rewards=reward_values[rewards],
+        expected_rewards=step.reward_probabilities @ reward_values,
+        end_probabilities=ends,
+        state=step.state,
+    )
+
+
+_MIRRORS: WeakKeyDictionary[NextFramePredictor, NextFramePredictor] = WeakKeyDictionary()
+"""For each model a copy for captured steps, whose weights stay where they are in memory."""
+_STEPS: WeakKeyDictionary[NextFramePredictor, dict[Any, CapturedStep[_Imagining, ImaginedStep]]] = WeakKeyDictionary()
+"""The captured steps of each copy, by the shape of what they see."""
+
+
+def _mirror_of(
+    model: NextFramePredictor, cast: Callable[[NextFramePredictor], NextFramePredictor]
+) -> NextFramePredictor:
+    """The model's copy with its weights of now."""
+    known, device = _MIRRORS.get(model), next(model.parameters()).device
+    if known is None or next(known.parameters()).device != device:
+        made = cast(model)
+        known = _MIRRORS[model] = (deepcopy(model) if made is model else made).requires_grad_(False)
+    with torch.no_grad():
+        torch._foreach_copy_(list(known.parameters()), list(model.parameters()))
+    return known
+
+
+def captured_steps(model: NextFramePredictor) -> list[CapturedStep[Any, Any]]:
+    """The steps of a model that were captured."""
+    mirror = _MIRRORS.get(model)
+    return [] if mirror is None else list(_STEPS.get(mirror, {}).values())
+
+
+def forget(model: NextFramePredictor) -> None:
+    """Frees the memory of a model's captured steps."""
+    if (mirror := _MIRRORS.pop(model, None)) is not None:
+        _STEPS.pop(mirror, None)
 
 
 def _called(job: Callable[[], ImaginedStep]) -> ImaginedStep:

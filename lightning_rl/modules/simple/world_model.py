@@ -7,7 +7,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float32, Int64, Shaped, UInt8
+from jaxtyping import Float32, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,7 +21,7 @@ from lightning_rl.losses.world_model import (
 from lightning_rl.modules.simple.ramps import exponential_ramp, linear_ramp
 from lightning_rl.networks.world_model.latent import LatentConfig, LatentMixing
 from lightning_rl.networks.world_model.next_frame import NextFrame, NextFramePredictor, Pooling
-from lightning_rl.types import TensorFields, Windows
+from lightning_rl.types import TensorFields, Windows, moved
 
 COLORS = 3
 """Channels of an RGB frame."""
@@ -30,7 +30,7 @@ REWARD_CUTOFF = 0.03
 """The paper's: nats of the reward loss below which nothing is learned, a probability of 0.97."""
 
 _Predict = Callable[..., NextFrame]
-_OwnFrames = Callable[[Bool[Tensor, "N"]], UInt8[Tensor, "n H W C"]]
+_OwnFrames = Callable[[Int64[Tensor, "n"]], UInt8[Tensor, "n H W C"]]
 """Returns the frames that the model predicts for some windows."""
 _Feed = Callable[[_OwnFrames, UInt8[Tensor, "N H W C"]], UInt8[Tensor, "N H W C"]]
 _Losses = Callable[[NextFrame, slice], dict[str, Tensor]]
@@ -117,6 +117,16 @@ class WorldModelConfig:
         # no end head is trained when ends are unused: its rare, large gradients would disturb Adam's statistics
         extra = {"end": self.predict_ends, "prior": self.latent is not None}
         return weights | {name: 1.0 for name, is_there in extra.items() if is_there}
+
+    @property
+    def changed_since_recipe_1(self) -> list[str]:
+        """What of this model learned in another way by recipe 1."""
+        changed = {
+            "Adafactor": self.optimizer == "adafactor",
+            "the latent's posterior": self.latent is not None,
+            "the recurrent model's frame loss": self.recurrent_size > 0,
+        }
+        return [name for name, concerns in changed.items() if concerns]
 
     def build(self, obs_shape: Sequence[int], num_actions: int, *, num_rewards: int) -> NextFramePredictor:
         """Builds the network with random initial weights.
@@ -219,7 +229,9 @@ def window_losses(
     along = _remembered_losses if options.recurrent_size else _independent_losses
     mixed = mixing(batch.update, options.ramp)
     predict = partial(model, mixing=mixed, generator=generator)
-    feed = partial(_fed, probability=own_frame_probability(batch.update, options.ramp), generator=generator)
+    # whose frames are the model's is drawn on the CPU, since how many they are would have to be read from a GPU
+    draws = generator if generator.device.type == "cpu" else torch.Generator().manual_seed(generator.initial_seed())
+    feed = partial(_fed, probability=own_frame_probability(batch.update, options.ramp), generator=draws)
     losses = partial(_losses, batch.windows, options, reward_values, reward_cutoff)
     return along(model, batch.windows, options.num_targets, predict, feed, losses)
 
@@ -246,7 +258,7 @@ def _mean(name: str, rows: Sequence[dict[str, Tensor]]) -> Tensor:
 
 
 def _likeliest(
-    model: NextFramePredictor, predictions: Tensor, newest: Tensor, which: Bool[Tensor, "N"]
+    model: NextFramePredictor, predictions: Tensor, newest: Tensor, which: Int64[Tensor, "n"]
 ) -> UInt8[Tensor, "n H W C"]:
     return model.likeliest(predictions[which], newest[which])
 
@@ -291,12 +303,11 @@ def _fed(
     own_frames: _OwnFrames, real: UInt8[Tensor, "N H W C"], *, probability: float, generator: torch.Generator
 ) -> UInt8[Tensor, "N H W C"]:
     """The real frames, some of them replaced by the model's predictions."""
-    own = torch.rand(len(real), generator=generator, device=generator.device) < probability
-    if not own.any():
+    own = (torch.rand(len(real), generator=generator) < probability).nonzero().squeeze(1)
+    if not len(own):
         return real
-    fed = real.clone()
-    fed[own] = own_frames(own)
-    return fed
+    own = moved(own, real.device)
+    return real.index_copy(0, own, own_frames(own))
 
 
 def _columns(steps: Shaped[Tensor, "N P *rest"]) -> Shaped[Tensor, "P*N *rest"]:

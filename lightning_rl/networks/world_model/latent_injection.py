@@ -1,5 +1,6 @@
 """Conditioning of the bottleneck on the discrete latent, from the posterior or from the prior."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -73,10 +74,13 @@ class LatentInjection(nn.Module):
         return torch.where(used, self.injection(bottleneck, bits), bottleneck), prior_loss
 
     def imagine(
-        self, bottleneck: Float[Tensor, "N C H W"], generator: torch.Generator, temperature: float = 1.0
+        self,
+        bottleneck: Float[Tensor, "N C H W"],
+        drawn: torch.Generator | Float32[Tensor, "Q N 1"],
+        temperature: float = 1.0,
     ) -> Float[Tensor, "N C H W"]:
-        """The bottleneck conditioned on a latent sampled from the prior."""
-        bits = self.prior.sample(bottleneck.flatten(1), generator, temperature)
+        """The bottleneck conditioned on a latent that `drawn` samples from the prior; see `BitPrior.sample`."""
+        bits = self.prior.sample(bottleneck.flatten(1), drawn, temperature)
         injected: Tensor = self.injection(bottleneck, bits)
         return injected
 
@@ -84,8 +88,7 @@ class LatentInjection(nn.Module):
         self, logits: Float32[Tensor, "N B"], discrete: float, generator: torch.Generator
     ) -> Float32[Tensor, "N B"]:
         """The posterior's bits, some of them flipped, and some continuous instead."""
-        noise = torch.empty(logits.shape, device=generator.device)
-        nn.init.trunc_normal_(noise, a=-2, b=2, generator=generator)
+        noise = truncated_normal(logits.shape, generator)
         soft = (logits + self.config.deviation * noise.to(logits.device)).tanh()
         flipped = _random_mask(logits.shape, self.config.noise, generator, logits.device)
         bits = torch.where(flipped, -1.0, 1.0) * straight_through_sign(soft)
@@ -125,3 +128,19 @@ def _random_mask(
 ) -> Bool[Tensor, "..."]:
     """A mask whose elements are true with a probability; the generator may be on another device."""
     return torch.rand(shape, generator=generator, device=generator.device).to(device) < probability
+
+
+def truncated_normal(shape: Sequence[int], generator: torch.Generator) -> Float32[Tensor, "..."]:
+    """Standard normal noise between −2 and 2, on the generator's device.
+
+    On a CPU torch's own, which rejects samples; it would wait for a GPU to tell which.
+    """
+    noise = torch.empty(tuple(shape), device=generator.device)
+    if noise.device.type == "cpu":
+        return nn.init.trunc_normal_(noise, a=-2, b=2, generator=generator)
+    return inverted_normal(noise.uniform_(-1, 1, generator=generator))
+
+
+def inverted_normal(uniforms: Float32[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    """Standard normal samples between −2 and 2 from uniform ones between −1 and 1."""
+    return (uniforms * math.erf(math.sqrt(2))).erfinv() * math.sqrt(2)

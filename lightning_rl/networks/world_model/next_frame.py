@@ -24,6 +24,8 @@ from lightning_rl.networks.world_model.timing_signal import TimingSignal
 Pixels = Literal["softmax", "squared"]
 Pooling = Literal["mean", "mean_max"]
 LatentSource = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+Drawn = torch.Generator | Float32[Tensor, "Q N 1"] | None
+"""Uniform numbers, or the generator that draws them; None where nothing is sampled."""
 
 
 class NextFrame(NamedTuple):
@@ -203,7 +205,7 @@ class NextFramePredictor(nn.Module):
             ValueError: a latent must be sampled and there is no generator.
         """
         if target is None:
-            return self._predict(obs, actions, state, partial(self._prior_latent, generator=generator), generator)
+            return self._predict(obs, actions, state, partial(self._prior_latent, drawn=generator), generator)
         images = torch.cat([standardized(obs), standardized(target)], dim=1)
         inject = partial(self._posterior_latent, images=images, mixing=mixing, generator=generator)
         return self._predict(obs, actions, state, inject, generator)
@@ -212,33 +214,33 @@ class NextFramePredictor(nn.Module):
         self,
         obs: UInt8[Tensor, "N H W K"],
         actions: Int64[Tensor, "N"],
-        generator: torch.Generator | None,
+        drawn: Drawn,
         *,
         state: Float32[Tensor, "N S H W"] | None = None,
         temperature: float = 1.0,
     ) -> NextFrame:
-        """Predicts one step without dropout; the generator, on any device, samples the latent.
+        """Predicts one step without dropout; `drawn` samples the latent; see `uniforms`.
 
         Raises:
-            ValueError: a latent must be sampled and there is no generator.
+            ValueError: a latent must be sampled and nothing is drawn.
         """
-        inject = partial(self._prior_latent, generator=generator, temperature=temperature)
+        inject = partial(self._prior_latent, drawn=drawn, temperature=temperature)
         return self._predict(obs, actions, state, inject, None)
 
     def imagine(
         self,
         obs: UInt8[Tensor, "N H W K"],
         actions: Int64[Tensor, "N"],
-        generator: torch.Generator | None,
+        drawn: Drawn,
         *,
         state: Float32[Tensor, "N S H W"] | None = None,
         temperature: float = 1.0,
     ) -> Imagined:
-        """Imagines one step with a latent that the generator samples from the prior.
+        """Imagines one step with a latent that `drawn` samples from the prior; see `uniforms`.
 
         All probabilities p, the latent's among them, are those of p^(1 / temperature).
         """
-        predicted = self.predict(obs, actions, generator, state=state, temperature=temperature)
+        predicted = self.predict(obs, actions, drawn, state=state, temperature=temperature)
         ends = predicted.end_logits
         return Imagined(
             frames=self.likeliest(predicted.frames, obs),
@@ -246,6 +248,10 @@ class NextFramePredictor(nn.Module):
             end_probabilities=obs.new_zeros(len(obs)).float() if ends is None else (ends / temperature).sigmoid(),
             state=predicted.state,
         )
+
+    def uniforms(self, number: int, generator: torch.Generator) -> Float32[Tensor, "Q N 1"] | None:
+        """Numbers that sample the latents of so many frames; None without a latent."""
+        return None if self.latent is None else self.latent.prior.uniforms(number, generator)
 
     def likeliest(
         self, frames: Float32[Tensor, "N H W C V"], obs: UInt8[Tensor, "N H W K"]
@@ -309,13 +315,13 @@ class NextFramePredictor(nn.Module):
         return injected, prior_loss
 
     def _prior_latent(
-        self, bottleneck: Tensor, action: Tensor, *, generator: torch.Generator | None, temperature: float = 1.0
+        self, bottleneck: Tensor, action: Tensor, *, drawn: Drawn, temperature: float = 1.0
     ) -> tuple[Tensor, Tensor | None]:
         if self.latent is None:
             return bottleneck, None
-        if generator is None:
+        if drawn is None:
             raise ValueError("generator must be given to sample the latent, found None")
-        return self.latent.imagine(bottleneck, generator, temperature), None
+        return self.latent.imagine(bottleneck, drawn, temperature), None
 
 
 def _mean(images: Float[Tensor, "N C H W"]) -> Float32[Tensor, "N C"]:

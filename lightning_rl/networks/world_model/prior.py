@@ -66,11 +66,19 @@ class BitPrior(nn.Module):
         return nats.view_as(symbols).mean(1)
 
     def sample(
-        self, features: Float[Tensor, "N {self.num_features}"], generator: torch.Generator, temperature: float = 1.0
+        self,
+        features: Float[Tensor, "N {self.num_features}"],
+        drawn: torch.Generator | Float32[Tensor, "Q N 1"],
+        temperature: float = 1.0,
     ) -> Float32[Tensor, "N {self.config.num_bits}"]:
-        """A sampled latent, 1 and −1, from one uniform number per symbol; the generator may be on another device."""
-        num_symbols = self.config.num_bits // self.config.bits_per_symbol
-        uniforms = torch.rand((num_symbols, len(features), 1), generator=generator, device=generator.device)
+        """A sampled latent, 1 and −1, from one uniform number per symbol.
+
+        Args:
+            features: the flattened bottleneck.
+            drawn: the numbers, or the generator that draws them, which may be on another device.
+            temperature: probabilities p are those of p^(1 / temperature).
+        """
+        uniforms = drawn if isinstance(drawn, Tensor) else self.uniforms(len(features), drawn)
         symbols = []
         with torch.autocast(features.device.type, enabled=False):
             inputs, state = self._initial(features)
@@ -82,6 +90,11 @@ class BitPrior(nn.Module):
                 symbols.append((cumulative[:, :-1] <= (uniform * _ONE).long()).sum(-1))
                 inputs = self._embedded(symbols[-1].unsqueeze(1))
         return self.bits(torch.stack(symbols, dim=1))
+
+    def uniforms(self, number: int, generator: torch.Generator) -> Float32[Tensor, "Q N 1"]:
+        """Uniform numbers for so many latents, on the generator's device."""
+        num_symbols = self.config.num_bits // self.config.bits_per_symbol
+        return torch.rand((num_symbols, number, 1), generator=generator, device=generator.device)
 
     def symbols(self, bits: Float32[Tensor, "N {self.config.num_bits}"]) -> Int64[Tensor, "N S"]:
         """The symbols of a latent: each is a group of bits, the lowest first."""

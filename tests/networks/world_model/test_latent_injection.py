@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from lightning_rl.networks.world_model.latent import LatentConfig, LatentMixing
-from lightning_rl.networks.world_model.latent_injection import LatentInjection, straight_through_sign
+from lightning_rl.networks.world_model.latent_injection import LatentInjection, inverted_normal, straight_through_sign
 
 N, K, H, W, C, A, B = 5, 2, 9, 13, 3, 2, 4
 QUIET = {"noise": 0.0, "deviation": 0.0, "prior_dropout": 0.0}
@@ -148,3 +148,13 @@ def test_without_a_generator_the_clean_bits_are_injected() -> None:
 
     clean = torch.where(latent.posterior(images, actions) > 0, 1.0, -1.0)
     assert torch.equal(injected, latent.injection(bottleneck, clean))
+
+
+def test_noise_drawn_by_inversion_is_distributed_as_torchs_truncated_one() -> None:
+    quantiles = torch.linspace(0, 1, 1001)
+    rejected = nn.init.trunc_normal_(torch.empty(100_000), a=-2, b=2, generator=torch.Generator().manual_seed(0))
+
+    inverted = inverted_normal(2 * quantiles - 1)
+
+    assert inverted[[0, -1]].tolist() == pytest.approx([-2, 2], abs=1e-3)
+    torch.testing.assert_close(inverted, rejected.quantile(quantiles), atol=0.03, rtol=0)
