@@ -49,7 +49,7 @@ def window(viewer: Viewer) -> Iterator[Talk]:
 
 @pytest.fixture
 def about(window: Talk) -> dict[str, Any]:
-    found, _ = window.hear()
+    found = window.until(any_one, "hello")  # frames for other windows may come before
     window.say(do="pause", value=False)
     return found
 
