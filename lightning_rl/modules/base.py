@@ -236,7 +236,12 @@ class RLModule(ActingModule, ABC):
         self._unread.check()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Says in the file which method it is of, and with which options it was built, as plain containers."""
+        """Says in the file which method it is of, and with which options it was built, as plain containers.
+
+        Raises:
+            FloatingPointError: a loss or gradient norm was not finite; nothing is saved then, at a boundary or before.
+        """
+        self.check_finite()
         options = as_plain(dict(self.hparams))
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = options
         checkpoint["lr_schedulers"] = as_plain(checkpoint.get("lr_schedulers", []))

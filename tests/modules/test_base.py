@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
 
@@ -248,6 +249,23 @@ def test_what_is_not_finite_is_named_before_the_next_rollout_of_its_epoch() -> N
     with pytest.raises(FloatingPointError, match=r"^loss/value is nan"):
         make_trainer(callbacks=[Spoils()], limit_val_batches=0).fit(module, datamodule=data)
     assert data.env_steps == NUM_STEPS * NUM_ENVS
+
+
+def test_nor_is_it_saved_between_two_boundaries(tmp_path: Path) -> None:
+    module, data = make_module(num_actions=NUM_ACTIONS), toy_data(iterations_per_epoch=2)
+
+    class SpoilsAndSaves(Callback):
+        def on_train_batch_start(
+            self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        ) -> None:
+            batch.returns.fill_(float("nan"))
+
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "early.ckpt")
+
+    with pytest.raises(FloatingPointError, match=r"^loss/value is nan"):
+        make_trainer(callbacks=[SpoilsAndSaves()], limit_val_batches=0).fit(module, datamodule=data)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_first_number_that_is_not_finite_is_named_once() -> None:
