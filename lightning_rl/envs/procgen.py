@@ -244,7 +244,7 @@ class ProcgenVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
     def close_extras(self) -> None:
         """Ends the games and their threads."""
-        self._games.close()
+        _close(self._games)
 
     def _saved(self) -> list[bytes]:
         if self._identity["use_generated_assets"]:
@@ -285,6 +285,20 @@ def _build(game: str, num_envs: int, options: dict[str, Any], **process: int) ->
         return _GymnasiumsGames(import_module(binding).ProcgenVecEnv(num_envs, game, **options, **process))
     games: _Games = _imported_procgen().ProcgenGym3Env(num=num_envs, env_name=game, **options, **process)
     return games
+
+
+def _close(games: Any) -> None:
+    """Ends the games, and frees what cffi keeps of them: gym3 opens Procgen's library anew for each environment.
+
+    The first handle stays: with the last one, the library would be unloaded, and all drawings be read again.
+    """
+    ffi, library = getattr(games, "_ffi", None), getattr(games, "_c_lib", None)
+    games.close()
+    if ffi is not None:  # procgen-gym has none
+        with ffi._lock:
+            place = next(place for place, kept in enumerate(ffi._libraries) if kept is library)
+            if place:
+                del ffi._libraries[place], ffi._function_caches[place]
 
 
 def installed_binding() -> str:

@@ -1,5 +1,7 @@
+import gc
 import subprocess
 import sys
+import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -523,6 +525,18 @@ def test_closing_twice_is_closing_once(build: Build) -> None:
     env.close()
     env.close()
     assert env.closed
+
+
+@gym3s
+def test_an_ended_environment_leaves_nothing_in_memory(build: Build) -> None:
+    build("starpilot").close()  # the first one's library stays loaded
+    env = build("starpilot")
+    library = weakref.ref(env._games._c_lib)  # type: ignore[attr-defined]  # gym3's
+    env.close()
+    gc.collect()
+
+    assert library() is None
+    assert build("starpilot").reset()[0].any()
 
 
 def test_an_environment_that_was_never_built_can_be_closed() -> None:
