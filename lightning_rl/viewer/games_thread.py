@@ -18,7 +18,7 @@ from lightning_rl.viewer.table import Table
 _FRAMES_A_SECOND = 30  # sent at most
 _PAUSE_AFTER_EPISODE = 0.7
 _SMOOTHING = 0.9
-_LONG, _AT_ONCE = 3600.0, 1e-6
+_LONG = 3600.0
 
 
 class GamesThread(threading.Thread):
@@ -46,7 +46,8 @@ class GamesThread(threading.Thread):
         self._hub = hub
         self._folder = recordings
         self._failed = failed
-        self._commands: queue.SimpleQueue[tuple[str, Command]] = queue.SimpleQueue()
+        # not a SimpleQueue: with a timeout that is over at once, Python's own may wait for ever
+        self._commands: queue.Queue[tuple[str, Command]] = queue.Queue()
         self._made: dict[str, Path] = {}
         self._recording: Recording | None = None
         self._table: Table
@@ -99,7 +100,7 @@ class GamesThread(threading.Thread):
         """Waits for commands until there is something else to do, and follows them; false at the end."""
         waiting = []
         with contextlib.suppress(queue.Empty):
-            waiting.append(self._commands.get(timeout=max(self._seconds_free(), 0.0) or _AT_ONCE))
+            waiting.append(self._commands.get(timeout=max(self._seconds_free(), 0.0)))
         while not self._commands.empty():
             waiting.append(self._commands.get_nowait())
         for window, command in _without_repeated_seeks(waiting):

@@ -33,6 +33,7 @@ def started(tmp_path: Path) -> Iterator[Started]:
     yield start
     for viewer in viewers:
         viewer.close()
+        assert viewer.failure is None
     assert not [thread for thread in threading.enumerate() if thread.name in ("games", "network", "recording")]
 
 
@@ -391,6 +392,7 @@ def test_a_game_that_fails_ends_the_server_and_says_why(started: Started) -> Non
 
     assert viewer.ended.wait(30)
     assert str(viewer.failure) == "no such game"
+    viewer.failure = None  # as expected
 
 
 def test_a_busy_port_is_refused_and_a_free_one_named(started: Started) -> None:
