@@ -6,6 +6,7 @@ The only file that imports Procgen, and only when the first environment is built
 import ctypes
 import platform
 import sys
+import threading
 import warnings
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -29,6 +30,7 @@ from lightning_rl.types import State
 
 _SYSTEM_LIBRARIES = ("libGL.so.1", "libglib-2.0.so.0", "libgthread-2.0.so.0")
 _MAX_STATE = 2**20  # bytes of one game, as both bindings have it
+_FORGETTING = threading.Lock()
 
 
 def require_libraries() -> None:
@@ -295,7 +297,7 @@ def _close(games: Any) -> None:
     ffi, library = getattr(games, "_ffi", None), getattr(games, "_c_lib", None)
     games.close()
     if ffi is not None:  # procgen-gym has none
-        with ffi._lock:
+        with _FORGETTING:
             place = next(place for place, kept in enumerate(ffi._libraries) if kept is library)
             if place:
                 del ffi._libraries[place], ffi._function_caches[place]
