@@ -24,8 +24,8 @@ def keep_freed_memory() -> bool:
 def return_freed_memory() -> bool:
     """Takes `keep_freed_memory` back: large freed blocks are returned to the kernel, each at once.
 
-    For a program that keeps small things between large temporary ones, whose memory would be holes that nothing else
-    fits in: a minute of a game takes 0.95 GB instead of 2, and a step some milliseconds more.
+    For a program that keeps small blocks between large temporary ones, whose places are then too small for the next
+    large ones. `play`, which keeps the last minute, takes 1 GB so instead of 2, and its steps some milliseconds more.
 
     Returns:
         Whether the settings were accepted; only glibc has them.
