@@ -103,6 +103,7 @@ def is_continued_without_a_byte_left(folders: Folders, finished: Path, args: lis
     assert (run_dir / "config.yaml").read_bytes() == config.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_continued_without_a_byte_left_goes_on_to_its_end(
     folders: Folders, tmp_path: Path, runs: SharedRuns
 ) -> None:
