@@ -24,8 +24,8 @@ def keep_freed_memory() -> bool:
 def return_freed_memory() -> bool:
     """Takes `keep_freed_memory` back: large freed blocks are returned to the kernel, each at once.
 
-    For a program that keeps small blocks between large temporary ones, whose places are then too small for the next
-    large ones. `play`, which keeps the last minute, takes 1 GB so instead of 2, and its steps some milliseconds more.
+    For a program whose small blocks, which stay, lie between large temporary ones: the gaps are too small for the next
+    large ones, and the heap grows. `play` so takes 1 GB instead of 2; its steps take some milliseconds more.
 
     Returns:
         Whether the settings were accepted; only glibc has them.

@@ -13,7 +13,7 @@ def test_a_game_whose_step_is_due_waits_for_no_command(tmp_path: Path) -> None:
     games._table = table()
 
     def follow() -> None:
-        for _ in range(5000):  # a `SimpleQueue` stops for good within a thousand
+        for _ in range(5000):  # a `SimpleQueue` stops for good within some hundreds or thousands
             games.put("window", {"do": "speed", "value": 1})
             games.put("window", {"do": "speed", "value": 2})
             games._follow_commands()

@@ -33,7 +33,7 @@ def started(tmp_path: Path) -> Iterator[Started]:
     yield start
     for viewer in viewers:
         viewer.close()
-        assert viewer.failure is None
+    assert [viewer.failure for viewer in viewers] == [None] * len(viewers)
     assert not [thread for thread in threading.enumerate() if thread.name in ("games", "network", "recording")]
 
 
