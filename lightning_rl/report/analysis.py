@@ -232,6 +232,7 @@ def _run(run: Run, out: Path) -> dict[str, Any]:
         "env_steps": run.env_steps,
         "tested": run.tested is not None,
         "videos": _videos(run.folder, out),
+        "examples": [example._asdict() for example in run.examples],
         **_cost([run]),
     }
 

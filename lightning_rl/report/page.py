@@ -65,6 +65,7 @@ def page(report: Mapping[str, Any]) -> str:
         for name in LEVEL_SETS
     }
     gaps = [pair for pair in groups if pair[1]["generalization_gap"] is not None]
+    examples = [(*pair, run, example) for pair in groups for run in pair[1]["runs"] for example in run["examples"]]
     drawn = {
         "aggregates": figures.aggregates(report["groups"]),
         "profiles": figures.profiles(report["groups"]),
@@ -78,6 +79,7 @@ def page(report: Mapping[str, Any]) -> str:
             aggregates=aggregates,
             css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
             curves=curves,
+            examples=examples,
             figures=drawn,
             gaps=gaps,
             generator=GENERATOR,
@@ -86,7 +88,7 @@ def page(report: Mapping[str, Any]) -> str:
             level_names=LEVEL_NAMES,
             per_game=_per_game(report["groups"]),
             script=Markup((_FOLDER / "page.js").read_text(encoding="utf-8")),
-            sections=_sections(report, curves, gaps, drawn),
+            sections=_sections(report, curves, gaps, examples, drawn),
             summary=_summary(report["groups"]),
             title="Results by method and setting",
             version=report["lightning_rl_version"],
@@ -151,7 +153,11 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _sections(
-    report: Mapping[str, Any], curves: Sequence[tuple[Any, ...]], gaps: Sequence[Any], drawn: Mapping[str, Any]
+    report: Mapping[str, Any],
+    curves: Sequence[tuple[Any, ...]],
+    gaps: Sequence[Any],
+    examples: Sequence[Any],
+    drawn: Mapping[str, Any],
 ) -> list[tuple[str, str]]:
     """What the page holds, for its navigation."""
     found = [("notes", "What is compared"), ("aggregates", "All games together")]
@@ -159,4 +165,6 @@ def _sections(
     found += [("improvement", "Probability of improvement")] if report["comparisons"] else []
     found += [("gap", "Generalization gap")] if gaps else []
     found += [("games", "Game by game"), *((name, label) for name, label, *_ in curves)]
-    return [*found, ("repeat", "Settings, commands and cost"), ("sources", "Sources and what was left out")]
+    found += [("repeat", "Settings, commands and cost")]
+    found += [("episodes", "Episodes to watch")] if examples else []
+    return [*found, ("sources", "Sources and what was left out")]

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from lightning_rl.envs.procgen_games import normalized_return
+from lightning_rl.report.examples import Example, examples
 from lightning_rl.report.measured_rows import Numbers, hours, number
 from lightning_rl.report.settings import Setting, class_name, game_names, method_name, options, setting
 from lightning_rl.runs.metrics_rows import Row, read_metrics
@@ -18,6 +19,7 @@ from lightning_rl.runs.metrics_rows import Row, read_metrics
 LEVEL_SETS = ("train_levels", "full_distribution")
 _RESULTS = "test.json or metrics.csv"
 _FILES = ("config.yaml", "test.json", "metrics.csv")
+_EPISODES = "episodes.npz"
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # written in C where PyYAML has it: ten times as fast
 
 
@@ -61,6 +63,7 @@ class Run:
         levels: number of training levels and the first, where the suite has levels.
         tested: test.json's level sets by game; None where it was not tested.
         rows: of metrics.csv.
+        examples: episodes of the test that are worth a look, where it kept them.
     """
 
     folder: Path
@@ -73,6 +76,7 @@ class Run:
     levels: tuple[int, int] | None
     tested: Mapping[str, Mapping[str, Mapping[str, Any]]] | None
     rows: Sequence[Row]
+    examples: Sequence[Example] = ()
 
     @cached_property
     def hours(self) -> Numbers:
@@ -111,12 +115,28 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[LeftOut]]:
     for path in paths:
         for folder, fault in search.below(path):
             try:
-                runs += [] if fault else [read_run(folder)]
+                run = None if fault else read_run(folder)
             except (ValueError, OSError, RecursionError) as error:
-                fault = _one_line(error)
-            if fault:
+                run, fault = None, _one_line(error)
+            if run is None:
                 left_out.append(LeftOut(shown(folder), fault))
+                continue
+            try:
+                runs.append(replace(run, examples=_examples(run)))
+            except ValueError as error:
+                runs.append(run)
+                why = str(error).removeprefix(f"{folder / _EPISODES} ")
+                left_out.append(LeftOut(shown(folder / _EPISODES), f"{shown(why)}; the run itself is reported"))
     return runs, left_out
+
+
+def _examples(run: Run) -> list[Example]:
+    """Of a test that has ended; without its test.json, nothing says of which checkpoint the episodes are."""
+    path = run.folder / _EPISODES
+    if run.tested is None or not path.exists():
+        return []
+    suite = run.tasks[0].suite
+    return [one._replace(game=_canonical(suite, (one.game,))[0]) for one in examples(path, LEVEL_SETS)]
 
 
 class _Search:

@@ -10,7 +10,7 @@ import pytest
 from lightning_rl.report import command
 from tests.support import browser
 from tests.support.browser import Browser
-from tests.support.result_folders import config, metrics, results, write_run
+from tests.support.result_folders import config, metrics, results, write_played, write_run
 
 STRANGE = "<script>alert(1)<img src=x onerror=alert(2)>"
 
@@ -32,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 )
                 (run / "media").mkdir()
                 (run / "media" / "episodes.mp4").write_bytes(b"")
+                write_played(run, {"train_levels": (last, 1.0, 2.0), "full_distribution": (-1.5, 0.0)}, game=game)
     write_run(runs / "<b>broken</b>")
     out = tmp_path_factory.mktemp("out")
     assert command.main([str(runs), "--out", str(out)]) == 0
@@ -140,7 +141,7 @@ def test_numbers_shown_are_rounded_values(shown: Browser) -> None:
         " [cell.textContent.trim().replace('−', '-'), Number(cell.dataset.value)])"
     )
 
-    plain = [(text, value) for text, value in pairs if not text.endswith(("%", "!", "]"))]
+    plain = [(text, value) for text, value in pairs if not text.endswith(("%", "!", "]", ")"))]
     assert len(plain) > 50
     for text, value in plain:
         digits = len(text.partition(".")[2])
@@ -240,3 +241,18 @@ def test_links_lead_to_the_videos(shown: Browser) -> None:
 
     assert len(links) == 2 * (3 + 3 + 2)
     assert all(Path(link).is_file() for link in links)
+
+
+def test_episodes_to_watch_are_those_of_the_json(shown: Browser, report: dict[str, Any]) -> None:
+    expected = [
+        [f"{value:.2f} ({row})".replace("-", "−") for value, row in zip(one["returns"], one["rows"], strict=True)]
+        for group in report["groups"]
+        for run in group["runs"]
+        for one in run["examples"]
+    ]
+
+    assert len(expected) == 2 * 2 * (3 + 3 + 2)
+    cells = "[...document.querySelectorAll('#examples tbody td:nth-child(n+5)')].map(cell => cell.textContent)"
+    assert shown.evaluate(cells) == [text for row in expected for text in row]
+    assert ["1.00 (1)", "2.00 (2)", "4.10 (0)"] in expected
+    assert "--replay FOLDER/episodes.npz --episode NUMBER" in shown.evaluate("document.body.textContent")

@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+
+from lightning_rl.runs.episodes_file import write_episodes
+from lightning_rl.types import Episodes
 
 _TRAINER = {"accelerator": "cpu", "precision": "bf16-mixed", "logger": False, "devices": "auto"}
 
@@ -118,3 +122,22 @@ def write_run(
         lines = [columns, *([str(row.get(column, "")) for column in columns] for row in rows)]
         (folder / "metrics.csv").write_text("".join(f"{','.join(line)}\n" for line in lines))
     return folder
+
+
+def write_played(folder: Path, returns: Mapping[str, Sequence[float]], *, game: str = "starpilot") -> Path:
+    """An episodes.npz with episodes of one step, which have these returns by level set."""
+    sets = {name: _played(name, values) for name, values in returns.items()}
+    write_episodes(folder / "episodes.npz", sets, class_path="lightning_rl.ProcgenDataModule", init_args={"game": game})
+    return folder / "episodes.npz"
+
+
+def _played(level_set: str, returns: Sequence[float]) -> Episodes:
+    ones = torch.ones(len(returns), dtype=torch.int64)
+    return Episodes(
+        level_set=level_set,
+        returns=torch.tensor(returns, dtype=torch.float64),
+        lengths=ones,
+        level_complete=None,
+        actions=ones,
+        level_seeds=ones,
+    )
