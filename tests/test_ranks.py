@@ -23,8 +23,9 @@ from lightning_rl.distributed import collectives
 from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.modules.base import RLModule
 from lightning_rl.modules.impala import Unrolls
+from lightning_rl.modules.recurrent_policy_distill import TaughtSequences
 from lightning_rl.types import TensorFields
-from tests.support.methods import METHODS, Options, variants
+from tests.support.methods import AS_IT_IS, METHODS, Options, variants
 from tests.support.runs import ENV_STEPS, differences, fit_args, load, rows, start_ranks, unlike, wait_until
 from tests.support.shared_runs import SharedRuns
 
@@ -68,8 +69,9 @@ def joined(parts: list[Any]) -> Any:
     if not isinstance(first, TensorFields):
         return first
     columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(first)}
-    if isinstance(first, Unrolls):  # time comes first there
-        stacked = {key: torch.cat(column, 1) for key, column in columns.items() if isinstance(column[0], Tensor)}
+    if isinstance(first, Unrolls | TaughtSequences):  # time comes first there, but in states
+        tensors = {key: column for key, column in columns.items() if isinstance(column[0], Tensor)}
+        stacked = {key: torch.cat(column, int(key != "state")) for key, column in tensors.items()}
         return type(first)(**{key: stacked.get(key, joined(column)) for key, column in columns.items()})
     return type(first)(**{key: joined(column) for key, column in columns.items()})
 
@@ -83,7 +85,9 @@ def gradients_alone(module: RLModule, weights: dict[str, Tensor], batch: Any) ->
     return {name: parameter.grad for name, parameter in module.named_parameters()}
 
 
-@pytest.mark.parametrize(("config", "options"), variants(lambda row: [row.ranks] if row.of is None else []))
+@pytest.mark.parametrize(
+    ("config", "options"), variants(lambda row: [row.ranks] if row.of is None or row.ranks is not AS_IT_IS else [])
+)
 def test_two_ranks_learn_from_games_of_their_own_what_one_process_would_from_all_and_resume_with_the_same_bits(
     config: str, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,7 +48,7 @@ class Variant(NamedTuple):
     slow: bool = False
 
 
-_AS_IT_IS = Variant("fp32", {})  # as `TINY` has it
+AS_IT_IS = Variant("fp32", {})  # as `TINY` has it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,8 @@ class Row:
         overlay: config that it is trained with besides, where none of the variants is trained.
         slow: it trains in slow tests only, since another row has all its parts.
         resumed: runs that are stopped and resumed.
-        ranks: with these options two ranks learn what one process would from the games of both.
+        ranks: with these options two ranks learn what one process would from the games of both; taken of a row of
+            another only where it names some.
         disturbed: runs that are killed and stopped at random moments.
         disturbed_iterations: their length for each disturbance.
         enduring: options of a run of 2000 iterations; none where another row's does the same.
@@ -74,8 +75,8 @@ class Row:
     of: str | None = None
     overlay: str | None = None
     slow: bool = False
-    resumed: tuple[Variant, ...] = (_AS_IT_IS,)
-    ranks: Variant = _AS_IT_IS
+    resumed: tuple[Variant, ...] = (AS_IT_IS,)
+    ranks: Variant = AS_IT_IS
     disturbed: Options = field(default_factory=dict)
     disturbed_iterations: int = 4
     enduring: Options | None = field(default_factory=dict)
@@ -219,6 +220,7 @@ ROWS = {
         of="policy_distill",
         slow=True,
         resumed=(Variant("values-fp32", {"model.regress_values": True}, slow=True),),
+        ranks=Variant("values", {"model.regress_values": True}, slow=True),
     ),
     "ppo_distill_rnd": Row(of="ppo_distill", slow=True, resumed=()),
     "quickstart": Row(of="ppo", slow=True, resumed=()),
