@@ -49,9 +49,9 @@ COMPOSED: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
 """Configs that others make too, one over the other. Their names are a contract, and a file cannot include another."""
 
 
-def build(*configs: str) -> RunCLI:
+def build(*configs: str, options: tuple[str, ...] = ()) -> RunCLI:
     args = [text for config in configs for text in ("--config", str(CONFIGS / config))]
-    return RunCLI(["fit", *args, "--run_dir", "absent"])
+    return RunCLI(["fit", *args, "--run_dir", "absent", *options])
 
 
 def test_every_config_has_a_row() -> None:
@@ -175,11 +175,15 @@ def test_ppo_atari_is_table_5_of_schulman() -> None:
     assert (data.game, data.obs_shape, data.num_actions) == ("pong", (105, 80, 12), 6)
 
 
-def test_annealed_ppo_atari_ends_with_the_rate_at_zero() -> None:
-    cli = build("ppo_atari.yaml", "variants/annealed.yaml")
+@pytest.mark.parametrize(
+    ("configs", "end"), [(("ppo_atari.yaml", "variants/annealed.yaml"), 0), (("policy_distill.yaml",), 0.1)]
+)
+def test_a_falling_rate_is_at_its_end_with_the_run(configs: tuple[str, ...], end: float) -> None:
+    teacher = ("--data.game", "starpilot", "--model.teacher", str(CONFIGS.parent / "checkpoints" / "ppo-starpilot"))
+    cli = build(*configs, options=teacher if "policy_distill.yaml" in configs else ())
     data, schedule = cli.datamodule, cli.model.scheduler
     boundary = data.num_envs * data.num_steps * cli.config.fit.data.init_args.iterations_per_epoch
-    assert (schedule.func, schedule.keywords["start_factor"], schedule.keywords["end_factor"]) == (LinearLR, 1, 0)
+    assert (schedule.func, schedule.keywords["start_factor"], schedule.keywords["end_factor"]) == (LinearLR, 1, end)
     assert schedule.keywords["total_iters"] == math.ceil(data.total_env_steps / boundary)
 
 
