@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ import torch
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.modules.acting import ActingModule
 from lightning_rl.modules.impala_vae import EncodedUnrolls, ImpalaVAEModule
+from lightning_rl.policies.config import NetworkConfig
+from lightning_rl.policies.latency import Latency
+from lightning_rl.policies.policy import ExportedPolicy
 from lightning_rl.types import RecurrentInputs
-from tests.benchmarks import collecting, curves, gpu, impala, measure, memory, scaling, throughput, watching
+from tests.benchmarks import collecting, curves, deciding, gpu, impala, measure, memory, scaling, throughput, watching
 from tests.benchmarks.impala_peer import PlainLearner
+from tests.support.exported import new_policy, written
 from tests.support.worlds import NUM_ENVS, NUM_STEPS, OBS_SHAPE, Batches, draw_rollout, fit, generator
 
 
@@ -60,6 +65,26 @@ def test_watching_tells_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert float(fastest.split()[5]) > 0
     assert re.fullmatch(r" +3 episodes +[\d.]+ MB +[\d.]+ s", memory)
     assert end == "Ctrl-C: status 0, files left: 0"
+
+
+def test_deciding_compares_the_student_with_its_teacher(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hidden = {"student": 3, "teacher": 5}
+    for name, size in hidden.items():
+        written(tmp_path / name, new_policy(NetworkConfig(name="three_stack", channels=[2], hidden=size)))
+
+    def known(policy: ExportedPolicy, _: bytes | None, *, threads: tuple[int, ...], **__: Any) -> Iterator[Latency]:
+        assert threads == (1,)
+        for batch_size in (1, 16, 256):
+            yield Latency("torch float32", 1, batch_size, float(batch_size * (policy.config.network.hidden or 0)))
+
+    monkeypatch.setattr(deciding, "latencies", known)
+    deciding.main([str(tmp_path / "student"), str(tmp_path / "teacher"), "--rounds", "2"])
+
+    *_, round_2, last = capsys.readouterr().out.splitlines()
+    assert round_2 == "round 2: student {'torch float32': 48.0}, teacher {'torch float32': 80.0}"
+    assert last == "torch float32: median 0.60, min 0.60, max 0.60 of the teacher's time; wanted 0.55"
 
 
 def test_throughput_by_default_is_the_published_comparison() -> None:
