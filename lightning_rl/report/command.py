@@ -73,7 +73,7 @@ def _write(out: Path, report: dict[str, Any]) -> None:
     text = {"report.html": page(report), "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n"}
     for name, content in text.items():
         with atomic_write(out / name) as file:
-            file.write(content.encode())
+            file.write(content.encode("utf-8", "replace"))  # a file's names may hold half a letter
 
 
 def _check_out(out: Path) -> None:

@@ -1,5 +1,6 @@
 """The episodes of a run's test that are worth a look, which `predict --replay` plays again."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,12 +31,14 @@ def examples(path: Path, level_sets: tuple[str, ...]) -> list[Example]:
         level_sets: names of the levels that matter, in order.
 
     Raises:
-        ValueError: the file is damaged or another kind of file; says which.
+        ValueError: the file is damaged or another kind of file, or has returns that are no numbers; says which.
     """
     from lightning_rl.runs.episodes_file import read_rows  # loads torch
 
     played: dict[tuple[str, str], list[tuple[float, int]]] = {}
     for row in read_rows(path):
+        if not math.isfinite(row.episode_return):
+            raise ValueError(f"{path} has a return that is no number, in row {row.number}")
         if row.level_set in level_sets:
             played.setdefault((row.game, row.level_set), []).append((row.episode_return, row.number))
     found = []

@@ -99,8 +99,13 @@ class Run:
 
 def shown(path: Path | str) -> str:
     """A path, or what a file says, as one line of text, whatever bytes are in it."""
-    text = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return "".join(_printable(letter) for letter in str(path))
+
+
+def _printable(letter: str) -> str:
+    if "\ud800" <= letter <= "\udfff":  # half a letter: a byte of a path that is no UTF-8, or from a file
+        return "\ufffd"
+    return letter if letter.isprintable() else repr(letter)[1:-1]
 
 
 def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[LeftOut]]:
@@ -135,8 +140,12 @@ def _examples(run: Run) -> list[Example]:
     path = run.folder / _EPISODES
     if run.tested is None or not path.exists():
         return []
-    suite = run.tasks[0].suite
-    return [one._replace(game=_canonical(suite, (one.game,))[0]) for one in examples(path, LEVEL_SETS)]
+    found = [one._replace(game=_canonical(run.tasks[0].suite, (one.game,))[0]) for one in examples(path, LEVEL_SETS)]
+    played = [task.game for task in run.tasks]
+    others = sorted({one.game for one in found} - set(played))
+    if others:
+        raise ValueError(f"is of another run: game {others[0]}, config.yaml has {'+'.join(played)}")
+    return found
 
 
 class _Search:

@@ -107,6 +107,15 @@ class TestJson:
         )
 
 
+def test_half_a_letter_in_a_name_is_written(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", config(), results(train=5.0, full=4.0, method="half \ud800"))
+
+    report = reported(tmp_path / "run", "--out", tmp_path / "out", "--baseline", "none")
+
+    assert report["groups"][0]["method"] == "half \ud800"
+    assert "half ?" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
 def test_baselines_are_groups_unless_they_are_not_wanted(tmp_path: Path) -> None:
     three_seeds(tmp_path / "runs")
 

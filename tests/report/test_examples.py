@@ -1,5 +1,6 @@
 """The episodes that a report names: the worst, the median and the best, by their row in the file."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,28 @@ def test_atari_games_have_one_name(tmp_path: Path) -> None:
     [found], _ = read_runs([run])
 
     assert [one.game for one in found.examples] == ["ms_pacman"]
+
+
+@pytest.mark.parametrize(
+    ("game", "value", "why"),
+    [
+        ("starpilot", math.nan, "has a return that is no number, in row 0"),
+        ("starpilot", math.inf, "has a return that is no number, in row 0"),
+        ("coinrun", 1.0, "is of another run: game coinrun, config.yaml has starpilot"),
+        ("\ud800", 1.0, "is of another run: "),
+    ],
+)
+def test_episodes_of_another_run_or_without_numbers_are_left_out(
+    game: str, value: float, why: str, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", config(), results(train=5.0, full=4.0))
+    write_played(run, {"full_distribution": (value, 2.0)}, game=game)
+
+    [found], [(_, told)] = read_runs([tmp_path])
+
+    assert found.examples == ()
+    assert told.startswith(why)
+    assert told.isprintable()
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])

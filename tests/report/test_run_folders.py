@@ -74,6 +74,10 @@ def another_game(folder: Path) -> None:
     write_run(folder, test=results(train=5.0, full=4.0, game="coinrun"))
 
 
+def half_a_letter(folder: Path) -> None:
+    write_run(folder, test=results(train=5.0, full=4.0, game="\ud800"))
+
+
 def foreign_metrics(folder: Path) -> None:
     (write_run(folder, rows=metrics(4.0)) / "metrics.csv").write_text("epoch,loss\n1,0.5\n")
 
@@ -121,6 +125,7 @@ FAULTS: dict[Callable[[Path], None], str] = {
     no_number: "test.json: return_mean of full_distribution must be a finite number, found nan",
     no_level_sets: "test.json has no level_sets.full_distribution",
     another_game: "test.json is of another run: game coinrun, config.yaml has starpilot",
+    half_a_letter: "test.json is of another run: game \ufffd, ",
     foreign_metrics: "metrics.csv is damaged: expected 'env_steps' as the first column",
     binary_metrics: "metrics.csv is no text",
     no_numbers: "metrics.csv is damaged: could not convert string to float: 'much'",
