@@ -24,8 +24,10 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("student", type=Path)
     result.add_argument("teacher", type=Path)
     result.add_argument("--batch-size", type=int, choices=BATCH_SIZES, default=16)
-    result.add_argument("--rounds", type=measure.positive, default=5)
-    result.add_argument("--seconds", type=float, default=0.5, help="for each policy, runtime and batch size of a round")
+    result.add_argument("--rounds", type=measure.positive, default=20)
+    result.add_argument(
+        "--seconds", type=float, default=0.05, help="for each policy, runtime and batch size of a round"
+    )
     return result
 
 
