@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-from importlib.util import find_spec
 
 from rich.console import Console
 from rich.table import Table
@@ -11,7 +10,7 @@ from rich.table import Table
 from lightning_rl.errors import UsageError, UsageParser
 from lightning_rl.policies.folder import load_policy
 from lightning_rl.policies.latency import BATCH_SIZES, Latency, latencies, policy_size
-from lightning_rl.policies.onnx_model import onnx_model
+from lightning_rl.policies.onnx_model import has_onnx, onnx_model
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,15 +47,14 @@ def main(args: list[str]) -> int:
         f"parameters     {size.parameters}\nbytes          {size.bytes} in float32\n"
         f"multiply-adds  {size.multiply_adds} for a frame\n"
     )
-    has_onnx = all(find_spec(name) is not None for name in ("onnx", "onnxruntime"))
-    model = onnx_model(policy) if has_onnx else None  # the folder's own file is a stranger's, and is not run
+    model = onnx_model(policy) if has_onnx() else None  # the folder's own file is a stranger's, and is not run
     threads = tuple(sorted({1, len(os.sched_getaffinity(0))}))
     measured = list(latencies(policy, model, threads=threads, seconds=options.seconds))
     console = Console()
     if not console.is_terminal:
         console.width = 120  # rich would fold the table to 80 columns in a file
     console.print(_table(measured))
-    if not has_onnx:
+    if model is None:
         sys.stdout.write("onnxruntime is left out: pip install 'lightning_rl[onnx]'\n")
     return 0
 

@@ -2,6 +2,7 @@
 
 import warnings
 from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
 from typing import Any, cast
 
@@ -42,6 +43,11 @@ def step_inputs(policy: ExportedPolicy, obs: Tensor) -> dict[str, Tensor]:
             "starts": torch.ones(count, dtype=torch.bool),
         }
     return inputs
+
+
+def has_onnx() -> bool:
+    """Whether models can be written and run."""
+    return all(find_spec(name) is not None for name in ("onnx", "onnxruntime"))
 
 
 def onnx_model(policy: ExportedPolicy) -> bytes:

@@ -11,7 +11,7 @@ import torch
 
 from lightning_rl.policies.folder import load_policy
 from lightning_rl.policies.latency import BATCH_SIZES, latencies
-from lightning_rl.policies.onnx_model import onnx_model
+from lightning_rl.policies.onnx_model import has_onnx, onnx_model
 from lightning_rl.policies.policy import ExportedPolicy
 from tests.benchmarks import measure
 
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     torch.set_num_threads(1)
     policies = [load_policy(path) for path in (options.student, options.teacher)]
-    models = [_onnx(policy) for policy in policies]
+    models = [onnx_model(policy) if has_onnx() else None for policy in policies]
     print(measure.processor())
     pairs: dict[str, list[tuple[float, float]]] = {}
     for number in range(options.rounds):
@@ -55,13 +55,6 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"round {number + 1}: student {student}, teacher {teacher}")
     for runtime, found in pairs.items():
         print(f"{runtime}: {measure.Ratios(pairs=found)} of the teacher's time; wanted {WANTED}")
-
-
-def _onnx(policy: ExportedPolicy) -> bytes | None:
-    try:
-        return onnx_model(policy)
-    except ValueError:  # not installed
-        return None
 
 
 if __name__ == "__main__":
