@@ -11,7 +11,8 @@ class Window:
     """What one window is yet to be sent. Used in the network's thread only.
 
     A frame that the connection had no time for is replaced by the next one. Other messages wait in line; a window that
-    leaves too many of them unread is given up.
+    leaves too many of them unread is given up. Frames begin after the first other message, which says what is shown:
+    one may be under way when a window joins.
 
     Args:
         name: the page's own, which it keeps when it connects again.
@@ -19,9 +20,9 @@ class Window:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.dropped = 0
         self._messages: deque[bytes] = deque()
         self._frame: bytes | None = None
+        self._is_told = False  # what is shown
         self._news = asyncio.Event()
 
     @property
@@ -32,9 +33,9 @@ class Window:
     def put(self, message: bytes, *, is_frame: bool) -> None:
         """Leaves a message to be sent."""
         if not is_frame:
+            self._is_told = True
             self._messages.append(message)
-        else:
-            self.dropped += self._frame is not None
+        elif self._is_told:
             self._frame = message
         self._news.set()
 
