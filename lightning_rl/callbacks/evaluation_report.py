@@ -83,6 +83,7 @@ class EvaluationReport(Callback):
             "distribution_mode": data.distribution_mode,
             "checkpoint": None if checkpoint is None else str(checkpoint),
             "env_steps": data.env_steps,
+            "greedy": bool(getattr(pl_module, "greedy", False)),
         }
         played = zip(data.each_game, self._episodes.values(), strict=True)
         found = {one.game: _measured(episodes, one) for one, episodes in played}

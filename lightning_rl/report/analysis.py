@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float64
 from numpy.typing import NDArray
 
-from lightning_rl.report.coverage import TOO_LOW, coverage
+from lightning_rl.report.coverage import TOO_LOW, coverage, improvement_coverage
 from lightning_rl.report.curves import curves
-from lightning_rl.report.groups import Group, Score
+from lightning_rl.report.groups import Group, Score, comparable
 from lightning_rl.report.measured_rows import steps_per_second
 from lightning_rl.report.run_folders import LEVEL_SETS, LeftOut, Run, Task, shown
 from lightning_rl.report.settings import command
@@ -34,7 +34,7 @@ from lightning_rl.report.statistics import (
 from lightning_rl.version import __version__
 
 _SEED = 0  # of the bootstraps: the same runs give the same report
-_THRESHOLDS = np.linspace(0, 1, 51)
+_NUMthresholds = 51
 _PROFILE_RESAMPLES = 2000
 _FEW = "fewer than three seeds"
 
@@ -50,9 +50,10 @@ def analysis(groups: Sequence[Group], left_out: Sequence[LeftOut], *, out: Path)
         out: folder of the report, from which links lead to videos.
     """
     everything = sorted({task for group in groups if group.runs for task in group.scores})
+    thresholds = _thresholds(groups)
     return {
         "lightning_rl_version": __version__,
-        "groups": [_group(group, everything, out) for group in groups],
+        "groups": [_group(group, everything, thresholds, out) for group in groups],
         "comparisons": [found for pair in combinations(groups, 2) if (found := _comparison(*pair)) is not None],
         "left_out": [{"folder": folder, "why": why} for folder, why in left_out],
         "resamples": RESAMPLES,
@@ -60,7 +61,15 @@ def analysis(groups: Sequence[Group], left_out: Sequence[LeftOut], *, out: Path)
     }
 
 
-def _group(group: Group, everything: Sequence[Task], out: Path) -> dict[str, Any]:
+def _thresholds(groups: Sequence[Group]) -> Float64[NDArray[Any], " K"]:
+    """From 0 to 1, or to the highest score: on Atari an agent can be far above 1."""
+    scores = [own for group in groups for name in LEVEL_SETS for own in _normalized(group, name).values()]
+    return np.linspace(0, math.ceil(max([1.0, *(float(own.max()) for own in scores)])), _NUMthresholds)
+
+
+def _group(
+    group: Group, everything: Sequence[Task], thresholds: Float64[NDArray[Any], " K"], out: Path
+) -> dict[str, Any]:
     own = {(task.suite, task.mode) for task in group.scores}
     missing = [task.game for task in everything if (task.suite, task.mode) in own and task not in group.scores]
     modes = sorted({task.mode for task in group.scores if task.mode is not None})
@@ -79,9 +88,12 @@ def _group(group: Group, everything: Sequence[Task], out: Path) -> dict[str, Any
         "marked": _FEW if group.fewest_runs() < MIN_RUNS else None,
         **{name: _aggregates(_normalized(group, name)) if _has(group, name) else None for name in LEVEL_SETS},
         "generalization_gap": _gap(group),
-        "profile": {name: _profile(_normalized(group, name)) for name in LEVEL_SETS},
+        "profile": {name: _profile(_normalized(group, name), thresholds) for name in LEVEL_SETS},
         "per_game": {
             task.game: {name: _in_game(scores, name) for name in LEVEL_SETS} for task, scores in group.scores.items()
+        },
+        "teacher_return_kept": {
+            task.game: kept for task in group.scores if (kept := _kept(group.runs, task.game)) is not None
         },
         "curves": {task.game: curves(group, task) for task in group.scores},
         "setting": group.setting,
@@ -109,15 +121,16 @@ def _has(group: Group, level_set: str) -> bool:
 def _aggregates(scores: Arrays) -> dict[str, Any]:
     """The four aggregates with intervals, and the share of such intervals that hold the truth.
 
-    All are None where no game has a published scale.
+    All are None where no game has a published scale. Beside them the games and runs that they are of.
     """
+    of = {"games": [task.game for task in scores], "runs": sum(map(len, scores.values()))}
     if not scores:
-        return {f"{name}{of}": None for name in AGGREGATES for of in ("", "_ci95", "_coverage")}
+        return of | {f"{name}{end}": None for name in AGGREGATES for end in ("", "_ci95", "_coverage")}
     games = list(scores.values())
     runs = tuple(sorted(map(len, games)))
     enough = runs[0] >= MIN_RUNS
     draws = resampled(games, RESAMPLES, np.random.default_rng(_SEED)) if enough else None
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = of
     for name, statistic in AGGREGATES.items():
         found[name] = float(statistic(games))
         found[f"{name}_ci95"] = None if draws is None else list(percentile_interval(statistic(draws)))
@@ -125,19 +138,28 @@ def _aggregates(scores: Arrays) -> dict[str, Any]:
     return found
 
 
-def _profile(scores: Arrays) -> dict[str, Any] | None:
+def _profile(scores: Arrays, thresholds: Float64[NDArray[Any], " K"]) -> dict[str, Any] | None:
     if not scores:
         return None
     games = list(scores.values())
     found: dict[str, Any] = {
-        "thresholds": _THRESHOLDS.round(6).tolist(),
-        "share_above": performance_profile(games, _THRESHOLDS).tolist(),
+        "thresholds": thresholds.round(6).tolist(),
+        "share_above": performance_profile(games, thresholds).tolist(),
         "ci95": None,
     }
     if min(map(len, games)) >= MIN_RUNS:
         draws = resampled(games, _PROFILE_RESAMPLES, np.random.default_rng(_SEED))
-        found["ci95"] = np.percentile(performance_profile(draws, _THRESHOLDS), (2.5, 97.5), axis=0).tolist()
+        found["ci95"] = np.percentile(performance_profile(draws, thresholds), (2.5, 97.5), axis=0).tolist()
     return found
+
+
+def _kept(runs: Sequence[Run], game: str) -> dict[str, Any] | None:
+    """Mean over runs of the share of the teacher's return that is kept; None unless every run of the game has one."""
+    played = [run for run in runs if game in (task.game for task in run.tasks)]
+    shares = np.array([run.kept[game] for run in played if game in run.kept], dtype=float)
+    if not len(shares) or len(shares) < len(played):
+        return None
+    return {"mean": float(shares.mean()), "ci95": _listed(t_interval(shares)), "runs": shares.tolist()}
 
 
 def _gap(group: Group) -> dict[str, Any] | None:
@@ -146,7 +168,8 @@ def _gap(group: Group) -> dict[str, Any] | None:
     games = [ours[task] - theirs[task] for task in ours if task in theirs]
     if not games:
         return None
-    return {"mean": float(mean(games)), "mean_ci95": _listed(mean_of_means_interval(games))}
+    of = [task.game for task in ours if task in theirs]
+    return {"mean": float(mean(games)), "mean_ci95": _listed(mean_of_means_interval(games)), "games": of}
 
 
 def _in_game(scores: Sequence[Score], level_set: str) -> dict[str, Any] | None:
@@ -160,6 +183,7 @@ def _in_game(scores: Sequence[Score], level_set: str) -> dict[str, Any] | None:
         "return_mean": float(runs.mean()),
         "ci95": _listed(t_interval(runs)),
         "runs": runs.tolist(),
+        "env_steps": [score.env_steps for score in there],
         "episodes": _episodes(tested, runs) if len(tested) == len(there) else None,
     }
 
@@ -184,6 +208,8 @@ def _is_number(value: object) -> bool:
 
 def _comparison(first: Group, second: Group) -> dict[str, Any] | None:
     """The probability that the first group's runs beat the second's, on all levels of the games that they share."""
+    if not comparable(first, second):
+        return None
     name = "full_distribution"
     shared = [task for task in first.scores if task in second.scores]
     ours, theirs = ([_returns(group.scores[task], name) for task in shared] for group in (first, second))
@@ -200,7 +226,12 @@ def _comparison(first: Group, second: Group) -> dict[str, Any] | None:
         "games": [task.game for task in shared],
         "probability_of_improvement": float(probability_of_improvement(ours, theirs)),
         "ci95": interval,
+        "ci95_coverage": improvement_coverage(_counts(ours), _counts(theirs)) if enough else None,
     }
+
+
+def _counts(scores: Sequence[Float64[NDArray[Any], " N"]]) -> tuple[int, ...]:
+    return tuple(map(len, scores))
 
 
 def _returns(scores: Sequence[Score], level_set: str) -> Float64[NDArray[Any], " N"]:
@@ -221,7 +252,7 @@ def _command(group: Group) -> str | None:
     ordered = {game: sorted(numbers) for game, numbers in sorted(seeds.items())}
     safe = "".join(letter if letter.isalnum() or letter in "_.+" else "-" for letter in group.name)
     config = Path(shown(group.runs[0].folder / "config.yaml"))
-    return command(config, ordered, run_dir=f"runs/{safe}", together=together)
+    return command(config, ordered, run_dir=f"runs/{safe}", together=together, setting=group.setting)
 
 
 def _run(run: Run, out: Path) -> dict[str, Any]:
@@ -231,6 +262,7 @@ def _run(run: Run, out: Path) -> dict[str, Any]:
         "seed": run.seed,
         "env_steps": run.env_steps,
         "tested": run.tested is not None,
+        "checkpoint": run.checkpoint,
         "videos": _videos(run.folder, out),
         "examples": [example._asdict() for example in run.examples],
         **_cost([run]),
@@ -240,7 +272,8 @@ def _run(run: Run, out: Path) -> dict[str, Any]:
 def _videos(folder: Path, out: Path) -> list[str]:
     """Links to the run's videos, relative to the report, so that both can be moved together."""
     found = sorted((folder / "media").glob("*.mp4"))
-    return [quote(os.path.relpath(os.path.realpath(video), os.path.realpath(out))) for video in found]
+    relative = [os.path.relpath(os.path.realpath(video), os.path.realpath(out)) for video in found]
+    return [quote(os.fsencode(path)) for path in relative]  # as bytes: a name may be no UTF-8
 
 
 def _cost(runs: Sequence[Run]) -> dict[str, float | None]:

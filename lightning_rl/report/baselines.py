@@ -1,13 +1,14 @@
 """Published and measured figures that a report shows beside its runs: OpenAI's PPO, run by run, and random play."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 from lightning_rl.report.groups import Group, Score
 from lightning_rl.report.run_folders import Task
+from lightning_rl.report.settings import options
 
 OPENAI = "OpenAI PPO"
 RANDOM = "random"
@@ -20,6 +21,17 @@ SOURCES = {
 _LEVEL_SETS = {"train": "train_levels", "test": "full_distribution"}
 _FOLDER = Path(__file__).with_name("data")
 _NUM_LEVELS = {"easy": 200, "hard": 500}
+_PLAYED = {"use_sequential_levels": False}
+"""Options that change what an episode pays; with other values than the published ones no figure applies."""
+_SEEN = {
+    "center_agent": True,
+    "paint_vel_info": False,
+    "restrict_themes": False,
+    "use_backgrounds": True,
+    "use_generated_assets": False,
+    "use_monochrome_assets": False,
+}
+"""Options that change what an agent sees, which makes another task of it."""
 
 Points = dict[int, float]
 """Return by env steps."""
@@ -46,14 +58,20 @@ def baselines(groups: Sequence[Group]) -> list[Group]:
     played: dict[str, list[Task]] = {}
     for group in groups:
         for task in group.scores:
-            if task.suite != "procgen" or task.mode not in _NUM_LEVELS:
+            if task.suite != "procgen" or task.mode not in _NUM_LEVELS or not _as_published(group, _PLAYED):
                 continue
             played.setdefault(task.mode, []).append(task)
-            if group.levels is not None and group.levels[0] == _NUM_LEVELS[task.mode]:
+            same_levels = group.levels is not None and group.levels[0] == _NUM_LEVELS[task.mode]
+            if same_levels and _as_published(group, _SEEN):
                 published.setdefault((task.mode, group.env_steps), []).append(task)
     openai = [_openai(sorted(set(tasks)), steps) for (_, steps), tasks in _without_near(published).items()]
     measured = [_random(sorted(set(tasks))) for tasks in played.values()]
     return [named for kind in (openai, measured) for named in _named([group for group in kind if group.scores])]
+
+
+def _as_published(group: Group, values: Mapping[str, bool]) -> bool:
+    given = [options(run.config["data"]) for run in group.runs]
+    return all(own.get(name, value) == value for own in given for name, value in values.items())
 
 
 def _without_near(published: dict[tuple[str, int], list[Task]]) -> dict[tuple[str, int], list[Task]]:

@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 
-from lightning_rl.report.statistics import AGGREGATES, percentile_interval, resampled
+from lightning_rl.report.statistics import AGGREGATES, percentile_interval, probability_of_improvement, resampled
 
 TOO_LOW = 0.9
 """Coverage under which an interval is marked."""
@@ -34,3 +34,25 @@ def coverage(
             held[name] += low <= 0 <= high
     shares = {name: count / repetitions for name, count in held.items()}
     return shares | {"optimality_gap": shares["mean"]}
+
+
+@cache
+def improvement_coverage(
+    first: tuple[int, ...], second: tuple[int, ...], *, repetitions: int = 500, resamples: int = 300, seed: int = 0
+) -> float:
+    """Share of simulated comparisons of two equal methods whose interval holds 0.5, the truth.
+
+    Args:
+        first: number of runs of each game of the one.
+        second: of the other, in the same games.
+        repetitions: simulated comparisons.
+        resamples: of the bootstrap.
+        seed: of all draws.
+    """
+    rng = np.random.default_rng(seed)
+    held = 0
+    for _ in range(repetitions):
+        draws = [resampled([rng.normal(size=count) for count in runs], resamples, rng) for runs in (first, second)]
+        low, high = percentile_interval(probability_of_improvement(*draws))
+        held += low <= 0.5 <= high
+    return held / repetitions

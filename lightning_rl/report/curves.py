@@ -42,7 +42,9 @@ def curves(group: Group, task: Task) -> dict[str, dict[str, Any]]:
         for axis in found:
             lines = [line for run in runs if len((line := _line(run, task, key, axis)).x)]
             if lines:
-                found[axis][name] = summary(lines)
+                found[axis][name] = summary(lines) | (
+                    {"lacking": len(runs) - len(lines)} if len(lines) < len(runs) else {}
+                )
     return found
 
 
@@ -77,8 +79,8 @@ def summary(lines: Sequence[Line]) -> dict[str, Any]:
     if low > high:
         return {"runs": [{"x": _rounded(thin.x), "y": _rounded(thin.y)} for thin in map(_thinned, lines)]}
     longest = max((line.x for line in lines), key=len)
-    inside = longest[(longest >= low) & (longest <= high)]
-    x = inside if 0 < len(inside) <= _POINTS else np.linspace(low, high, _POINTS)
+    x = np.unique([low, *longest[(longest > low) & (longest < high)], high])
+    x = x if len(x) <= _POINTS else np.linspace(low, high, _POINTS)
     y = np.stack([np.interp(x, line.x, line.y) for line in lines])
     half = t_quantile(len(lines) - 1) * y.std(0, ddof=1) / math.sqrt(len(lines))
     mean = y.mean(0)

@@ -91,31 +91,40 @@ def _share_at_half(profile: Mapping[str, Any]) -> float:
 
 
 def curves(groups: Groups, axis: str, level_set: str) -> list[Figure]:
-    """One plot per game that has curves on this axis.
+    """One plot per game and mode that has curves on this axis.
 
     Args:
         groups: of the report.
         axis: `env_steps` or `hours`.
         level_set: whose returns.
     """
-    games = sorted({game for group in groups for game in group["curves"]})
-    return [figure for game in games if (figure := _curves(groups, axis, level_set, game)) is not None]
+    places = sorted({(game, group["distribution_mode"] or "") for group in groups for game in group["curves"]})
+    return [figure for place in places if (figure := _curves(groups, axis, level_set, *place)) is not None]
 
 
-def _curves(groups: Groups, axis: str, level_set: str, game: str) -> Figure | None:
+def game_name(groups: Groups, game: str, mode: str | None) -> str:
+    """The game, with its mode where a report has several."""
+    several = len({group["distribution_mode"] for group in groups if group["distribution_mode"]}) > 1
+    return f"{game} ({mode})" if several and mode else game
+
+
+def _curves(groups: Groups, axis: str, level_set: str, game: str, mode: str) -> Figure | None:
     series: list[Series] = []
     said = []
-    for style, group in enumerate(groups):
+    there = [(style, group) for style, group in enumerate(groups) if (group["distribution_mode"] or "") == mode]
+    for style, group in there:
         curve = group["curves"].get(game, {}).get(axis, {}).get(level_set)
         if curve is not None:
             series += _series(style, curve, published=group["baseline"])
-            said.append(f"{group['name']} ends at {_end(curve)}")
-    if not series or all(group["baseline"] for group in groups if game in group["curves"]):
+            lacking = f", without {curve['lacking']} of its runs" if curve.get("lacking") else ""
+            said.append(f"{group['name']} ends at {_end(curve)}{lacking}")
+    if not series or all(group["baseline"] for _, group in there if game in group["curves"]):
         return None
     what = "return in training" if level_set == "train_levels" else "return on all levels"
     x_label = "env steps" if axis == "env_steps" else "wall-clock hours"
-    alt = f"{game}: {what} against {x_label}: {'; '.join(said)}"
-    return Figure(line_plot(series, title=f"{game}: {what}", x_label=x_label, alt=alt), alt)
+    title = f"{game_name(groups, game, mode)}: {what}"
+    alt = f"{title} against {x_label}: {'; '.join(said)}"
+    return Figure(line_plot(series, title=title, x_label=x_label, alt=alt), alt)
 
 
 def _series(style: int, curve: Mapping[str, Any], *, published: bool) -> Iterator[Series]:

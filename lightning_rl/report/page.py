@@ -50,6 +50,7 @@ _OVER_SEEDS = (
     " Lines are means over seeds, bands Student's intervals; fewer than three seeds have one line each."
     " OpenAI's points are marked."
 )
+_WITHOUT_TIMES = " A run whose metrics.csv does not tell its time throughout, as SimPLe's, is not among these: {}."
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -84,6 +85,11 @@ def page(report: Mapping[str, Any]) -> str:
             gaps=gaps,
             generator=GENERATOR,
             groups=groups,
+            kept=[
+                (number, group, figures.game_name(report["groups"], game, group["distribution_mode"]), values)
+                for number, group in groups
+                for game, values in group["teacher_return_kept"].items()
+            ],
             key=key,
             level_names=LEVEL_NAMES,
             per_game=_per_game(report["groups"]),
@@ -103,7 +109,6 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["fixed"] = _fixed
     environment.filters["steps"] = lambda count: f"{count:,}".replace(",", " ")
-    environment.filters["runs"] = _runs
     return environment
 
 
@@ -111,17 +116,14 @@ def _fixed(value: float, digits: int) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def _runs(group: Mapping[str, Any]) -> int:
-    """Scores of runs: a run of several games has one in each."""
-    return sum(map(len, group["seeds"].values()))
-
-
 def _curves(groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, list[figures.Figure]]]:
     found = []
     for name, axis, level_set, label, text in _CURVES:
         drawn = figures.curves(groups, axis, level_set)
+        lacking = [group["name"] for group in groups if axis == "hours" and group["runs"] and group["hours"] is None]
         if drawn:
-            found.append((name, label, text + _OVER_SEEDS, drawn))
+            without = _WITHOUT_TIMES.format("; ".join(lacking)) if lacking else ""
+            found.append((name, label, text + _OVER_SEEDS + without, drawn))
     return found
 
 
@@ -131,13 +133,13 @@ def _has_curves(group: Mapping[str, Any]) -> bool:
 
 def _per_game(groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, Mapping[str, Any], str, Mapping[str, Any]]]:
     """The rows of the table of returns: by game, level set and group."""
-    games = sorted({game for group in groups for game in group["games"]})
+    games = sorted({(game, group["distribution_mode"] or "") for group in groups for game in group["games"]})
     return [
-        (game, number, group, level_set, group["per_game"][game][level_set])
-        for game in games
+        (figures.game_name(groups, game, mode), number, group, level_set, group["per_game"][game][level_set])
+        for game, mode in games
         for level_set in LEVEL_SETS
         for number, group in enumerate(groups)
-        if group["per_game"].get(game, {}).get(level_set) is not None
+        if (group["distribution_mode"] or "") == mode and group["per_game"].get(game, {}).get(level_set) is not None
     ]
 
 
@@ -164,7 +166,12 @@ def _sections(
     found += [("profiles", "Performance profiles")] if drawn["profiles"] else []
     found += [("improvement", "Probability of improvement")] if report["comparisons"] else []
     found += [("gap", "Generalization gap")] if gaps else []
-    found += [("games", "Game by game"), *((name, label) for name, label, *_ in curves)]
+    students = any(group["teacher_return_kept"] for group in report["groups"])
+    found += [
+        ("games", "Game by game"),
+        *([("kept", "Students and teachers")] if students else []),
+        *((name, label) for name, label, *_ in curves),
+    ]
     found += [("repeat", "Settings, commands and cost")]
     found += [("episodes", "Episodes to watch")] if examples else []
     return [*found, ("sources", "Sources and what was left out")]

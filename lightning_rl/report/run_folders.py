@@ -1,5 +1,6 @@
 """Finds run folders, and reads what a report needs of one."""
 
+import csv
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ LEVEL_SETS = ("train_levels", "full_distribution")
 _RESULTS = "test.json or metrics.csv"
 _FILES = ("config.yaml", "test.json", "metrics.csv")
 _EPISODES = "episodes.npz"
+_LARGEST = 1e15
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # written in C where PyYAML has it: ten times as fast
 
 
@@ -62,6 +64,8 @@ class Run:
         env_steps: where it was tested, or where its last row is.
         levels: number of training levels and the first, where the suite has levels.
         tested: test.json's level sets by game; None where it was not tested.
+        checkpoint: name of the file that was tested.
+        kept: share of the teacher's return that a student keeps, by game, where `test` played the teacher.
         rows: of metrics.csv.
         examples: episodes of the test that are worth a look, where it kept them.
     """
@@ -76,6 +80,8 @@ class Run:
     levels: tuple[int, int] | None
     tested: Mapping[str, Mapping[str, Mapping[str, Any]]] | None
     rows: Sequence[Row]
+    checkpoint: str | None = None
+    kept: Mapping[str, float] = field(default_factory=dict)
     examples: Sequence[Example] = ()
 
     @cached_property
@@ -121,7 +127,7 @@ def read_runs(paths: Sequence[Path]) -> tuple[list[Run], list[LeftOut]]:
         for folder, fault in search.below(path):
             try:
                 run = None if fault else read_run(folder)
-            except (ValueError, OSError, RecursionError) as error:
+            except (ValueError, OSError, RecursionError, csv.Error) as error:
                 run, fault = None, _one_line(error)
             if run is None:
                 left_out.append(LeftOut(shown(folder), fault))
@@ -220,6 +226,8 @@ def read_run(folder: Path) -> Run:
     games = _canonical(suite, game_names(config))
     if tested is not None and tested["game"] != "+".join(games):
         raise ValueError(f"test.json is of another run: game {tested['game']}, config.yaml has {'+'.join(games)}")
+    if tested is not None:
+        _check_same_play(tested, config)
     env_steps = tested["env_steps"] if tested is not None else _finished(rows, data.get("total_env_steps"))
     return Run(
         folder=folder,
@@ -231,6 +239,8 @@ def read_run(folder: Path) -> Run:
         env_steps=env_steps,
         levels=(data.get("num_levels", 200), data.get("start_level", 0)) if suite == "procgen" else None,
         tested=None if tested is None else _level_sets(tested, games),
+        checkpoint=None if tested is None else Path(str(tested.get("checkpoint"))).name,
+        kept={} if tested is None else _kept(tested, games),
         rows=rows,
     )
 
@@ -246,12 +256,21 @@ def _config(path: Path) -> Mapping[str, Any]:
             raise ValueError(f"config.yaml is not of this package: no {key}.class_path")  # noqa: TRY004
         if not isinstance(options(part), dict):
             raise ValueError(f"config.yaml is not of this package: {key}.init_args is no group")  # noqa: TRY004
-    if options(config["data"]).get("game") is None:
+    if options(config["data"]).get("game") in (None, []):
         raise ValueError("config.yaml is not of this package: no data.game")
     seed = config.get("seed_everything", 0)
     if type(seed) is not int:
         raise ValueError(f"config.yaml: seed_everything must be an integer, found {seed!r}")
     return dict(config)
+
+
+def _check_same_play(tested: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raises a ValueError where `test` was told to play in another way than the run has learned."""
+    data, model = options(config["data"]), options(config["model"])
+    asked = {"distribution_mode": data.get("distribution_mode"), "greedy": model.get("greedy", False)}
+    for key, value in asked.items():
+        if value is not None and tested.get(key, value) != value:
+            raise ValueError(f"test.json is of another way to play: {key} {tested[key]}, config.yaml has {value}")
 
 
 def _canonical(suite: str, games: tuple[str, ...]) -> tuple[str, ...]:
@@ -266,8 +285,7 @@ def _rows(path: Path) -> list[Row]:
     try:
         rows = read_metrics(path)
         for row in rows:
-            int(row["env_steps"])
-            _ = [float(value) for key, value in row.items() if "return" in key]
+            _check_size([int(row["env_steps"]), *(float(value) for key, value in row.items() if "return" in key)])
     except UnicodeDecodeError as error:
         raise ValueError("metrics.csv is no text") from error
     except KeyError as error:
@@ -277,6 +295,12 @@ def _rows(path: Path) -> list[Row]:
     return rows
 
 
+def _check_size(values: Sequence[float | int]) -> None:
+    """Raises a ValueError for what no run has ever reached, and no plot can show."""
+    if any(abs(value) > _LARGEST for value in values):  # which infinity is, and NaN is not
+        raise ValueError(f"a number is larger than {_LARGEST:g}")
+
+
 def _finished(rows: Sequence[Row], total: object) -> int:
     """Env steps of the last row; an unfinished run's say nothing of its setting."""
     if not rows:
@@ -284,6 +308,8 @@ def _finished(rows: Sequence[Row], total: object) -> int:
     if not any(key.startswith("validation/return") for row in rows for key in row):
         raise ValueError("metrics.csv has no validation/return, and there is no test.json")
     reached = int(rows[-1]["env_steps"])
+    if reached <= 0:
+        raise ValueError(f"metrics.csv: env_steps must be positive, found {reached}")
     if isinstance(total, int) and reached < 0.95 * total:
         raise ValueError(f"is unfinished: {reached} of {total} env steps; `lightning-rl test` judges it as it is")
     return reached
@@ -298,15 +324,27 @@ def _read_json(path: Path) -> dict[str, Any]:
     for key, kind in kinds.items():
         if not isinstance(found, dict) or type(found.get(key)) is not kind:
             raise ValueError(f"test.json is not of this package: no {key}")
+    if not 0 < found["env_steps"] <= _LARGEST:
+        raise ValueError("test.json: env_steps must be positive, and no more than a run can make")
     return dict(found)
 
 
 def _level_sets(tested: Mapping[str, Any], games: tuple[str, ...]) -> dict[str, dict[str, Mapping[str, Any]]]:
-    by_game = tested["games"] if isinstance(tested.get("games"), dict) else {games[0]: tested}
+    by_game = _by_game(tested, games)
     lacking = [game for game in games if not isinstance(by_game.get(game), dict)]
     if lacking:
         raise ValueError(f"test.json has no results of {', '.join(lacking)}")
     return {game: _checked(by_game[game].get("level_sets")) for game in games}
+
+
+def _by_game(tested: Mapping[str, Any], games: tuple[str, ...]) -> Mapping[str, Any]:
+    return tested["games"] if isinstance(tested.get("games"), dict) else {games[0]: tested}
+
+
+def _kept(tested: Mapping[str, Any], games: tuple[str, ...]) -> dict[str, float]:
+    found = {game: _by_game(tested, games)[game].get("teacher_return_kept") for game in games}
+    shares = {game: kept.get("share") for game, kept in found.items() if isinstance(kept, dict)}
+    return {game: float(share) for game, share in shares.items() if isinstance(share, int | float)}
 
 
 def _checked(level_sets: object) -> dict[str, Mapping[str, Any]]:
@@ -315,6 +353,6 @@ def _checked(level_sets: object) -> dict[str, Mapping[str, Any]]:
     found = {name: level_sets[name] for name in LEVEL_SETS if isinstance(level_sets.get(name), dict)}
     for name, values in found.items():
         value = values.get("return_mean")
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"test.json: return_mean of {name} must be a finite number, found {value!r}")
+        if not isinstance(value, int | float) or not abs(value) <= _LARGEST:  # NaN is not
+            raise ValueError(f"test.json: return_mean of {name} must be a finite number, found {value!r:.40}")
     return found

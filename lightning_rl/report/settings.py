@@ -1,7 +1,9 @@
 """What of a run's config is its setting, how a group of runs is called, and which command repeats it."""
 
 import json
+import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,18 @@ from typing import Any
 Setting = dict[str, str]
 
 # the trainer's options that change what is learned; of the others, the machine or a person's habits decide
-_TRAINER = ("accumulate_grad_batches", "callbacks", "devices", "max_epochs", "min_epochs", "num_nodes")
+_TRAINER = ("accumulate_grad_batches", "callbacks", "devices", "num_nodes")
+_WATCHING = (  # Lightning's callbacks that change nothing
+    "DeviceStatsMonitor",
+    "LearningRateMonitor",
+    "ModelCheckpoint",
+    "ModelSummary",
+    "RichModelSummary",
+    "RichProgressBar",
+    "ThroughputMonitor",
+    "TQDMProgressBar",
+    "Timer",
+)
 _NO_SETTING = {
     "allow_inexact_resume",
     "ckpt_path",
@@ -24,16 +37,18 @@ _NO_SETTING = {
     "weights_only",
 }
 _JUDGING = ("data.predict_episodes", "data.test_env_steps", "data.test_episodes", "data.validation_episodes")
-_MACHINE = ("micro_batches", "num_threads", "halves", "num_halves", "parts")
-_ONE_PROCESS = {"trainer.devices": ('"auto"', "1"), "trainer.num_nodes": ("1",)}
+_MACHINE = ("captured_acting", "micro_batches", "num_threads", "halves", "num_halves", "parts")
+_USUAL = {"trainer.devices": ('"auto"', "1"), "trainer.num_nodes": ("1",), "trainer.callbacks": ("[]",)}
+_OTHERS = ("model.teacher", "model.teachers", "policy_from")  # paths to other runs
 _MAX_NAMED = 5
 
 
 def setting(config: Mapping[str, Any]) -> Setting:
     """The options that set a group apart, each with its value as JSON.
 
-    Left out are seed, game, paths, logger, options of judging, and what the machine decided: precision, device,
-    threads, parts of a batch. Of a path, only that there is one counts. A game counts where a run learns several.
+    Left out are seed, game, logger, options of judging, and what the machine decided: precision, device, threads,
+    parts of a batch. Of a path, only that there is one counts, but for those to other runs, which `common_path` makes
+    comparable. A game counts where a run learns several.
 
     Args:
         config: the content of a run's config.yaml.
@@ -41,7 +56,7 @@ def setting(config: Mapping[str, Any]) -> Setting:
     found = {key: value for key, value in _flat(config) if _counts(key) and value is not None}
     games = game_names(config)
     named = {key: json.dumps(_comparable(key, value), sort_keys=True, default=str) for key, value in found.items()}
-    kept = {key: value for key, value in named.items() if value not in _ONE_PROCESS.get(key, ())}
+    kept = {key: value for key, value in named.items() if value not in _USUAL.get(key, ())}
     return kept | ({"data.game": json.dumps("+".join(games))} if len(games) > 1 else {})
 
 
@@ -79,11 +94,13 @@ def group_names(methods: Sequence[str], settings: Sequence[Setting]) -> list[str
         methods: each group's method.
         settings: each group's setting, in the same order.
     """
+    met: Counter[str] = Counter()
     names: list[str] = []
     for method, own in zip(methods, settings, strict=True):
         peers = [other for name, other in zip(methods, settings, strict=True) if name == method]
         name = ", ".join([method, *_differing(own, peers)])
-        names.append(name if name not in names else f"{name} #{names.count(name) + 1}")
+        met[name] += 1
+        names.append(name if met[name] == 1 else f"{name} #{met[name]}")
     return names
 
 
@@ -99,7 +116,37 @@ def _plain(value: str) -> str:
     return str(json.loads(value)) if value.startswith('"') else value
 
 
-def command(config: Path, seeds: Mapping[str, Sequence[int]], *, run_dir: str, together: bool) -> str:
+def leads_to_a_run(key: str) -> bool:
+    """Whether an option is a path to another run, such as a teacher's."""
+    return key in _OTHERS or key.startswith("model.teachers.")
+
+
+def path_forms(value: str, games: Sequence[str], seed: int) -> list[str]:
+    """A path of a setting as it is, and with the run's own game and seed as `{game}` and `{seed}`.
+
+    Args:
+        value: the path as JSON.
+        games: the games that the run learns; only a single one is a part of a path.
+        seed: the run's.
+    """
+    forms = [value]
+    if len(games) == 1:
+        forms.append(_replaced(value, games[0], "{game}"))
+    return list(dict.fromkeys([*forms, *(_replaced(form, str(seed), "{seed}") for form in forms)]))
+
+
+def _replaced(path: str, word: str, placeholder: str) -> str:
+    return re.sub(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", placeholder, path)
+
+
+def command(
+    config: Path,
+    seeds: Mapping[str, Sequence[int]],
+    *,
+    run_dir: str,
+    together: bool,
+    setting: Mapping[str, str] | None = None,
+) -> str:
     """The shell commands that repeat a group: each game, each seed, and the test.
 
     Args:
@@ -107,19 +154,32 @@ def command(config: Path, seeds: Mapping[str, Sequence[int]], *, run_dir: str, t
         seeds: the seeds of each game.
         run_dir: folder for the runs.
         together: whether the games are learned by one agent, as the config says.
+        setting: the group's, of which the paths with a placeholder are given: they are not those of the config.
     """
+    run_dir = shlex.quote(run_dir)
+    paths = {key: json.loads(value) for key, value in (setting or {}).items() if leads_to_a_run(key)}
+    given = "".join(
+        f"--{key} {_in_shell(path)} " for key, path in paths.items() if "{game}" in path or "{seed}" in path
+    )
     by_seeds: dict[tuple[int, ...], list[str]] = {}
     for game, numbers in seeds.items():
         by_seeds.setdefault(tuple(numbers), []).append(game)
     return "\n".join(
-        _loop(config, [] if together else games, numbers, run_dir=run_dir) for numbers, games in by_seeds.items()
+        _loop(config, [] if together else games, numbers, run_dir=run_dir, given=given)
+        for numbers, games in by_seeds.items()
     )
 
 
-def _loop(config: Path, games: Sequence[str], seeds: Sequence[int], *, run_dir: str) -> str:
-    folder = shlex.quote(run_dir) + ("/$game" if games else "") + "/seed_$seed"
+def _in_shell(path: str) -> str:
+    """A path with placeholders, within double quotes."""
+    return '"' + re.sub(r'(["\\`$])', r"\\\1", path).replace("{game}", "$game").replace("{seed}", "$seed") + '"'
+
+
+def _loop(config: Path, games: Sequence[str], seeds: Sequence[int], *, run_dir: str, given: str) -> str:
+    folder = run_dir + ("/$game" if games else "") + "/seed_$seed"
     game = "--data.game $game " if games else ""
-    fit = f"lightning-rl fit --config {shlex.quote(str(config))} {game}--seed_everything $seed --run_dir {folder}"
+    options = f"{game}{given}--seed_everything $seed --run_dir {folder}"
+    fit = f"lightning-rl fit --config {shlex.quote(str(config))} {options}"
     test = f"lightning-rl test --ckpt_path {folder}/last.ckpt"
     loop = f"for seed in {' '.join(map(str, seeds))}; do {fit} && {test}; done"
     return loop if not games else f"for game in {' '.join(map(shlex.quote, games))}; do {loop}; done"
@@ -141,11 +201,32 @@ def _counts(key: str) -> bool:
 
 
 def _comparable(key: str, value: Any) -> Any:
-    """A value without what may differ within a group: the module of a class, the way to a file."""
+    """A value without what may differ within a group: this package's module of a class, devices, the way to a file."""
+    if key == "trainer.devices":
+        return _num_devices(value)
+    if key == "trainer.callbacks" and isinstance(value, list):
+        value = [item for item in value if _class_of(item) not in _WATCHING]
     if isinstance(value, list):
         return [_comparable(key, item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(name): _comparable(f"{key}.{name}", inner) for name, inner in value.items()}
     if not isinstance(value, str):
         return value
     if key.endswith("class_path"):
-        return value.rpartition(".")[2]
-    return "given" if "/" in value else value
+        return value.rpartition(".")[2] if value.startswith("lightning_rl.") else value
+    return "given" if "/" in value and not leads_to_a_run(key) else value
+
+
+def _class_of(callback: object) -> str:
+    """Name of Lightning's class of a callback; empty for one of others."""
+    path = str(callback.get("class_path")) if isinstance(callback, Mapping) else ""
+    return path.rpartition(".")[2] if path.startswith(("lightning.pytorch.", "pytorch_lightning.")) else ""
+
+
+def _num_devices(value: Any) -> Any:
+    """How many devices: which ones, as in `[0, 1]` or `"0,1"`, changes nothing."""
+    if isinstance(value, list):
+        return len(value)
+    if isinstance(value, str) and "," in value:
+        return len([part for part in value.split(",") if part.strip()])
+    return int(value) if isinstance(value, str) and value.isdigit() else value

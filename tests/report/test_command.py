@@ -60,7 +60,7 @@ class TestJson:
         assert (group["seeds"], group["env_steps"], group["marked"]) == ({"starpilot": [1, 2, 3]}, 507_904, None)
         assert aggregates <= group["train_levels"].keys()
         assert aggregates <= group["full_distribution"].keys()
-        assert group["generalization_gap"].keys() == {"mean", "mean_ci95"}
+        assert group["generalization_gap"].keys() == {"mean", "mean_ci95", "games"}
         assert {"return_mean", "ci95", "runs"} <= group["per_game"]["starpilot"]["train_levels"].keys()
         [pair] = report["comparisons"]
         assert pair["groups"] == ["impala", "ppo"]
@@ -177,15 +177,97 @@ def test_atari_has_no_training_levels(tmp_path: Path) -> None:
     assert group["full_distribution"]["mean"] == pytest.approx((500 - 307.3) / (6951.6 - 307.3))
 
 
-def test_a_game_without_a_published_scale_is_reported_raw(tmp_path: Path) -> None:
+def test_an_aggregate_says_of_which_games_and_runs_it_is(tmp_path: Path) -> None:
+    three_seeds(tmp_path / "runs")
     for seed in (1, 2, 3):
-        options = config(seed=seed, data__init_args__distribution_mode="extreme")
-        write_run(tmp_path / "runs" / str(seed), options, results(train=3.0, full=2.0))
+        test = results(train=None, full=5.0, game="coinrun")
+        write_run(tmp_path / "runs" / f"coinrun_{seed}", config(game="coinrun", seed=seed), test)
+
+    [group] = reported(tmp_path / "runs", "--out", tmp_path / "out", "--baseline", "none")["groups"]
+
+    of = [(group[name]["games"], group[name]["runs"]) for name in ("train_levels", "full_distribution")]
+    assert of == [(["starpilot"], 3), (["coinrun", "starpilot"], 6)]
+    assert group["generalization_gap"]["games"] == ["starpilot"]
+
+
+def test_a_profile_reaches_the_highest_score(tmp_path: Path) -> None:
+    for seed, value in ((1, 500.0), (2, 6951.6 * 3), (3, 6951.6)):
+        options = config(game="MsPacman", seed=seed, data__class_path="lightning_rl.AtariDataModule")
+        write_run(tmp_path / "runs" / str(seed), options, results(train=None, full=value, game="ms_pacman"))
 
     [group] = reported(tmp_path / "runs", "--out", tmp_path / "out")["groups"]
 
+    profile = group["profile"]["full_distribution"]
+    assert (profile["thresholds"][0], profile["thresholds"][-1]) == (0, 4)
+    assert profile["share_above"][-1] == 0
+
+
+def test_the_share_of_its_teachers_return_that_a_student_keeps(tmp_path: Path) -> None:
+    for seed, share in ((1, 0.9), (2, 1.0), (3, 1.1)):
+        test = results(train=5.0, full=4.0, method="policy_distill")
+        test["teacher_return_kept"] = {"share": share, "ci95": [share - 0.1, share + 0.1]}
+        write_run(tmp_path / "runs" / str(seed), config(model="PolicyDistillModule", seed=seed), test)
+
+    [group] = reported(tmp_path / "runs", "--out", tmp_path / "out", "--baseline", "none")["groups"]
+
+    kept = group["teacher_return_kept"]["starpilot"]
+    low, high = t_interval(np.array([0.9, 1.0, 1.1])) or (0.0, 0.0)
+    assert kept == {"mean": pytest.approx(1.0), "ci95": [low, high], "runs": [0.9, 1.0, 1.1]}
+    assert "Students and teachers" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_modes_are_told_apart(tmp_path: Path) -> None:
+    for mode, model, method in (("easy", "PPOModule", "ppo"), ("hard", "ImpalaModule", "impala")):
+        for seed in (1, 2, 3):
+            options = config(model=model, seed=seed, data__init_args__distribution_mode=mode)
+            test = results(train=5.0, full=4.0, mode=mode, method=method)
+            write_run(tmp_path / "runs" / f"{mode}_{seed}", options, test, metrics(4.0))
+
+    reported(tmp_path / "runs", "--out", tmp_path / "out", "--baseline", "none")
+
+    html = (tmp_path / "out" / "report.html").read_text()
+    for mode in ("easy", "hard"):
+        assert f"<td>starpilot ({mode})</td>" in html
+        assert f">starpilot ({mode}): return in training</text>" in html
+    assert "starpilot: return" not in html
+
+
+def test_a_game_without_a_published_scale_is_reported_raw(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        options = config(seed=seed, data__init_args__distribution_mode="extreme")
+        write_run(tmp_path / "runs" / str(seed), options, results(train=3.0, full=2.0, mode="extreme"))
+
+    [group] = reported(tmp_path / "runs", "--out", tmp_path / "out")["groups"]
+
+    of = {key: group["full_distribution"].pop(key) for key in ("games", "runs")}
+    assert of == {"games": [], "runs": 0}
     assert set(group["full_distribution"].values()) == {None}
     assert group["per_game"]["starpilot"]["full_distribution"]["return_mean"] == 2.0
+
+
+def test_only_what_counts_at_equal_env_steps_is_compared(tmp_path: Path) -> None:
+    three_seeds(tmp_path / "runs" / "ppo")
+    for seed in (1, 2, 3):
+        test = results(train=5.0, full=4.0, method="simple", env_steps=19_200)
+        write_run(tmp_path / "runs" / f"simple_{seed}", config(model="SimPLeModule", seed=seed), test)
+
+    report = reported(tmp_path / "runs", "--out", tmp_path / "out", "--baseline", "none")
+
+    assert {group["name"]: group["env_steps"] for group in report["groups"]} == {"ppo": 507_904, "simple": 19_200}
+    assert report["comparisons"] == []
+
+
+def test_a_few_runs_comparison_is_marked(tmp_path: Path) -> None:
+    three_seeds(tmp_path / "runs" / "ppo")
+    three_seeds(tmp_path / "runs" / "impala", model="ImpalaModule", method="impala", full=9.0)
+
+    [pair] = reported(tmp_path / "runs", "--out", tmp_path / "out", "--baseline", "none")["comparisons"]
+
+    assert pair["ci95"] == [1.0, 1.0]
+    assert pair["ci95_coverage"] < 0.9
+    html = (tmp_path / "out" / "report.html").read_text()
+    row = html[html.index('id="comparisons"') :]
+    assert 'title="under 90 %"' in row[: row.index("</table>")]
 
 
 class TestFaults:

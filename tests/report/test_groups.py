@@ -60,16 +60,46 @@ class TestSetting:
             ("data__init_args__game", ["coinrun", "starpilot"]),
             ("trainer__devices", 2),
             ("policy_from", "runs/a/last.ckpt"),
+            ("model__init_args__teacher", "teacher"),
         ],
     )
     def test_everything_else_is_one(self, option: str, value: Any) -> None:
         changed: dict[str, Any] = {option: value}
         assert setting(config(**changed)) != setting(config())
 
-    def test_of_a_path_only_that_there_is_one_counts(self) -> None:
-        first, second = (setting(config(policy_from=f"runs/seed_{seed}/last.ckpt")) for seed in (1, 2))
+    @pytest.mark.parametrize("path", ["elsewhere/replay", "/scratch/replay"])
+    def test_of_a_path_only_that_there_is_one_counts(self, path: str) -> None:
+        given, other = (setting(config(data__init_args__folder=value)) for value in ("a/replay", path))
 
-        assert first == second
+        assert given == other != setting(config())
+
+    @pytest.mark.parametrize(
+        ("option", "values"),
+        [
+            ("trainer__devices", [2, [0, 1], "0,1", "2"]),
+            ("trainer__devices", [1, [3], "2,", "auto", None]),
+            ("trainer__max_epochs", [-1, None, 1000]),
+            ("model__init_args__captured_acting", [False, True, None]),
+            (
+                "trainer__callbacks",
+                [
+                    None,
+                    [],
+                    [{"class_path": "pytorch_lightning.callbacks.RichProgressBar", "init_args": {"leave": True}}],
+                ],
+            ),
+        ],
+    )
+    def test_the_machine_and_what_only_watches_are_none(self, option: str, values: list[Any]) -> None:
+        changed: list[dict[str, Any]] = [{option: value} for value in values]
+        assert len({tuple(sorted(setting(config(**options)).items())) for options in changed}) == 1
+
+    def test_another_packages_class_of_the_same_name_is_another_setting(self) -> None:
+        assert setting(config(model__class_path="plugin.PPOModule")) != setting(config())
+
+    def test_a_callback_that_changes_learning_is_one(self) -> None:
+        averaging = [{"class_path": "pytorch_lightning.callbacks.StochasticWeightAveraging"}]
+        assert setting(config(trainer__callbacks=averaging)) != setting(config())
 
     @pytest.mark.parametrize(
         ("model", "method"),
@@ -117,10 +147,15 @@ class TestNames:
         ]
 
     def test_names_are_never_the_same(self, tmp_path: Path) -> None:
+        alike = {f"model__init_args__option_{k}": k for k in range(5)}  # as many as are named
+        self.write(tmp_path / "peer")
         for number in range(3):
-            self.write(tmp_path / str(number), **{f"model__init_args__option_{k}": k * number for k in range(9)})
+            self.write(tmp_path / str(number), **alike, **{"model__init_args__option_9": number})
 
-        assert len({group.name for group in groups_of(tmp_path)}) == 3
+        names = [group.name for group in groups_of(tmp_path)]
+
+        assert len(set(names)) == 4
+        assert [name.rpartition(" ")[2] for name in names if "more" in name] == ["more", "#2", "#3"]
 
     def test_an_agent_of_several_games_is_a_group_of_its_own(self, tmp_path: Path) -> None:
         self.write(tmp_path / "a")
@@ -133,6 +168,45 @@ class TestNames:
         assert several.name == "ppo, game coinrun+starpilot"
         assert [task.game for task in several.scores] == ["coinrun", "starpilot"]
         assert single.name == "ppo"
+
+
+class TestTeachers:
+    """Paths to other runs: which of them make another group."""
+
+    def write(self, folder: Path, teacher: str, **options: Any) -> None:
+        game = options.get("game", "starpilot")
+        student = config(model="PolicyDistillModule", model__init_args__teacher=teacher, **options)
+        write_run(folder, student, results(train=5.0, full=4.0, game=game, method="policy_distill"))
+
+    def test_two_teachers_are_two_groups(self, tmp_path: Path) -> None:
+        for seed in (1, 2, 3):
+            for teacher in ("good", "bad"):
+                self.write(tmp_path / f"{teacher}_{seed}", f"runs/{teacher}/last.ckpt", seed=seed)
+
+        assert [(group.name, len(group.runs)) for group in groups_of(tmp_path)] == [
+            ("policy_distill, teacher runs/bad/last.ckpt", 3),
+            ("policy_distill, teacher runs/good/last.ckpt", 3),
+        ]
+
+    @pytest.mark.parametrize("teacher", ["runs/seed_1/last.ckpt", "teacher_1", "runs/seed_{seed}", "teacher_{seed}"])
+    def test_one_for_all_seeds_or_one_for_each_is_one_group(self, teacher: str, tmp_path: Path) -> None:
+        for seed in (1, 2, 3):
+            self.write(tmp_path / str(seed), teacher.format(seed=seed), seed=seed)
+
+        [group] = groups_of(tmp_path)
+
+        assert group.setting["model.teacher"] == f'"{teacher}"'
+
+    def test_one_for_each_game_and_seed_is_one_group_and_one_command(self, tmp_path: Path) -> None:
+        for game in ("coinrun", "starpilot"):
+            for seed in (1, 2):
+                self.write(tmp_path / f"{game}_{seed}", f"runs/ppo/{game}/seed_{seed}", seed=seed, game=game)
+
+        [group] = groups_of(tmp_path)
+        seeds = {"coinrun": [1, 2], "starpilot": [1, 2]}
+        text = command(Path("config.yaml"), seeds, run_dir="runs/out", together=False, setting=group.setting)
+
+        assert '--data.game $game --model.teacher "runs/ppo/$game/seed_$seed" --seed_everything $seed' in text
 
 
 class TestMeasurement:
@@ -178,6 +252,54 @@ class TestMeasurement:
         assert [run.seed for run in group.runs] == [1]
         assert why == "has no validation/return at or before 507904 env steps, where all runs are compared"
 
+    @pytest.mark.parametrize("validated", [True, False])
+    def test_one_short_run_does_not_cost_the_others_their_tests(self, tmp_path: Path, *, validated: bool) -> None:
+        for seed in (1, 2, 3):
+            test = results(train=5.0, full=float(seed), env_steps=1_000_000)
+            rows = metrics(0.5, env_steps=1_000_000, rows=2, every=1)
+            write_run(tmp_path / str(seed), config(seed=seed), test, rows)
+        short = metrics(0.5, env_steps=300_000, rows=1) if validated else None
+        write_run(tmp_path / "short", config(seed=4), results(train=5.0, full=4.0, env_steps=300_000), short)
+
+        runs, _ = read_runs([tmp_path])
+        [group], [(folder, why)] = grouped(runs)
+
+        assert (returns(group), group.source, group.env_steps) == ([1.0, 2.0, 3.0], "test.json", 1_000_000)
+        assert Path(folder).name == "short"
+        assert why == "ends at 300000 env steps, before 1000000, where all runs are compared"
+
+    def test_a_group_of_far_fewer_env_steps_stands_alone(self, tmp_path: Path) -> None:
+        for seed in (1, 2):
+            write_run(tmp_path / f"a{seed}", config(seed=seed), results(train=5.0, full=4.0), metrics(4.0))
+        few = results(train=5.0, full=2.0, method="simple", env_steps=19_200)
+        write_run(tmp_path / "b", config(model="SimPLeModule"), few, metrics(2.0, env_steps=19_200))
+
+        found = {group.name: (group.env_steps, group.source) for group in groups_of(tmp_path)}
+
+        assert found == {
+            "ppo": (507_904, "test.json"),
+            "simple": (19_200, "test.json; not compared: no validation at or before 507904 env steps"),
+        }
+
+    def test_rows_far_before_the_budget_are_said(self, tmp_path: Path) -> None:
+        write_run(tmp_path / "a", config(seed=1), rows=metrics(4.0, env_steps=900_000, rows=9, every=1))
+        late = metrics(4.0, env_steps=1_200_000, rows=3, every=1)  # at 400 k, 800 k and 1.2 M
+        write_run(tmp_path / "b", config(seed=2), rows=late)
+
+        [group] = groups_of(tmp_path)
+
+        assert [score.env_steps for scores in group.scores.values() for score in scores] == [900_000, 800_000]
+        assert "at or before 900000 env steps (the earliest at 800000)" in group.source
+
+    def test_another_checkpoint_than_the_last_is_said(self, tmp_path: Path) -> None:
+        for seed, name in ((1, "last.ckpt"), (2, "runs/best.ckpt")):
+            test = results(train=5.0, full=4.0) | {"checkpoint": name}
+            write_run(tmp_path / str(seed), config(seed=seed), test)
+
+        [group] = groups_of(tmp_path)
+
+        assert group.source == "test.json of best.ckpt and last.ckpt"
+
     def test_metrics_alone_count_by_the_last_validation(self, tmp_path: Path) -> None:
         write_run(tmp_path / "a", rows=metrics(4.0))
 
@@ -213,9 +335,20 @@ class TestBaselines:
         assert returns(openai, "train_levels") == pytest.approx([6.7, 4.9, 3.4], abs=0.06)
         assert returns(random) == [float(row["return_mean"]) for row in random_play()["easy", "fruitbot"]]
 
-    @pytest.mark.parametrize("options", [{"data__init_args__num_levels": 500}, {"env_steps": 100_000}])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"data__init_args__num_levels": 500},
+            {"env_steps": 100_000},
+            {"data__init_args__use_backgrounds": False},
+            {"data__init_args__restrict_themes": True},
+        ],
+    )
     def test_openai_is_left_out_where_the_setting_is_another(self, options: dict[str, Any], tmp_path: Path) -> None:
         assert [group.name for group in baselines([self.group(tmp_path / "run", **options)])] == ["random"]
+
+    def test_no_figure_applies_where_an_episode_pays_for_several_levels(self, tmp_path: Path) -> None:
+        assert baselines([self.group(tmp_path / "run", data__init_args__use_sequential_levels=True)]) == []
 
     def test_atari_has_none(self, tmp_path: Path) -> None:
         options = config(game="MsPacman", data__class_path="lightning_rl.AtariDataModule")

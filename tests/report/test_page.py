@@ -132,7 +132,7 @@ def test_games_comparisons_and_gaps_are_those_of_the_json(shown: Browser, report
         pair["probability_of_improvement"] for pair in report["comparisons"]
     ]
     gaps = [group["generalization_gap"]["mean"] for group in groups if group["generalization_gap"] is not None]
-    assert [row[1] for row in table(shown, "gaps")] == gaps
+    assert [row[2] for row in table(shown, "gaps")] == gaps
 
 
 def test_numbers_shown_are_rounded_values(shown: Browser) -> None:

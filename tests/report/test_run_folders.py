@@ -74,6 +74,14 @@ def another_game(folder: Path) -> None:
     write_run(folder, test=results(train=5.0, full=4.0, game="coinrun"))
 
 
+def another_mode(folder: Path) -> None:
+    write_run(folder, test=results(train=5.0, full=4.0, mode="hard"))
+
+
+def greedy_play(folder: Path) -> None:
+    write_run(folder, test=results(train=5.0, full=4.0) | {"greedy": True})
+
+
 def half_a_letter(folder: Path) -> None:
     write_run(folder, test=results(train=5.0, full=4.0, game="\ud800"))
 
@@ -106,6 +114,29 @@ def nested(folder: Path) -> None:
     (good_run(folder) / "test.json").write_text("[" * 100_000)
 
 
+def no_game(folder: Path) -> None:
+    write_run(folder, config(game=[]), results(train=5.0, full=4.0))
+
+
+def long_cell(folder: Path) -> None:
+    (write_run(folder, rows=metrics(4.0)) / "metrics.csv").write_text(f"env_steps,note\n500000,{'x' * 140_000}\n")
+
+
+def endless_steps(folder: Path) -> None:
+    text = f"env_steps,validation/return\n{'9' * 400},4.0\n"
+    (write_run(folder, rows=metrics(4.0)) / "metrics.csv").write_text(text)
+
+
+def endless_return(folder: Path) -> None:
+    test = results(train=5.0, full=4.0)
+    test["level_sets"]["full_distribution"]["return_mean"] = 10**400
+    write_run(folder, test=test)
+
+
+def no_steps(folder: Path) -> None:
+    write_run(folder, test=results(train=5.0, full=4.0, env_steps=0))
+
+
 def unreadable(folder: Path) -> None:
     (good_run(folder) / "config.yaml").unlink()
     (folder / "config.yaml").mkdir()
@@ -133,6 +164,13 @@ FAULTS: dict[Callable[[Path], None], str] = {
     no_validation: "metrics.csv has no validation/return, and there is no test.json",
     unfinished: "is unfinished: 100000 of 500000 env steps",
     nested: "is nested too deeply",
+    another_mode: "test.json is of another way to play: distribution_mode hard, config.yaml has easy",
+    greedy_play: "test.json is of another way to play: greedy True, config.yaml has False",
+    no_game: "config.yaml is not of this package: no data.game",
+    long_cell: "field larger than field limit",
+    endless_steps: "metrics.csv is damaged: a number is larger than 1e+15",
+    endless_return: "test.json: return_mean of full_distribution must be a finite number, found 1000",
+    no_steps: "test.json: env_steps must be positive",
     unreadable: "config.yaml cannot be read: Is a directory",
 }
 
@@ -187,6 +225,12 @@ def test_a_copy_of_a_run_counts_once(tmp_path: Path) -> None:
     first, _ = good_run(tmp_path / "a"), good_run(tmp_path / "b")
 
     assert left_out(tmp_path) == [("b", f"seed 1 of starpilot counts already, in {first}")]
+
+
+def test_an_option_with_keys_of_several_kinds_is_read(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", config(model__init_args__table=[{1: "a", "b": 2}]), results(train=5.0, full=4.0))
+
+    assert [found.folder for found in read_runs([run])[0]] == [run]
 
 
 def test_links_in_a_circle_end(tmp_path: Path) -> None:

@@ -53,7 +53,13 @@ def config(*, model: str = "PPOModule", game: object = "starpilot", seed: int = 
 
 
 def results(
-    *, train: float | None, full: float, game: str = "starpilot", method: str = "ppo", env_steps: int = 507_904
+    *,
+    train: float | None,
+    full: float,
+    game: str = "starpilot",
+    method: str = "ppo",
+    mode: str = "easy",
+    env_steps: int = 507_904,
 ) -> dict[str, Any]:
     """A test.json.
 
@@ -62,13 +68,14 @@ def results(
         full: mean return on all levels.
         game: name of the game.
         method: name of the method.
+        mode: of the game.
         env_steps: of the checkpoint.
     """
     level_sets = {"train_levels": train, "full_distribution": full, "random_policy": 1.5}
     return {
         "method": method,
         "game": game,
-        "distribution_mode": "easy",
+        "distribution_mode": mode,
         "checkpoint": "last.ckpt",
         "env_steps": env_steps,
         "level_sets": {name: _level_set(value) for name, value in level_sets.items() if value is not None},
