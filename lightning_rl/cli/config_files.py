@@ -158,6 +158,8 @@ def with_run_config(args: list[str]) -> list[str]:
     run_dir, checkpoint = (Path(os.path.expanduser(paths[-1])) for paths in (values(args, "--run_dir") or [""], named))
     folder = run_dir if named[-1] in ("last", "best") else checkpoint if checkpoint.is_dir() else checkpoint.parent
     config = folder / "config.yaml"
+    if named[-1] not in ("last", "best") and not checkpoint.exists() and not config.is_file():
+        raise UsageError(f"ckpt_path: {named[-1]} is not there")
     return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args
 
 

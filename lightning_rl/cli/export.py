@@ -241,7 +241,8 @@ def _write_video(path: Path, run: Checkpoint, *, episodes: int | None) -> None:
     """Copies the video that the end of the run has left, where no number of episodes is asked for, or plays one."""
     checkpoint = run.checkpoint or Path()
     own = checkpoint.parent / "media" / path.name
-    if episodes is None and checkpoint.name == checkpoint_files.LAST and own.is_file():
+    is_of_fit = own.is_file() and not own.with_suffix(".json").exists()  # `predict` plays whatever it is asked to
+    if episodes is None and checkpoint.name == checkpoint_files.LAST and is_of_fit:
         shutil.copyfile(own, path)
         return
     run.datamodule.predict_episodes = episodes or run.datamodule.predict_episodes

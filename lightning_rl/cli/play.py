@@ -1,11 +1,12 @@
 """`lightning-rl play`: a page in the browser on which a person watches an agent, takes over and plays."""
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,12 +15,13 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import UInt8
+from pytorch_lightning.utilities.seed import isolate_rng
 
 from lightning_rl.cli.config_files import values
-from lightning_rl.cli.error_messages import say
+from lightning_rl.cli.error_messages import say, short_message
 from lightning_rl.cli.export import load_checkpoint
 from lightning_rl.cli.registry import data_class, import_plugins
-from lightning_rl.cli.run_location import judged_folder
+from lightning_rl.cli.run_location import judged_folder, users_path
 from lightning_rl.cpu import allocator
 from lightning_rl.data.atari import AtariDataModule
 from lightning_rl.data.datamodule import RolloutDataModule
@@ -31,7 +33,7 @@ from lightning_rl.errors import UsageError, UsageParser
 from lightning_rl.modules.base import RLModule
 from lightning_rl.modules.simple.module import SimPLeModule
 from lightning_rl.protocols import ResumableVectorEnv
-from lightning_rl.runs.episodes_file import NAME, PlayedEpisode, read_episode, read_rows
+from lightning_rl.runs.episodes_file import NAME, EpisodeRow, PlayedEpisode, read_episode, read_rows
 from lightning_rl.viewer.access import is_loopback
 from lightning_rl.viewer.keys import action_keys
 from lightning_rl.viewer.lenses import lens_of
@@ -83,7 +85,9 @@ class Inline:
 def play(checkpoint: str | Path, *, height: int = 900, recordings: str | Path = "recordings") -> Inline:
     """Shows an agent inside a notebook: watch it, take over, play.
 
-    The server runs in threads of this process until a minute after the page was last open.
+    The server runs in threads of this process until a minute after the page was last open. Random states stay as they
+    were. What jsonargparse parses in this process afterwards may name only classes that have been imported by then:
+    a checkpoint's config.yaml, which may be a stranger's, is read under that rule, and jsonargparse knows no way back.
 
     Args:
         checkpoint: a checkpoint, a run folder or an exported policy.
@@ -96,8 +100,25 @@ def play(checkpoint: str | Path, *, height: int = 900, recordings: str | Path = 
     Raises:
         ValueError: the checkpoint cannot be played.
     """
-    shown = checkpoint_show(["--ckpt_path", str(checkpoint)])
+    with _leaving_no_trace():
+        try:
+            shown = checkpoint_show(["--ckpt_path", str(checkpoint)])
+        except UsageError as error:
+            raise ValueError(short_message(str(error), [])) from error
     return Inline(Viewer(lambda: Table(shown), recordings=Path(recordings), frames=_NOTEBOOKS), height)
+
+
+@contextmanager
+def _leaving_no_trace() -> Iterator[None]:
+    """Gives back what loading a checkpoint as a command does changes for all: random states, seeds of processes."""
+    seeds = {name: os.environ.get(name) for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
+    try:
+        with isolate_rng():
+            yield
+    finally:
+        for name, value in seeds.items():
+            os.environ.pop(name, None)
+            os.environ |= {} if value is None else {name: value}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -110,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
         " are taken, too. On another machine: ssh -L 8265:127.0.0.1:8265 MACHINE, and open the link here.",
     )
     options.add_argument("--game", metavar="NAME", help="A game of Procgen or Atari, without an agent.")
-    options.add_argument("--distribution_mode", default="easy", help="Its difficulty, with --game of Procgen.")
+    options.add_argument("--distribution_mode", metavar="MODE", help="Its difficulty, with --game of Procgen; easy.")
     options.add_argument("--level", type=int, metavar="N", help="The level to begin with.")
     options.add_argument(
         "--horizon",
@@ -123,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--host", default="127.0.0.1", help="Address to listen on; this machine only by default.")
     options.add_argument("--port", type=int, help=f"Port; {DEFAULT_PORT} or the next free one by default.")
-    options.add_argument("--out", type=Path, default=Path("recordings"), metavar="DIR", help="Folder for recordings.")
+    options.add_argument("--out", default="recordings", metavar="DIR", help="Folder for recordings.")
     options.add_argument("--keep_open", action="store_true", help="Go on when no window has been open for a minute.")
     return options
 
@@ -148,7 +169,7 @@ def main(args: list[str]) -> int:
         lambda: played,
         host=options.host,
         port=options.port,
-        recordings=options.out,
+        recordings=Path(users_path("out", options.out) or ""),
         keep_open=options.keep_open,
     )
     if not is_loopback(options.host):
@@ -194,6 +215,8 @@ def table(options: argparse.Namespace, rest: list[str]) -> Table:
         if rest:
             raise UsageError(f"game: --game is played without an agent and takes no {rest[0]}")
         shown = show_of(_data_of(options.game, options.distribution_mode), None)
+    elif checkpoint and options.distribution_mode is not None:
+        raise UsageError("distribution_mode is one of --game; with a checkpoint give --data.distribution_mode")
     elif checkpoint:
         shown = checkpoint_show(rest)
     else:
@@ -215,6 +238,9 @@ def checkpoint_show(args: list[str]) -> Show:
         ValueError: likewise.
     """
     folder = [Path(given) for given in values(args, "--run_dir")[-1:]]
+    named = values(args, "--ckpt_path")[-1]
+    if not folder and named in ("last", "best"):
+        raise UsageError(f"ckpt_path: {named} is that of a run folder; give --run_dir DIR, too")
     if not folder:
         args = [*args, "--run_dir", tempfile.gettempdir()]  # nothing is written there; the run may be read-only
     import_plugins()
@@ -259,7 +285,7 @@ def _scene_of(data: RolloutDataModule, model: RLModule | None, method: str) -> S
 
 def _game_of(data: RolloutDataModule, level: int) -> ResumableVectorEnv:
     """One game of one level; where the data module knows no levels, its seed makes the difference."""
-    return data.games(1, (1, level), level)
+    return data.games(1, data.one_level(level), level)
 
 
 def _real_frames(
@@ -286,17 +312,21 @@ def episodes_in(folders: Sequence[Path], data: RolloutDataModule) -> PlayedEpiso
         rows = [row._replace(game=data.game_named(row.game)) for row in read_rows(path)]
         rows = [row for row in rows if row.game in data.game_names]
         games = _games_of(read_episode(path, rows[0].number)) if rows else data
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UsageError) as error:
         say(f"the episodes of test are not shown: {error}")
         return None
     if not rows or (games.num_actions, games.obs_shape) != (data.num_actions, data.obs_shape):
         say(f"the episodes of test are not shown: {path} is of other games")
         return None
-    return PlayedEpisodes(rows=rows, read=partial(_recorded, path))
+    return PlayedEpisodes(rows=rows, read=partial(_recorded, path, {row.number: row for row in rows}))
 
 
-def _recorded(path: Path, number: int) -> Recorded:
+def _recorded(path: Path, rows: Mapping[int, EpisodeRow], number: int) -> Recorded:
     episode = read_episode(path, number)
+    listed = rows.get(number)
+    found = (episode.level_seed, episode.episode_return, episode.length)
+    if listed is None or found != (listed.level_seed, listed.episode_return, listed.length):
+        raise ValueError(f"number must be a row that is listed here, found {number} of {path}, which was written anew")
     games = _games_of(episode)
     return Recorded(
         number=number,
@@ -321,11 +351,17 @@ def _games_of(episode: PlayedEpisode) -> Any:
     return data
 
 
-def _data_of(game: str, distribution_mode: str) -> RolloutDataModule:
+def _data_of(game: str, mode: str | None) -> RolloutDataModule:
     options: dict[str, Any] = {"game": game, "seed": 1}
     if game in GAMES:
+        distribution_mode = "easy" if mode is None else mode
+        if distribution_mode == "exploration":  # which is one fixed level
+            options["num_levels"] = 0
         return ProcgenDataModule(**options, distribution_mode=distribution_mode)
     try:
-        return AtariDataModule(**options, frame_stack=1)
+        data = AtariDataModule(**options, frame_stack=1)
     except ValueError as error:
         raise UsageError(f"game must be one of Procgen's, {', '.join(GAMES)}, or one of Atari: {error}") from error
+    if mode is not None:
+        raise UsageError(f"distribution_mode must not be given for Atari, which has none, found {mode}")
+    return data

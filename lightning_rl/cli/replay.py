@@ -1,11 +1,12 @@
 """`predict --replay`: plays an episode of `test` again, exactly, and writes its video."""
 
 import argparse
-import os
+import math
 import sys
 from pathlib import Path
 
 from lightning_rl.cli.registry import data_class
+from lightning_rl.cli.run_location import users_path
 from lightning_rl.data.episode_replay import ReplaysEpisodes, replay
 from lightning_rl.errors import UsageError, UsageParser
 from lightning_rl.media.recorder import EpisodeRecorder
@@ -46,9 +47,9 @@ def main(args: list[str]) -> int:
         UsageError: an option or the file is wrong.
     """
     options = parser().parse_args(args[1:])
-    file = Path(os.path.expanduser(options.replay))
+    file = Path(users_path("replay", options.replay) or "")
     file = file / NAME if file.is_dir() else file
-    folder = file.parent if options.run_dir is None else Path(os.path.expanduser(options.run_dir))
+    folder = Path(users_path("run_dir", options.run_dir) or file.parent)
     try:
         episode = read_episode(file, options.episode)
     except ValueError as error:
@@ -56,12 +57,15 @@ def main(args: list[str]) -> int:
     games = data_class(episode.class_path)
     try:
         data = games(**episode.init_args)
-    except TypeError as error:
+    except (TypeError, AttributeError, ValueError) as error:  # whatever a value of another kind leads to
         raise UsageError(f"replay: {file} has options that {games.__name__} does not take: {error}") from error
     if not isinstance(data, ReplaysEpisodes):
         raise UsageError(f"replay: episodes of {games.__name__} cannot be played again, it has no open_episode")
-    recorder = EpisodeRecorder()
-    played = replay(data, episode, watcher=recorder)
+    recorder = EpisodeRecorder(max_steps=math.inf)
+    try:
+        played = replay(data, episode, watcher=recorder)
+    except ValueError as error:
+        raise UsageError(f"replay: row {episode.number} of {file} cannot be played: {error}") from error
     video = folder / "media" / f"episode_{episode.number}.mp4"
     recorder.write(video)
     level = "" if episode.level_seed is None else f", level {episode.level_seed}"

@@ -127,6 +127,10 @@ class EpisodeDataModule(LightningDataModule, ABC):
     def games(self, num_envs: int, levels: tuple[int, int], seed: int) -> ResumableVectorEnv:
         """Builds games for judging, whose observations are the caller's to keep."""
 
+    def one_level(self, level: int) -> tuple[int, int]:
+        """Number of levels and first level of games that play this one only; those without levels have it as a seed."""
+        return (1, level)
+
     @property
     def _world_size(self) -> int:
         return 1 if self.trainer is None else self.trainer.world_size

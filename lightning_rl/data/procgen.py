@@ -201,11 +201,15 @@ class ProcgenDataModule(RolloutDataModule):
         env = ProcgenVectorEnv(self.game, num_envs=num_envs, seed=seed, copy=alone, **self._game_options(levels))
         return env if alone else FrameStack(env, self.frame_stack)
 
+    def one_level(self, level: int) -> tuple[int, int]:
+        """See `RolloutDataModule`; exploration has a single one, which goes by no number."""
+        return (0, 0) if self.distribution_mode == "exploration" else super().one_level(level)
+
     def open_episode(self, episode: PlayedEpisode) -> ResumableVectorEnv:
         """One game at the beginning of an episode: level and actions decide all of it."""
         if episode.level_seed is None:
             raise ValueError("an episode of Procgen begins on a level, found none")
-        return self.games(1, (1, episode.level_seed), 0)
+        return self.games(1, self.one_level(episode.level_seed), 0)
 
     def training_games(self) -> MakeEnv:
         """See `RolloutDataModule`."""

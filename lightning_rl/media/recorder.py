@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lightning_rl.media.videos import tiled, write_video
 
-_COLUMNS, _SCALE, _FRAMES_PER_SECOND, _MAX_FRAMES = 4, 3, 15, 1000
+_COLUMNS, _SCALE, _FRAMES_PER_SECOND = 4, 3, 15
 _RGB = 3  # channels of the newest frame, the last ones of a stack
 
 _RecordedStep = tuple[UInt8[NDArray[Any], "B H W C"], Bool[NDArray[Any], "B"]]
@@ -22,15 +22,19 @@ class EpisodeRecorder:
 
     The video shows the newest frame that the policy sees, of all environments side by side. An environment is dimmed
     once its episode is over. Games that were played one after the other are shown side by side.
+
+    Args:
+        max_steps: how many of each game are kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_steps: float = 1000) -> None:
+        self._max_steps = max_steps
         self._frames: list[_RecordedStep] = []  # of the game that is played
         self._before: list[list[_RecordedStep]] = []  # of the games before it
 
     def __call__(self, obs: UInt8[NDArray[Any], "B H W C"], playing: Bool[NDArray[Any], "B"]) -> None:
-        """Records a step, up to a thousand of each game."""
-        if len(self._frames) < _MAX_FRAMES:
+        """Records a step."""
+        if len(self._frames) < self._max_steps:
             self._frames.append((np.ascontiguousarray(obs[..., -_RGB:]), playing.copy()))
 
     def next_game(self) -> None:

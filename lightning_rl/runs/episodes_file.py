@@ -30,6 +30,16 @@ _KINDS = {
     "actions": ("iu", 1),
 }
 """Kinds of numbers, and axes, of each array."""
+_UNREADABLE = (
+    EOFError,
+    MemoryError,  # which an array's own header may claim
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _SOME_GAMES = ("game", "level_seed", "start")  # which of them depends on the games
 
 
@@ -96,7 +106,7 @@ def write_episodes(path: Path, sets: Mapping[Any, Episodes], *, class_path: str,
         "actions": actions.astype(np.uint8 if actions.max(initial=0) < 2**8 else np.int64),
     }
     with atomic_write(path) as file:
-        np.savez_compressed(file, allow_pickle=False, **{name: a for name, a in arrays.items() if a is not None})
+        np.savez_compressed(file, **{name: a for name, a in arrays.items() if a is not None})
 
 
 def _joined(parts: list[Tensor | None]) -> NDArray[Any] | None:
@@ -170,7 +180,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         too_large = largest.file_size > _MOST_BYTES
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in _KINDS if name in file and not too_large}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as a file of episodes: {error}") from error
     if too_large:
         raise ValueError(f"{path} is no file of episodes: {largest.filename} has more than {_MOST_BYTES} bytes")

@@ -59,6 +59,7 @@ class Access:
         if name in self._hosts:
             return True
         own = (scope.get("server") or ("", 0))[0]  # an address is no name that could lead elsewhere
+        own = own.removeprefix("::ffff:") if "." in own else own  # one of IPv4 that has come by IPv6
         return self._is_any and name == (f"[{own}]" if ":" in own else own)
 
     def knows_origin(self, scope: Scope) -> bool:

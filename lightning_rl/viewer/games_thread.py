@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+from lightning_rl.errors import UsageError
 from lightning_rl.viewer.description import described, pictures_of
 from lightning_rl.viewer.hub import Hub
 from lightning_rl.viewer.messages import Command, message
@@ -108,7 +109,7 @@ class GamesThread(threading.Thread):
                 return False
             try:
                 self._follow(window, command)
-            except ValueError as error:
+            except (ValueError, UsageError) as error:
                 self._hub.send(message({"type": "error", "text": str(error)[:300]}), to=window)
             self._is_changed = True
         return True

@@ -6,6 +6,19 @@ from typing import Literal
 LevelSet = Literal["training", "unseen"]
 
 MAX_LEVEL = 2**31 - 2
+
+
+def checked_level(level: int) -> int:
+    """The level.
+
+    Raises:
+        ValueError: Procgen has none of this number.
+    """
+    if not 0 <= level <= MAX_LEVEL:
+        raise ValueError(f"level must be from 0 to {MAX_LEVEL}, found {level}")
+    return level
+
+
 """Levels are seeds: 32-bit signed integers, the largest of which ends a range only."""
 
 

@@ -71,8 +71,8 @@ class Recording:
     def _write(self, frames_per_second: int) -> None:
         try:
             write_video(self.path, self._taken(), frames_per_second=frames_per_second)
-        except (OSError, ValueError) as error:
-            self.error = str(error)
+        except Exception as error:  # an encoder's may be of any kind
+            self.error = str(error) or type(error).__name__
 
     def _taken(self) -> Iterator[Image]:
         while (frame := self._frames.get()) is not None:

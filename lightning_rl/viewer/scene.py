@@ -50,6 +50,12 @@ class Scene:
     real_frames: Callable[[torch.Generator], UInt8[Tensor, "1 H W D"]] | None = None
     lens: Lens | None = None
 
+    def check_actions(self, actions: Sequence[int]) -> None:
+        """Raises a ValueError if one of them is none of the game's."""
+        allowed = len(self.actions)
+        if wrong := [action for action in actions if not 0 <= action < allowed]:
+            raise ValueError(f"actions must be from 0 to {allowed - 1}, found {wrong[0]}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlayedEpisodes:

@@ -22,6 +22,7 @@ LINGER_SECONDS = 60.0
 """How long after the last window was closed the server ends."""
 
 _PORTS_TRIED = 100
+_LAST_PORT = 65_535
 _END_SECONDS = 3.0
 _SEND_BUFFER_BYTES = 65_536  # what a slow window has not read must not wait in the kernel
 
@@ -30,22 +31,38 @@ def listening(host: str, port: int | None) -> socket.socket:
     """A socket that listens on a port, or on the first free one from the default on.
 
     Raises:
-        UsageError: the port that was asked for is in use, or nothing can listen there.
+        UsageError: the port that was asked for is none or in use, or nothing can listen there.
     """
+    if port is not None and not 0 <= port <= _LAST_PORT:
+        raise UsageError(f"port must be from 0 to {_LAST_PORT}, found {port}")
+    address = _address(host)
     asked = range(DEFAULT_PORT, DEFAULT_PORT + _PORTS_TRIED) if port is None else (port,)
     for number in asked:
         try:
-            return _bound(host, number)
-        except (OSError, OverflowError) as error:
+            return _bound(address, number)
+        except OSError as error:
             last = error
     if port is None:
         raise UsageError(f"host: nothing can listen on {host}: {last}") from last
     try:
-        with _bound(host, 0) as free:
+        with _bound(address, 0) as free:
             other = free.getsockname()[1]
     except OSError as error:
         raise UsageError(f"host: nothing can listen on {host}: {error}") from error
     raise UsageError(f"port must be free, found {port}, which is taken ({last}); {other} is free") from last
+
+
+def _address(host: str) -> str:
+    """The address of a host, which is looked up once; an empty one would mean all that there are."""
+    name = host.strip("[]")
+    family = socket.AF_INET6 if ":" in name else socket.AF_INET
+    try:
+        found = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM) if name else []
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"host: nothing can listen on {host}: {error}") from error
+    if not found:
+        raise UsageError(f"host must be an address of this machine, found {host!r}")
+    return str(found[0][4][0])
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -95,6 +112,7 @@ class Viewer:
         frames: Sequence[str] = (),
     ) -> None:
         self._socket = listening(host, port)
+        host = host.strip("[]")
         self.access = Access(secrets.token_urlsafe(24), host, frames=frames)
         self.ended = threading.Event()
         self.failure: BaseException | None = None
@@ -118,7 +136,7 @@ class Viewer:
         )
         self._network = threading.Thread(target=self._serve, name="network", daemon=True)
         self.port: int = self._socket.getsockname()[1]
-        shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
+        shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host).strip("[]")
         shown = f"[{shown}]" if ":" in shown else shown
         self.link = f"http://{shown}:{self.port}/?token={self.access.token}"
 

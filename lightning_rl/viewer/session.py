@@ -15,7 +15,7 @@ from lightning_rl.protocols import ResumableVectorEnv
 from lightning_rl.types import ActorOutput, RecurrentInputs
 from lightning_rl.viewer.dream import Dream, Dreamer
 from lightning_rl.viewer.keys import idle_action
-from lightning_rl.viewer.levels import MAX_LEVEL
+from lightning_rl.viewer.levels import checked_level
 from lightning_rl.viewer.moments import Episode, History, Moment, Recorded, Where
 from lightning_rl.viewer.scene import STEPS_A_SECOND, Scene
 
@@ -81,7 +81,7 @@ class Session:
         Raises:
             ValueError: there is no such level.
         """
-        self._begin(_checked(level))
+        self._begin(checked_level(level))
 
     def replay(self, level: int, actions: Sequence[int]) -> None:
         """Opens an episode of a level, in which these actions are taken first.
@@ -89,7 +89,8 @@ class Session:
         Raises:
             ValueError: there is no such level or action.
         """
-        self._begin(_checked(level), script=self._possible(actions))
+        self.scene.check_actions(actions)
+        self._begin(checked_level(level), script=actions)
 
     def replay_recorded(self, recorded: Recorded, actions: Sequence[int] | None = None) -> None:
         """Opens an episode at the beginning of one that was recorded, in which its actions, or these, are taken first.
@@ -97,7 +98,8 @@ class Session:
         Raises:
             ValueError: there is no such action.
         """
-        script = self._possible(recorded.actions if actions is None else actions)
+        script = recorded.actions if actions is None else actions
+        self.scene.check_actions(script)
         self._begin(recorded.level, recorded=recorded, script=script)
 
     def again(self) -> None:
@@ -119,12 +121,6 @@ class Session:
             self._where = "game"
         episode = Episode(next(self._numbers), level, recorded, script)
         self._arrive(episode, total=0.0, inputs=RecurrentInputs.initial(1), dream=self._dream_here())
-
-    def _possible(self, actions: Sequence[int]) -> Sequence[int]:
-        allowed = len(self.scene.actions)
-        if wrong := [action for action in actions if not 0 <= action < allowed]:
-            raise ValueError(f"actions must be from 0 to {allowed - 1}, found {wrong[0]}")
-        return actions
 
     def go(self, where: Where) -> None:
         """Lets the world model play beside the real game from its present state on, or alone, or not at all.
@@ -294,8 +290,9 @@ class Session:
         """Brings the game back to the moment that is shown, bit for bit, and forgets what came later."""
         self.history.forget_later()
         now = self.now
-        if (now.episode.level, now.episode.recorded) != self._opened:
-            self._open(now.episode.level, now.episode.recorded)
+        real = (now if now.left is None else now.left).episode  # that of the game, whose state is restored
+        if (real.level, real.recorded) != self._opened:
+            self._open(real.level, real.recorded)
         self._random.set_state(now.random)
         self._where = now.where
         if now.game is not None:
@@ -348,12 +345,6 @@ class Session:
             case "agent" if now.output is not None:
                 return int(sample_actions(now.output.logits, self._random, greedy=self.greedy)[0])
         return int(torch.randint(len(self.scene.actions), (1,), generator=self._random))
-
-
-def _checked(level: int) -> int:
-    if not 0 <= level <= MAX_LEVEL:
-        raise ValueError(f"level must be from 0 to {MAX_LEVEL}, found {level}")
-    return level
 
 
 def picture(obs: UInt8[NDArray[Any], "H W C"]) -> UInt8[NDArray[Any], "H W 3"]:

@@ -4,6 +4,7 @@ from itertools import count
 from math import isfinite, isqrt
 from typing import Any
 
+from lightning_rl.viewer.levels import checked_level
 from lightning_rl.viewer.messages import Command, decoded_actions, encoded_actions
 from lightning_rl.viewer.moments import Moment, Where
 from lightning_rl.viewer.scene import STEPS_A_SECOND, Scene, Show
@@ -239,11 +240,14 @@ class Table:
         if self.show.episodes is None:
             raise ValueError(f"number must be of an episode of test, of which there are none here, found {number}")
         recorded = self.show.episodes.read(number)
+        self.show.scene_of(recorded.game).check_actions(recorded.actions if actions is None else actions)
         self._show_one(recorded.game).replay_recorded(recorded, actions)
         self._go_on()
 
     def _do_replay(self, name: str, game: str, level: int, actions: str) -> None:
         found = decoded_actions(actions)
+        self.show.scene_of(game).check_actions(found)  # before other games are closed for it
+        checked_level(level)
         self._show_one(game).replay(level, found)
         self._go_on()
 

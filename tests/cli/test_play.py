@@ -46,6 +46,13 @@ from tests.viewer.walk import Talk
         (["--game", "bigfish", "--distribution_mode", "memory"], "memory"),
         (["--game", "pong", "--ckpt_path", "x"], "game: --game is played without an agent and takes no --ckpt_path"),
         (["--ckpt_path", "nowhere.ckpt", "--config", "configs/ppo.yaml"], "nowhere.ckpt"),
+        (["--ckpt_path", "nowhere.ckpt"], "ckpt_path: nowhere.ckpt is not there"),
+        (["--ckpt_path", "last"], "ckpt_path: last is that of a run folder; give --run_dir DIR, too"),
+        (["--ckpt_path", "x", "--distribution_mode", "hard"], "distribution_mode is one of --game"),
+        (["--game", "pong", "--distribution_mode", "hard"], "distribution_mode must not be given for Atari"),
+        (["--game", "bigfish", "--out", ""], "out must be a path, found an empty text"),
+        (["--game", "bigfish", "--host", ""], "host must be an address of this machine, found ''"),
+        (["--game", "bigfish", "--port", "99999"], "port must be from 0 to 65535, found 99999"),
         (["--port", "x"], "argument --port: invalid int value: 'x'"),
         (["--game", "bigfish", "--horizon", "5"], "horizon is a world model's, and bigfish (easy) has none"),
         (["--game", "bigfish", "--temperature", "1"], "temperature is a world model's, and bigfish (easy) has none"),
@@ -178,6 +185,22 @@ def test_a_notebook_shows_the_page_inline(runs: SharedRuns) -> None:
     assert policy.endswith("frame-ancestors 'self' http://127.0.0.1:* http://localhost:* vscode-webview:")
 
 
+def test_a_notebook_goes_on_as_if_nothing_was_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    states = torch.random.get_rng_state(), np.random.get_state()  # noqa: NPY002  # as others draw
+    following = torch.rand(3).tolist(), np.random.rand(3).tolist()  # noqa: NPY002  # likewise
+    torch.random.set_rng_state(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002  # likewise
+
+    lightning_rl.play("checkpoints/ppo-starpilot").close()
+
+    # of Python's own random numbers the shape checks of these tests draw some
+    assert (torch.rand(3).tolist(), np.random.rand(3).tolist()) == following  # noqa: NPY002  # likewise
+    assert "PL_GLOBAL_SEED" not in os.environ
+    with pytest.raises(ValueError, match=r"ckpt_path: nowhere\.ckpt is not there"):
+        lightning_rl.play("nowhere.ckpt")
+
+
 def test_a_notebook_is_told_why_its_game_has_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail() -> Table:
         raise ValueError("no such game")
@@ -225,7 +248,7 @@ def test_an_atari_run_is_played(runs: SharedRuns) -> None:
 def left_by_test(data: RolloutDataModule, folder: Path, **games: Any) -> Path:
     """A folder with the episodes that random play had."""
     (episodes,) = data.evaluation("full_distribution", UniformPolicy(data.num_actions), num_envs=2, is_test=True)
-    class_path = f"lightning_rl.{type(data).__name__}"
+    class_path = games.pop("class_path", f"lightning_rl.{type(data).__name__}")
     write_episodes(folder / NAME, {"all": episodes}, class_path=class_path, init_args=games)
     return folder
 
@@ -265,6 +288,7 @@ def test_the_episodes_of_test_are_listed_and_played_exactly(
         ({"game": "nogame"}, "game must be one of"),
         ({"game": "dodgeball", "nothing": 1}, "unexpected keyword argument 'nothing'"),
         ({"game": "dodgeball", "frame_stack": 2}, "is of other games"),
+        ({"game": "dodgeball", "class_path": "gone.Module"}, "data must be one of"),
     ],
 )
 def test_episodes_that_cannot_be_shown_are_told_in_one_line(
@@ -278,6 +302,39 @@ def test_episodes_that_cannot_be_shown_are_told_in_one_line(
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("lightning-rl: the episodes of test are not shown: ")
     assert told in line
+
+
+def test_episodes_of_games_that_cannot_be_opened_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = CorridorDataModule(seed=3)
+    folder = left_by_test(data, tmp_path, class_path="tests.examples.corridor.CorridorDataModule", game="corridor")
+
+    assert play.episodes_in([folder], data) is None
+
+    assert "are not shown: CorridorDataModule has no open_episode" in capsys.readouterr().err
+
+
+def test_a_test_that_was_run_anew_is_told(tmp_path: Path) -> None:
+    options = {"game": "dodgeball", "num_threads": 0}
+    data = ProcgenDataModule(**options, seed=3)  # type: ignore[arg-type]  # of several types
+    listed = play.episodes_in([left_by_test(data, tmp_path, **options)], data)
+    left_by_test(ProcgenDataModule(**options, seed=4), tmp_path, **options)  # type: ignore[arg-type]  # likewise
+    assert listed is not None
+
+    with pytest.raises(ValueError, match=r"found 0 of .*episodes\.npz, which was written anew"):
+        listed.read(0)
+
+
+def test_the_one_level_of_exploration_is_played(tmp_path: Path) -> None:
+    args = ["--game", "coinrun", "--distribution_mode", "exploration"]
+    shown = play.table(*play.parser().parse_known_args(args))
+    shown.step()
+    data = ProcgenDataModule(game="coinrun", distribution_mode="exploration", num_levels=0, num_threads=0, seed=3)
+
+    assert shown.now.length == 1
+    shown.close()
+    session = Session(play.show_of(data, None).scenes[0])
+    session.begin(7)
+    session.close()
 
 
 @pytest.mark.slow

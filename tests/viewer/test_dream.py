@@ -8,7 +8,18 @@ import torch
 
 from lightning_rl.viewer.description import images_of, numbers_of
 from lightning_rl.viewer.session import Session
-from tests.viewer.walk import LENGTH, RIGHT_UNTIL, SIZE, ForgetfulModel, RightPolicy, column, table, walk
+from tests.viewer.walk import (
+    LENGTH,
+    RIGHT_UNTIL,
+    SIZE,
+    ForgetfulModel,
+    RightPolicy,
+    WalkVectorEnv,
+    column,
+    recorded,
+    table,
+    walk,
+)
 
 
 def started(where: str, *, steps: int = 0, **options: int) -> Session:
@@ -87,6 +98,27 @@ def test_going_back_from_the_world_model_into_the_game() -> None:
     session.step()
 
     assert (session.now.where, session.now.length, column(session.now.frame)) == ("game", 3, 6)
+
+
+def test_going_back_from_an_episode_of_test_opens_its_game_again() -> None:
+    opened: list[str] = []
+
+    def reopened() -> WalkVectorEnv:
+        opened.append("recorded")
+        return WalkVectorEnv(9)
+
+    session = Session(walk(policy=RightPolicy(), greedy=True, world_model=ForgetfulModel()))
+    session.replay_recorded(replace(recorded(level=3), open=reopened))
+    play(session, 2)
+    session.go("model")
+    play(session, 4)
+
+    session.history.seek(len(session.history) - 2)
+    play(session, 1)
+
+    assert opened == ["recorded"]  # the game of the episode was never left
+    session.go("game")
+    assert column(session.now.frame) == 9 - 2
 
 
 def test_another_level_ends_the_world_models_play() -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from lightning_rl.viewer.hub import Window
+from lightning_rl.viewer.hub import Hub, Window
 
 
 def heard(window: Window, count: int) -> list[bytes]:
@@ -24,6 +24,15 @@ def test_a_window_gets_no_frame_before_it_knows_what_is_shown() -> None:
     window.put(b"first", is_frame=True)
 
     assert heard(window, 2) == [b"about", b"first"]
+
+
+def test_a_name_is_gone_with_its_last_window() -> None:
+    hub = Hub(lambda _: None)
+    old, new, other = Window("me"), Window("me"), Window("you")
+    for window in (old, other, new):
+        hub.join(window)
+
+    assert [hub.leave(window) for window in (old, other, new)] == [False, True, True]
 
 
 def test_a_frame_replaces_one_that_waits_and_other_messages_come_before_it() -> None:

@@ -13,6 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from lightning_rl.errors import UsageError
+from lightning_rl.viewer import recordings
 from lightning_rl.viewer.serving import Viewer
 from tests.viewer.walk import LEFT, RIGHT, ForgetfulModel, RightPolicy, Talk, WalkVectorEnv, any_one, none, table, walk
 
@@ -400,6 +401,41 @@ def test_a_busy_port_is_refused_and_a_free_one_named(started: Started) -> None:
 
     with pytest.raises(UsageError, match=rf"port must be free, found {viewer.port}.*; \d+ is free"):
         Viewer(table, port=viewer.port)
+
+
+def test_an_encoder_that_fails_is_told(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no encoder")
+
+    monkeypatch.setattr(recordings, "write_video", fails)
+    with Talk(started().link) as window:
+        window.say(do="record", value=True)
+
+        assert window.until(any_one, "error")["text"] == "The recording failed: no encoder"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_on_all_addresses_each_address_is_a_name_of_the_server(host: str, started: Started) -> None:
+    viewer = started(host=host)
+    asked = f"/?token={viewer.access.token}"
+
+    assert answer(viewer, asked, Host="127.0.0.1:8265").status == 200
+    assert answer(viewer, asked, Host=socket.gethostname()).status == 200
+    assert answer(viewer, asked, Host="10.9.9.9").status == 400
+
+
+def test_a_host_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fails(host: str, *_: Any) -> Any:
+        asked.append(host)
+        raise socket.gaierror("unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fails)
+
+    with pytest.raises(UsageError, match="host: nothing can listen on nowhere: unknown"):
+        Viewer(table, host="nowhere")
+    assert asked == ["nowhere"]
 
 
 def test_the_default_port_moves_on(started: Started) -> None:

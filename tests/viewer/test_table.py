@@ -208,6 +208,17 @@ def test_a_link_to_an_episode_of_test_brings_back_its_beginning_and_the_actions(
     assert (shown.now.episode.actions, shown.is_paused, column(shown.now.frame)) == (RECORDED[:3], True, 7)
 
 
+@pytest.mark.parametrize(("level", "actions"), [(3, [9]), (2**31, [])])
+def test_a_refused_link_closes_no_game(level: int, actions: list[int]) -> None:
+    shown = table()
+    ask(shown, "grid", number=4)
+
+    with pytest.raises(ValueError, match="found"):
+        ask(shown, "replay", game="walk", level=level, actions=encoded_actions(actions))
+
+    assert len(shown.sessions) == 4
+
+
 @pytest.mark.parametrize(
     ("do", "options", "told"),
     [
