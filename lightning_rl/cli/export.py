@@ -6,13 +6,14 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jsonargparse import Namespace
 
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.config_files import values, with_run_config
+from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.training_command import training_command
 from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.errors import UsageError, UsageParser, check_option
@@ -88,7 +89,10 @@ def load_checkpoint(args: list[str]) -> Checkpoint:
         UsageError: an option or the checkpoint is wrong.
         ValueError: likewise.
     """
-    return Checkpoint(with_run_config(["test", *args]))
+    run = Checkpoint(with_run_config(["test", *args]))
+    for remark in run.location.remarks:
+        say(remark)
+    return run
 
 
 def main(args: list[str]) -> int:
@@ -155,8 +159,10 @@ def _write(out: Path, run: Checkpoint, options: argparse.Namespace) -> None:
     """Writes all files of the policy folder."""
     model, name = run.model, options.out.absolute().name
     policy = ExportedPolicy(_description(run, options.dtype))
-    weights = model.state_dict()
-    policy.load_state_dict({name: weights[name] for name in policy.state_dict()})
+    weights, own = model.state_dict(), policy.state_dict()
+    if other := [name for name, tensor in own.items() if name not in weights or weights[name].shape != tensor.shape]:
+        raise UsageError(f"model: {type(model).__name__} has no weights {other[0]}, as its network_config says")
+    policy.load_state_dict({name: weights[name] for name in own})
     _check_equal(policy, model)
     files = {folder.WEIGHTS: folder.write_tensors(out / folder.WEIGHTS, policy.state_dict(), options.dtype)}
     extras = {}
@@ -169,7 +175,9 @@ def _write(out: Path, run: Checkpoint, options: argparse.Namespace) -> None:
     if options.onnx:
         (out / folder.ONNX).write_bytes(onnx_model(folder.load_policy(out)))
     _write_video(out / folder.VIDEO, run, episodes=options.episodes)
-    card = model_card(config, name, results=_results(run), command=training_command(_resolved(run)))
+    measured = _results(run)
+    command = training_command(_resolved(run))
+    card = model_card(config, name, results=measured.levels, greedy=measured.greedy, command=command)
     (out / folder.CARD).write_text(card, encoding="utf-8")
 
 
@@ -253,12 +261,19 @@ def _write_video(path: Path, run: Checkpoint, *, episodes: int | None) -> None:
     recorder.write(path)
 
 
-def _results(run: Checkpoint) -> dict[str, Any] | None:
-    """The level sets, by game, of the test.json beside the checkpoint, where that is of the same weights."""
+class _Results(NamedTuple):
+    """Level sets by game, and whether actions were the likeliest, though the agent is judged otherwise."""
+
+    levels: dict[str, Any] | None = None
+    greedy: bool = False
+
+
+def _results(run: Checkpoint) -> _Results:
+    """What the test.json beside the checkpoint has, where that is of the same weights and games."""
     checkpoint = run.checkpoint or Path()
     path = checkpoint.with_name("test.json")
     if not path.is_file():
-        return None
+        return _Results()
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         validate_state(report, {"checkpoint": str, "env_steps": int})
@@ -270,5 +285,9 @@ def _results(run: Checkpoint) -> dict[str, Any] | None:
                 validate_state(row, _LEVEL_SET, f"level_sets.{name}")
     except ValueError as error:
         raise UsageError(f"{path} is no report of `test`: {error}; remove it, or give `test` again") from error
-    same = report["env_steps"] == run.datamodule.env_steps and Path(report["checkpoint"]).name == checkpoint.name
-    return {game: found["level_sets"] for game, found in games.items()} if same else None
+    weights = report["env_steps"] == run.datamodule.env_steps and Path(report["checkpoint"]).name == checkpoint.name
+    played = {"game": run.game, "distribution_mode": run.datamodule.distribution_mode}
+    if not weights or any(report.get(key, value) != value for key, value in played.items()):
+        return _Results()
+    levels = {game: found["level_sets"] for game, found in games.items()}
+    return _Results(levels, greedy=report.get("greedy") is True and not run.model.greedy)

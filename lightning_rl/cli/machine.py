@@ -62,6 +62,19 @@ def _ranks_here(trainer: Namespace) -> int:
     return trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else 1
 
 
+def to_judge_on(accelerator: str, precision: str) -> tuple[str, str]:
+    """Where, and in which precision, this machine judges an agent that was trained like this.
+
+    Args:
+        accelerator: on which it was trained.
+        precision: Lightning's name of it.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(accelerator, True):
+        return accelerator, precision
+    return "cpu", "32-true" if precision == "16-mixed" else precision  # which no CPU computes in
+
+
 def left_open(args: Sequence[str]) -> frozenset[str]:
     """Which of the three options neither the command line nor one of its configs gives, be it as null.
 

@@ -9,6 +9,8 @@ import yaml
 from jsonargparse import Namespace
 
 from lightning_rl.cli.config_files import values
+from lightning_rl.cli.error_messages import say
+from lightning_rl.cli.machine import to_judge_on
 from lightning_rl.cli.registry import data_class
 from lightning_rl.cli.run_location import RunLocation, checkpoint_at
 from lightning_rl.data.continuation import GamesState
@@ -67,9 +69,13 @@ def with_policy_config(args: list[str], policy: AskedPolicy) -> list[str]:
     """Adds the policy's own options, which given configs and options override, and the module that plays with it."""
     config, judging = policy.config, policy.config.judging
     games = data_class(config.data.class_path)  # the class itself: a path of a stranger's file is never imported
+    trained_on = (judging.accelerator, judging.precision)
+    accelerator, precision = to_judge_on(*trained_on)
+    if (accelerator, precision) != trained_on:
+        say(f"the agent was trained on {' in '.join(trained_on)}, and is judged on {accelerator} in {precision} here")
     brought = {
         "seed_everything": judging.seed_everything,
-        "trainer": {"accelerator": judging.accelerator, "precision": judging.precision},
+        "trainer": {"accelerator": accelerator, "precision": precision},
         "data": {"class_path": f"{games.__module__}.{games.__qualname__}", "init_args": dict(config.data.init_args)},
     }
     module = {"policy": str(policy.folder), "greedy": judging.greedy, "num_threads": judging.num_threads}

@@ -34,7 +34,8 @@ def training_command(config: dict[str, Any]) -> str:
     own = yaml.safe_load(Path(__file__).with_name("defaults.yaml").read_text(encoding="utf-8"))["trainer"]
     defaults = {name: option.default for name, option in signature(Trainer).parameters.items()} | own
     trainer = {name: value for name, value in config.get("trainer", {}).items() if name not in _ELSEWHERE}
-    return shlex.join([*words, *_differing("trainer", trainer, defaults)])
+    begun = ["--policy_from", str(config["policy_from"])] if config.get("policy_from") else []
+    return shlex.join([*words, *_differing("trainer", trainer, defaults), *begun])
 
 
 def _differing(key: str, options: dict[str, Any], defaults: dict[str, Any]) -> Iterator[str]:

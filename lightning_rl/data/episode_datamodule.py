@@ -217,6 +217,7 @@ class EpisodeDataModule(LightningDataModule, ABC):
     def _tests(self, sizes: dict[str, Any]) -> list[EvaluationDataset]:
         judged = [self.evaluation(name, self._agent, **sizes, greedy=self._agent.greedy) for name in self.level_sets]
         others = self._agent.yardsticks(self.game) | {"random_policy": UniformPolicy(self.num_actions)}
+        sizes |= {"greedy": self._agent.greedy}
         return [*judged, *(self.evaluation(name, policy, **sizes) for name, policy in others.items())]
 
     def _evaluation_sizes(self, episodes: int) -> dict[str, Any]:

@@ -104,6 +104,10 @@ class PolicyDistillModule(PPOModule):
         check_option("model.teacher_share", teacher_share, 0 <= teacher_share <= 1, "in [0, 1]")
         for name, steps in (("fading_steps", fading_steps), ("teacher_share_steps", teacher_share_steps)):
             check_option(f"model.{name}", steps, steps is None or steps >= 1, "null or at least 1")
+        learns = fading_steps is None or loss == "proximal" or regress_values
+        check_option(
+            "model.fading_steps", fading_steps, learns, "null where nothing else is learned than the divergence"
+        )
         alone = loss == "divergence" or not regress_values
         check_option("model.regress_values", regress_values, alone, "false with the proximal loss, which has returns")
         self.temperature = temperature
@@ -124,6 +128,19 @@ class PolicyDistillModule(PPOModule):
         self._read({"": teacher} if teachers is None else {game: teachers[game] for game in self.games})
         if start_from_teacher and self.teacher is not None:
             self._copy_teacher(self.teacher)
+
+    def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
+        """See `PPOModule`.
+
+        Raises:
+            ValueError: the teacher's share of the environments would be none of them.
+        """
+        size = num_envs // max(1, len(self.games))
+        plays = self.teacher_share == 0 or round(self.teacher_share * size) >= 1
+        check_option(
+            "model.teacher_share", self.teacher_share, plays, f"0, or one of the {size} environments of a game"
+        )
+        return super().batches_per_iteration(num_steps, num_envs)
 
     @classmethod
     def method(cls, init_args: dict[str, Any]) -> str:  # noqa: ARG003  # the same for all
@@ -153,8 +170,9 @@ class PolicyDistillModule(PPOModule):
             found = getattr(policy.config, name)
             check_option(_key(game), f"one of {name} {found}", found == own, f"of {name} {own} as the games are")
         known = policy.config.games
-        plays = not game or not known or game in known.split("+")
-        check_option(_key(game), f"one of game {known}", plays, f"a policy of game {game}")
+        played = [game] if game else self.games
+        plays = not known or set(played) <= set(known.split("+"))
+        check_option(_key(game), f"one of game {known}", plays, f"a policy of game {' and '.join(played)}")
 
     def _take(self, policy: ExportedPolicy, game: str) -> None:
         taken = policy.train()  # no layer depends on it, and Lightning warns of modules in evaluation mode
@@ -188,6 +206,7 @@ class PolicyDistillModule(PPOModule):
 
     def prepare_for(self, checkpoint: dict[str, Any]) -> None:
         """Takes the teachers of the checkpoint, whose files may be gone."""
+        before = {"": self.teacher} if self.teacher is not None else self._by_game
         several = checkpoint.get(_TEACHERS_KEY, {})
         validate_state(several, dict[str, dict[str, Any]], _TEACHERS_KEY)
         if not set(several) <= set(self.games):
@@ -199,7 +218,20 @@ class PolicyDistillModule(PPOModule):
         for game, config in own.items():
             policy = ExportedPolicy(PolicyConfig.from_json(config))
             self._check_teacher(policy, game)
+            self._check_same(game, before.get(game), checkpoint)
             self._take(policy, game)
+
+    def _check_same(self, game: str, read: ExportedPolicy | None, checkpoint: dict[str, Any]) -> None:
+        """Refuses another teacher than a checkpoint has; the same one may be at another path now."""
+        begun = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        asked, had = (_path_in(options, game) for options in (dict(self.hparams), begun))
+        if asked in (None, had) or had is None:
+            return
+        weights = {} if read is None else read.state_dict()
+        place, saved = f"teachers.{game}." if game else "teacher.", checkpoint["state_dict"]
+        same = [place + name in saved and torch.equal(weight, saved[place + name]) for name, weight in weights.items()]
+        if not same or not all(same):
+            raise ValueError(f"ckpt_path: the run is taught by {had}; {_key(game)} must be that or null, found {asked}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Says how the teachers are built; their weights are among the module's."""
@@ -295,6 +327,12 @@ class PolicyDistillModule(PPOModule):
 def _key(game: str) -> str:
     """The option that names the teacher of a game, or of all games."""
     return f"model.teachers.{game}" if game else "model.teacher"
+
+
+def _path_in(options: Mapping[str, Any], game: str) -> str | None:
+    """The path of a teacher among options of this module."""
+    path = (options.get("teachers") or {}).get(game) if game else options.get("teacher")
+    return None if path is None else str(path)
 
 
 def _check_teachers(teachers: dict[str, str], games: tuple[str, ...], *, teacher: str | None, copied: bool) -> None:

@@ -1,5 +1,6 @@
 """Teachers of policy distillation: policies of checkpoints, run folders and policy folders."""
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -24,6 +25,9 @@ from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.types import ActorOutput, Draws, RecurrentInputs
 from lightning_rl.version import __version__
+
+_OF_ITS_TEACHERS = ("teacher", "teachers", "start_from_teacher")
+"""Options that a student's own policy does not need."""
 
 
 class Teachers:
@@ -89,7 +93,7 @@ class Teachers:
 
     def _joined(self, outputs: list[ActorOutput]) -> ActorOutput:
         longest = max(policy.state_size for policy in self._policies)
-        states = [_padded(output.state, len(output.actions), longest) for output in outputs]
+        states = [_padded(output, longest) for output in outputs]
         return ActorOutput(
             actions=torch.cat([output.actions for output in outputs]),
             logits=torch.cat([output.logits for output in outputs]),
@@ -98,9 +102,10 @@ class Teachers:
         )
 
 
-def _padded(state: Float32[Tensor, "B S"] | None, num_envs: int, length: int) -> Float32[Tensor, "B L"]:
-    given = torch.zeros(num_envs, 0) if state is None else state
-    return functional.pad(given, (0, length - given.shape[1]))
+def _padded(output: ActorOutput, length: int) -> Float32[Tensor, "B L"]:
+    if output.state is None:
+        return torch.zeros(len(output.actions), length, device=output.actions.device)
+    return functional.pad(output.state, (0, length - output.state.shape[1]))
 
 
 def read_teacher(source: str, key: str) -> ExportedPolicy:
@@ -113,13 +118,17 @@ def read_teacher(source: str, key: str) -> ExportedPolicy:
     Raises:
         ValueError: there is none, or it cannot be read.
     """
-    path = Path(source)
+    if not source:
+        raise ValueError(f"{key} must be a path, found an empty text")
+    path = Path(os.path.expanduser(source))
     try:
         if source.startswith(HUB) or is_policy_folder(path):
-            return load_policy(source)
+            return load_policy(source if source.startswith(HUB) else path)
         return _policy_of(checkpoint_files.read(path / checkpoint_files.LAST if path.is_dir() else path))
     except ValueError as error:
         raise ValueError(f"{key}: {str(error).removeprefix('ckpt_path: ')}") from error
+    except (KeyError, RuntimeError, TypeError) as error:  # of a class that is given options of other kinds
+        raise ValueError(f"{key}: the module of {source} cannot be built: {' '.join(str(error).split())}") from error
 
 
 def _policy_of(checkpoint: dict[str, Any]) -> ExportedPolicy:
@@ -141,6 +150,9 @@ def _policy_of(checkpoint: dict[str, Any]) -> ExportedPolicy:
         )
     )
     weights: dict[str, Tensor] = checkpoint["state_dict"]
+    for name, own in policy.state_dict().items():
+        if name not in weights or weights[name].shape != own.shape:
+            raise ValueError(f"the checkpoint has no weights {name} of {tuple(own.shape)}, as its options say")
     policy.load_state_dict({name: weights[name] for name in policy.state_dict()})
     return policy
 
@@ -157,7 +169,8 @@ def _module_of(checkpoint: dict[str, Any]) -> RLModule:
     method = checkpoint[METADATA]["method"]
     for kind in _methods(RLModule):  # type: ignore[type-abstract]  # only its subclasses are built
         if kind.learns and kind.method(options) == method:
-            return kind(**from_plain(kind, options))
+            own = {name: value for name, value in options.items() if name not in _OF_ITS_TEACHERS}
+            return kind(**from_plain(kind, own))
     raise ValueError(f"the checkpoint is of method {method}, which is not known here")
 
 

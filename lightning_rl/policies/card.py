@@ -9,11 +9,16 @@ from lightning_rl.policies.config import PolicyConfig
 _NAMES = {
     "train_levels": "training levels",
     "full_distribution": "all levels",
+    "teacher": "all levels, the teacher",
     "random_policy": "all levels, random actions",
 }
+_OF_OTHERS = ("teacher", "random_policy")
+"""Rows of the table that are no results of the policy."""
 
 
-def model_card(config: PolicyConfig, name: str, *, results: dict[str, Any] | None, command: str | None) -> str:
+def model_card(
+    config: PolicyConfig, name: str, *, results: dict[str, Any] | None, command: str | None, greedy: bool = False
+) -> str:
     """The text of README.md.
 
     Args:
@@ -21,6 +26,7 @@ def model_card(config: PolicyConfig, name: str, *, results: dict[str, Any] | Non
         name: of the policy.
         results: level sets of test.json by game, of these weights; None where nothing was measured.
         command: what trained the policy; None where it is not known.
+        greedy: whether the results are of the most likely actions, where the policy is judged by sampled ones.
     """
     game = " ".join(filter(None, (config.games, config.distribution_mode)))
     parts = [
@@ -31,7 +37,7 @@ def model_card(config: PolicyConfig, name: str, *, results: dict[str, Any] | Non
         f'policy = load_policy("{name}")\n{_EXAMPLES[config.recurrent]}\n```',
         _input(config),
         "## Results",
-        "Nothing was measured." if results is None else _table(results) + _ROUNDED[config.dtype],
+        "Nothing was measured." if results is None else _table(results) + _GREEDY * greedy + _ROUNDED[config.dtype],
         "## Training",
         "The command is not known." if command is None else f"```bash\n{command}\n```",
     ]
@@ -47,6 +53,7 @@ _EXAMPLES = {
 }
 
 
+_GREEDY = "\n\nActions were the most likely ones (`--model.greedy true`)."
 _ROUNDED = {
     "float32": "",
     "bfloat16": "\n\nThis was measured before the weights were rounded to bfloat16.",
@@ -93,7 +100,7 @@ def _metadata(config: PolicyConfig, name: str, results: dict[str, Any] | None) -
         ],
     }
     if results is not None:
-        judged = [row for row in _rows(results) if row[1] != "random_policy"]
+        judged = [row for row in _rows(results) if row[1] not in _OF_OTHERS]
         mode = f" {config.distribution_mode}" if config.distribution_mode else ""
         rows = [_result(suite, f"{game}{mode}", level_set, row) for game, level_set, row in judged]
         head["model-index"] = [{"name": name, "results": rows}]

@@ -85,6 +85,26 @@ class TestExport:
         level_sets = measured["level_sets"]
         assert values == {level_sets[name]["return_mean"] for name in level_sets.keys() - {"random_policy"}}
 
+    @pytest.mark.parametrize(("key", "value"), [("distribution_mode", "hard"), ("game", "coinrun"), ("env_steps", 7)])
+    def test_a_test_of_something_else_is_not_on_the_card(
+        self, key: str, value: Any, runs: SharedRuns, tmp_path: Path
+    ) -> None:
+        run = runs.copied(tmp_path / "run", "ppo")
+        checkpoint = export.load_checkpoint(["--ckpt_path", str(run / "last.ckpt"), "--run_dir", str(tmp_path)])
+        row = {"episodes": 2, "return_mean": 1.0, "return_variance": 1.0, "return_ci95": [0.5, 1.5]}
+        test = {
+            "game": checkpoint.game,
+            "distribution_mode": "easy",
+            "checkpoint": "last.ckpt",
+            "env_steps": checkpoint.datamodule.env_steps,
+            "level_sets": {"full_distribution": row},
+        }
+
+        (run / "test.json").write_text(json.dumps(test | {"greedy": True}))
+        assert export._results(checkpoint) == ({checkpoint.game: {"full_distribution": row}}, True)
+        (run / "test.json").write_text(json.dumps(test | {key: value}))
+        assert export._results(checkpoint) == (None, False)
+
     def test_an_earlier_export_is_replaced_by_option_only(self, at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = written(at_home / "policy", new_policy(NetworkConfig(name="two_conv")))
         before = contents(folder)
@@ -233,12 +253,13 @@ class TestJudging:
 )
 def test_the_command_on_the_card_repeats_the_run(configs: tuple[str, ...]) -> None:
     config = resolved(*configs, data__game="heist" if "atari" not in configs[0] else "pong", seed_everything="7")
+    config["policy_from"] = "runs/warm"
 
     command = shlex.split(training_command(config))
 
     again = parsed(command[1:]).as_dict()
     assert command[:2] == ["lightning-rl", "fit"]
-    for key in ("model", "data", "seed_everything"):
+    for key in ("model", "data", "seed_everything", "policy_from"):
         assert again[key] == config[key], key
     ignored = ("logger",)
     assert {k: v for k, v in again["trainer"].items() if k not in ignored} == {

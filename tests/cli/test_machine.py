@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 
 from lightning_rl.cli import machine
 from lightning_rl.cli.command import RunCLI
-from lightning_rl.cli.machine import left_open, look
+from lightning_rl.cli.machine import left_open, look, to_judge_on
 from lightning_rl.cpu import bfloat16
 from lightning_rl.cpu.bfloat16 import cpu_has_bf16
 from lightning_rl.cpu.cores import usable_cores
@@ -170,3 +170,21 @@ def test_a_resumed_run_keeps_what_it_was_trained_with(
     processor("amx")
     assert RunCLI(saved_as("bf16-mixed")).trainer.precision == "bf16-mixed"
     assert RunCLI(saved_as("32-true")).trainer.precision == "32-true"
+
+
+@pytest.mark.parametrize(
+    ("trained", "has_gpu", "judged"),
+    [
+        (("gpu", "16-mixed"), False, ("cpu", "32-true")),
+        (("cuda", "bf16-mixed"), False, ("cpu", "bf16-mixed")),
+        (("gpu", "16-mixed"), True, ("gpu", "16-mixed")),
+        (("auto", "32-true"), False, ("auto", "32-true")),
+    ],
+)
+def test_an_agent_is_judged_where_this_machine_can(
+    trained: tuple[str, str], judged: tuple[str, str], *, has_gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+    assert to_judge_on(*trained) == judged

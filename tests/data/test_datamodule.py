@@ -246,6 +246,17 @@ def test_where_all_levels_are_trained_on_there_is_one_set() -> None:
     assert ProcgenDataModule(num_levels=0).level_sets == {"full_distribution": (0, 0)}
 
 
+def test_yardsticks_are_judged_like_the_agent(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ranked(build(test_episodes=NUM_ENVS), rank=0, world_size=1)
+    agent = data._agent
+    monkeypatch.setattr(agent, "greedy", True)
+    monkeypatch.setattr(type(agent), "yardsticks", lambda *_: {"teacher": UniformPolicy(15)}, raising=False)
+
+    greedy = {dataset._level_set: dataset._greedy for dataset in data.test_dataloader()}
+
+    assert greedy["full_distribution"] is greedy["teacher"] is True
+
+
 @pytest.mark.parametrize("level_set", ["train_levels", "full_distribution", "random_policy"])
 def test_a_test_plays_other_games_and_actions_than_validation(level_set: str, build: Build) -> None:
     data = ranked(build(game="starpilot", test_episodes=NUM_ENVS), rank=0, world_size=1)

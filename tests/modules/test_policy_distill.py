@@ -1,5 +1,6 @@
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,7 @@ from lightning_rl.modules.policy_distill import PolicyDistillModule, TaughtBatch
 from lightning_rl.modules.teachers import Teachers
 from lightning_rl.policies.config import RECURRENT, NetworkConfig
 from lightning_rl.policies.policy import ExportedPolicy
-from lightning_rl.types import Episodes, RecurrentInputs, Rollout
+from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs, Rollout
 from tests.support import reference
 from tests.support.compare import Array, assert_matches
 from tests.support.teachers import make_teacher, write_teacher
@@ -376,6 +377,89 @@ def test_going_on_takes_the_checkpoints_teacher_whatever_is_at_its_path_now(tmp_
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in module.state_dict().items())
 
 
+def test_another_teacher_does_not_replace_the_checkpoints_but_a_copy_of_it_may(tmp_path: Path) -> None:
+    module = make_student(tmp_path)
+    fit(module, RolloutDataset(module, make_collector(games()), iterations=1)).save_checkpoint(tmp_path / "run.ckpt")
+    saved = torch.load(tmp_path / "run.ckpt", weights_only=True)
+    copied = shutil.copytree(tmp_path / "teacher", tmp_path / "copied")
+    other = teacher_of(tmp_path / "other", network=NetworkConfig(name="three_stack", channels=[2, 3], hidden=5))
+
+    make_student(teacher=str(copied)).prepare_for(saved)
+    make_student().prepare_for(saved)
+
+    for path in (other, str(tmp_path / "nowhere")):
+        with pytest.raises(ValueError, match=rf"^ckpt_path: the run is taught by .*teacher; .*, found {path}$"):
+            make_student(teacher=path).prepare_for(saved)
+
+
+@pytest.mark.parametrize(
+    ("games", "message"),
+    [
+        (("coinrun",), r"^model\.teacher must be a policy of game coinrun, found one of game dodgeball$"),
+        (
+            ("dodgeball", "maze"),
+            r"^model\.teacher must be a policy of game dodgeball and maze, found one of game dodge",
+        ),
+    ],
+)
+def test_one_teacher_must_play_all_games(games: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_student(tmp_path, games=games).check_trainer(make_trainer())
+
+
+def without_a_weight(saved: dict[str, Any]) -> None:
+    del saved["state_dict"]["network.actor.bias"]
+
+
+def of_another_width(saved: dict[str, Any]) -> None:
+    saved["hyper_parameters"]["hidden"] = 11
+
+
+def of_another_kind(saved: dict[str, Any]) -> None:
+    saved["hyper_parameters"]["channels"] = "x"
+
+
+@pytest.mark.parametrize("harm", [without_a_weight, of_another_width, of_another_kind])
+def test_a_damaged_teacher_is_told_in_one_line(harm: Callable[[dict[str, Any]], None], tmp_path: Path) -> None:
+    module = make_student(tmp_path, channels=(2, 3), hidden=5)
+    fit(module, RolloutDataset(module, make_collector(games()), iterations=1)).save_checkpoint(tmp_path / "run.ckpt")
+    saved = torch.load(tmp_path / "run.ckpt", weights_only=True)
+    saved["hyper_parameters"]["teacher"] = str(tmp_path / "run.ckpt")  # its own: a student as a teacher needs none
+    torch.save(saved, tmp_path / "run.ckpt")
+    make_student(teacher=str(tmp_path / "run.ckpt")).check_trainer(make_trainer())
+    harm(saved)
+    torch.save(saved, tmp_path / "run.ckpt")
+
+    with pytest.raises(ValueError, match=r"^model\.teacher: [^\n]+$"):
+        make_student(teacher=str(tmp_path / "run.ckpt")).check_trainer(make_trainer())
+
+
+def test_a_teachers_path_may_begin_at_home_and_is_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    teacher_of(tmp_path)
+
+    make_student(teacher="~/teacher").check_trainer(make_trainer())
+
+    with pytest.raises(ValueError, match=r"^model\.teacher must be a path, found an empty text$"):
+        make_student(teacher="").check_trainer(make_trainer())
+
+
+def test_teachers_answers_stay_on_the_device(tmp_path: Path) -> None:
+    recurrent, plain = NetworkConfig(name=RECURRENT, pooling="average"), NetworkConfig(name="two_conv")
+    module = make_student(teachers=teachers_of(tmp_path, coinrun=recurrent, maze=plain), games=("coinrun", "maze"))
+    teachers = Teachers(cast(Any, {game: module.teachers[game] for game in module.games}), torch.no_grad)
+    size = cast(ExportedPolicy, module.teachers["coinrun"]).state_size
+
+    with torch.device("meta"):  # as any device that is not the CPU
+        answer = ActorOutput(
+            actions=torch.zeros(2).long(), logits=torch.zeros(2, NUM_ACTIONS), values=torch.zeros(2, 1)
+        )
+        joined = teachers._joined([replace(answer, state=torch.zeros(2, size)), answer])
+
+    assert joined.state is not None
+    assert (joined.state.device.type, tuple(joined.state.shape)) == ("meta", (4, size))
+
+
 def test_testing_logs_the_teachers_return_beside_the_students() -> None:
     returns = {"full_distribution": [1.0, 2.0], "teacher": [3.0, 5.0]}
     logged = make_trainer().test(make_student(), dataloaders=[played(*item) for item in returns.items()], verbose=False)
@@ -449,11 +533,25 @@ def test_a_teacher_that_cannot_teach_its_game_is_named(maze: str, message: str, 
         ("fading_steps", 0),
         ("teacher_share", 1.5),
         ("teacher_share_steps", 0),
+        ("fading_steps", 1000),  # of the only thing that is learned
     ],
 )
 def test_options_out_of_range_are_refused(option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^model\.{option} must be .*, found {value}$"):
         make_student(**{option: value})
+
+
+@pytest.mark.parametrize(("share", "games", "allowed"), [(0.1, (), False), (0.25, (), True), (0.25, ("a", "b"), False)])
+def test_a_share_of_less_than_one_environment_is_refused(
+    share: float, games: tuple[str, ...], *, allowed: bool
+) -> None:
+    module = make_student(teacher_share=share, games=games, minibatch_size=8)
+
+    if allowed:
+        assert module.batches_per_iteration(8, 4) > 0
+        return
+    with pytest.raises(ValueError, match=r"^model\.teacher_share must be 0, or one of the \d environments of a game"):
+        module.batches_per_iteration(8, 4)
 
 
 def test_values_have_one_target_only() -> None:

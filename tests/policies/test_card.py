@@ -7,7 +7,12 @@ from lightning_rl.policies.config import RECURRENT, NetworkConfig
 from tests.support.exported import description
 
 ROW: dict[str, Any] = {"return_mean": 4.36, "return_variance": 2.0, "return_ci95": [4.1, 4.62], "episodes": 512}
-LEVEL_SETS = {"train_levels": ROW | {"return_mean": 4.6}, "full_distribution": ROW, "random_policy": ROW}
+LEVEL_SETS = {
+    "train_levels": ROW | {"return_mean": 4.6},
+    "full_distribution": ROW,
+    "teacher": ROW | {"return_mean": 9.0},
+    "random_policy": ROW,
+}
 
 
 def test_the_hub_reads_every_result_with_its_interval() -> None:
@@ -26,6 +31,7 @@ def test_the_hub_reads_every_result_with_its_interval() -> None:
     assert results[1].metric_args == {"episodes": 512, "ci95": [4.1, 4.62], "variance": 2.0}
     assert results[1].metric_name == "mean return, 95 % interval 4.10 to 4.62"
     assert head.library_name == "lightning_rl"
+    assert "| all levels, the teacher | 9.00 |" in card.text
     assert "| all levels, random actions | 4.36 | 4.10 to 4.62 | 512 |" in card.text
     assert "```bash\nlightning-rl fit\n```" in card.text
 
@@ -44,6 +50,16 @@ def test_results_of_unrounded_weights_are_said_to_be_so() -> None:
     text = model_card(config, "ppo-maze", results={"maze": LEVEL_SETS}, command=None)
 
     assert "This was measured before the weights were rounded to bfloat16." in text
+
+
+def test_results_of_the_likeliest_actions_are_said_to_be_so() -> None:
+    config, told = description(NetworkConfig(name="two_conv")), "Actions were the most likely ones"
+
+    texts = [
+        model_card(config, "a", results={"maze": LEVEL_SETS}, command=None, greedy=greedy) for greedy in (False, True)
+    ]
+
+    assert [told in text for text in texts] == [False, True]
 
 
 def test_results_of_several_games_are_told_apart() -> None:

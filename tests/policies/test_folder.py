@@ -175,7 +175,7 @@ HARMS: dict[str, tuple[Harm, str]] = {
     "a model of another library": (foreign, "config.json.format_version must be an int"),
     "a later format": (told(format_version=2), "config.json.format_version must be 1, found 2"),
     "a class to import": (told(network__name="os.system"), "network.name must be one of three_stack"),
-    "games to import": (told(data__class_path="executed.Games"), "data must be one of AtariDataModule"),
+    "games to import": (told(data__class_path="executed.Games"), "or a class of an installed plug-in"),
     "an object among the options": (
         told(data__init_args={"game": {"class_path": "os.mkdir", "init_args": {"path": "executed"}}}),
         "data.init_args.game must be a number, a text or a list of these, found dict",
