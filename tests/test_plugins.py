@@ -4,10 +4,14 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lightning_rl.cli.program import main
+from lightning_rl.cli.registry import check_annotated
+from lightning_rl.errors import UsageError
+from lightning_rl.modules.ppo import PPOModule
 from tests.support.methods import TINY, Options
 from tests.support.runs import ENV_STEPS, load, print_into, rows, started, unlike
 
@@ -147,6 +151,18 @@ def test_lightnings_other_package_is_told_apart(tmp_path: Path, capsys: pytest.C
         "lightning-rl: trainer.callbacks must be of pytorch_lightning, as this package is:"
         " pytorch_lightning.callbacks.EarlyStopping, found lightning.pytorch.callbacks.EarlyStopping\n"
     )
+
+
+def test_an_option_without_a_type_is_refused() -> None:
+    class Untyped(PPOModule):
+        def __init__(self, *, size=3, **ppo: Any) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+            super().__init__(**ppo)
+
+    with pytest.raises(
+        UsageError, match=r"^model\.size must be annotated with its type in Untyped, found no annotation$"
+    ):
+        check_annotated("model", Untyped)
+    check_annotated("model", PPOModule)
 
 
 def test_a_plug_in_that_cannot_be_imported_is_named(

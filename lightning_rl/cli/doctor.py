@@ -204,7 +204,7 @@ def gpus(names: list[str], built_for: str | None, devices: list[str], environ: M
     if names:
         return Finding("ok", "GPUs", ", ".join(names))
     if not devices:
-        return Finding("ok", "GPUs", "none; --config configs/hardware/cpu.yaml is for such a machine")
+        return Finding("ok", "GPUs", "none; `fit` takes precision and threads from the processor")
     if "CUDA_VISIBLE_DEVICES" in environ:
         return Finding("note", "GPUs", f"CUDA_VISIBLE_DEVICES={environ['CUDA_VISIBLE_DEVICES']} hides them")
     there = f"there is {devices[0]}, and torch sees no GPU"

@@ -112,6 +112,8 @@ def _unknown(option: str, message: str) -> str:
     parent, _, name = option.replace(".init_args", "").rpartition(".")
     if name == "class_path":
         return f"{parent} takes class_path and init_args, found {message.rpartition('Given value: ')[2]}"
+    if not parent and (found := [key for key in ("data", "model", "trainer") if name in _options(key, lacking="")]):
+        return f"{option} is not an option; did you mean {' or '.join(f'{key}.{name}' for key in found)}?"
     allowed = _options(parent, lacking=name)
     near = [f"{parent}.{other}".lstrip(".") for other in difflib.get_close_matches(name, allowed, n=3)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(allowed)}"

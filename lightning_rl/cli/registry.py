@@ -16,6 +16,7 @@ import lightning_rl
 from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.errors import UsageError
 from lightning_rl.modules.base import RLModule
+from lightning_rl.modules.hyper_parameters import constructor_options
 
 PLUGINS = "lightning_rl.plugins"
 """Group of entry points, each a module whose import defines methods or data modules."""
@@ -91,6 +92,17 @@ def data_class(class_path: str) -> type[RolloutDataModule]:
     """
     found: type[RolloutDataModule] = _named("data", class_path, CLASSES["data"]())
     return found
+
+
+def check_annotated(key: str, owner: type) -> None:
+    """Refuses a plug-in's class with an option of no type, of which the parser would make what no checkpoint can hold.
+
+    Raises:
+        UsageError: names the option.
+    """
+    for name, option in constructor_options(owner).items():
+        if option.annotation is inspect.Parameter.empty:
+            raise UsageError(f"{key}.{name} must be annotated with its type in {owner.__name__}, found no annotation")
 
 
 def class_paths(owner: type) -> list[str]:

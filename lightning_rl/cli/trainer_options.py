@@ -95,6 +95,11 @@ def check_options(trainer: Namespace, *, subcommand: str) -> None:
             reason = f"; {rule.reason}" if rule.reason else ""
             raise UsageError(f"trainer.{key} must be {rule.allowed}, found {trainer[key]}{reason}")
     _check_precision(trainer)
+    if trainer.accelerator in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise UsageError(
+            f"trainer.accelerator must be cpu or auto where torch sees no GPU, found {trainer.accelerator};"
+            " `lightning-rl doctor` says what there is"
+        )
 
 
 def _check_precision(trainer: Namespace) -> None:

@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode
 from jaxtyping import Shaped, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,6 +21,7 @@ from lightning_rl.distributed import collectives
 from lightning_rl.envs.imagined import ImaginedVectorEnv
 from lightning_rl.envs.side_by_side import SideBySide
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
+from lightning_rl.errors import check_option
 from lightning_rl.protocols import CapturablePolicy, Policy, ResumableVectorEnv
 from lightning_rl.state import from_plain, to_plain
 from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout, State
@@ -69,6 +72,7 @@ class Collector:
         seed: int | torch.Generator,
         replay: ReplayBuffer | None = None,
     ) -> None:
+        check_games(env)
         self.env = env
         self.num_steps = num_steps
         self.generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
@@ -243,6 +247,22 @@ def _mean(rewards: Sequence[Any]) -> float:
     if isinstance(rewards[0], Tensor):
         return float(torch.stack(list(rewards)).double().mean())
     return float(np.mean(rewards, dtype=np.float64))
+
+
+def check_games(env: ResumableVectorEnv) -> None:
+    """Refuses games of another kind than is learned from.
+
+    Raises:
+        ValueError: their frames are no images of bytes, their actions are not numbered, or the frame after an episode's
+            end is not the first of the next one.
+    """
+    own = cast(Any, env)
+    frames, actions = (getattr(own, f"single_{kind}_space", None) for kind in ("observation", "action"))
+    is_image = isinstance(frames, Box) and frames.dtype == np.uint8 and len(frames.shape) == 3
+    check_option("games", f"observations {frames}", frames is None or is_image, "of uint8 images [H W C]")
+    check_option("games", f"actions {actions}", actions is None or isinstance(actions, Discrete), "of discrete actions")
+    mode = (getattr(own, "metadata", None) or {}).get("autoreset_mode", AutoresetMode.SAME_STEP)
+    check_option("games", str(mode), mode == AutoresetMode.SAME_STEP, f"in {AutoresetMode.SAME_STEP}")
 
 
 def num_actions_of(env: ResumableVectorEnv) -> int:

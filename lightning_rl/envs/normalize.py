@@ -57,7 +57,7 @@ class ReturnScaling(ResumableVectorWrapper[ReturnScalingState]):
         R ← γ·R + r;    r̂ = clip(r / √(Var[R] + ε), ±max_abs_reward);    R ← 0 where the episode ended
 
     Var[R] runs over all environments and steps so far, this one included; no mean is subtracted. The rewards of the
-    game stay in `info["raw_rewards"]`. What other ranks have seen is taken in by `agree`, between rollouts.
+    game stay in `info["raw_rewards"]`. What other ranks have seen is taken in by `sync_statistics`, between rollouts.
 
     Args:
         env: the environment whose rewards to scale.

@@ -219,6 +219,8 @@ class PPOModule(RLModule):
 
     def network_config(self) -> NetworkConfig:
         """See `RLModule`."""
+        if self.hparams.get("network") not in NETWORKS:
+            raise ValueError(f"model: {type(self).__name__} cannot be exported: it defines no network_config")
         return NetworkConfig(
             name=self.hparams["network"],
             num_critics=self.num_critics,

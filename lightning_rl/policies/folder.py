@@ -63,7 +63,8 @@ def read_policy(folder: Path) -> PolicyContents:
     """
     try:
         if not folder.is_dir():
-            _refuse("is no folder" if folder.exists() else "is not there")
+            makes = "`lightning-rl export --ckpt_path RUN --out DIR` makes one"
+            _refuse(f"is no folder; {makes}" if folder.exists() else "is not there")
         config = _config(_content(folder / CONFIG, _MAX_CONFIG_BYTES))
         return PolicyContents(config, _weights(folder / WEIGHTS, config))
     except (OSError, ValueError) as error:

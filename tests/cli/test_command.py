@@ -85,6 +85,7 @@ class TestWrongInput:
             ([*PPO, "--trainer.max_epochs", "abc"], ["trainer.max_epochs", "int", "null", "abc"]),
             ([*PPO, "--trainer.gradient_clip_val", "0.5"], ["trainer.gradient_clip_val", "null", "0.5"]),
             ([*PPO, "--trainer.accelerator", "abacus"], ["accelerator", "abacus", "cpu"]),
+            ([*PPO, "--game", "starpilot"], ["game is not an option; did you mean data.game?"]),
             ([*PPO, "--data.num_levels", "-1"], ["num_levels", "-1", "from 0"]),
             (
                 [*PPO, "--data.num_actors", "2"],

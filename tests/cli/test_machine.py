@@ -172,6 +172,17 @@ def test_a_resumed_run_keeps_what_it_was_trained_with(
     assert RunCLI(saved_as("32-true")).trainer.precision == "32-true"
 
 
+def test_a_gpu_that_is_not_there_is_told(
+    processor: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor("none")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+    told = refusal([*PPO, "--trainer.accelerator", "gpu"], capsys)
+
+    assert "trainer.accelerator must be cpu or auto where torch sees no GPU, found gpu; `lightning-rl doctor`" in told
+
+
 @pytest.mark.parametrize(
     ("trained", "has_gpu", "judged"),
     [

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -49,6 +51,26 @@ def assert_same(actual: Rollout, expected: Rollout) -> None:
 def saved_and_loaded(collector: Collector, folder: Path) -> Any:
     torch.save(collector.state_dict(), folder / "state.pt")
     return torch.load(folder / "state.pt", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            {"single_observation_space": Box(0, 1, OBS_SHAPE, np.float32)},
+            r"of uint8 images \[H W C\], found observations",
+        ),
+        ({"single_observation_space": Box(0, 255, (4,), np.uint8)}, r"of uint8 images \[H W C\], found observations"),
+        ({"single_action_space": Box(-1, 1, (2,))}, "of discrete actions, found actions"),
+        ({"metadata": {"autoreset_mode": AutoresetMode.NEXT_STEP}}, "SAME_STEP, found .*NEXT_STEP"),
+    ],
+)
+def test_games_of_another_kind_are_refused(change: dict[str, Any], told: str) -> None:
+    env = counting()
+    vars(env).update(change)
+
+    with pytest.raises(ValueError, match=f"^games must be .*{told}"):
+        collector_of(env)
 
 
 class TruncatingVectorEnv(CountingVectorEnv):

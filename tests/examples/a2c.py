@@ -3,7 +3,7 @@
 In a package of yours this is `my_lab/a2c.py`, and your `pyproject.toml` has
 
     [project.entry-points."lightning_rl.plugins"]
-    my_lab = "my_lab.a2c"
+    a2c = "my_lab.a2c"
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,7 @@
 In a package of yours this is `my_lab/corridor.py`, and your `pyproject.toml` has
 
     [project.entry-points."lightning_rl.plugins"]
-    my_lab = "my_lab.corridor"
+    corridor = "my_lab.corridor"
 """
 
 from functools import partial
