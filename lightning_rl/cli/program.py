@@ -66,12 +66,20 @@ def _play(args: list[str]) -> int:
 
 _OTHERS = {"export": export.main, "bench": bench.main, "report": report.main, "play": _play}
 """Commands beside Lightning's subcommands."""
+_COMMANDS = ("fit", "validate", "test", "predict", *_OTHERS, "doctor")
+
+
+def _check_command(given: list[str]) -> None:
+    named = given[0] if given else "none"
+    if not given or (named not in _COMMANDS and not named.startswith("-")):
+        raise UsageError(f"subcommand must be one of {', '.join(_COMMANDS)}, found {named}; see lightning-rl --help")
 
 
 def _answered(given: list[str], signal_watcher: SignalWatcher) -> int:
     try:
+        _check_command(given)
         import_plugins()
-        if given and given[0] in _OTHERS:
+        if given[0] in _OTHERS:
             return _OTHERS[given[0]](given[1:])
         if replay.is_asked_for(given):
             return replay.main(given)

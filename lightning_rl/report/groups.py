@@ -178,8 +178,8 @@ def _near(steps: Sequence[int]) -> bool:
 
 
 def _has_score(run: Run, budget: int) -> bool:
-    """Whether the run has got so far, and was validated until then."""
-    return run.env_steps * _SAME_STEPS >= budget and all(run.validated(task, budget) for task in run.tasks)
+    """Whether the run has got so far, and was validated until then, or tested there."""
+    return run.env_steps * _SAME_STEPS >= budget and all(_score(run, task, budget) for task in run.tasks)
 
 
 def _counted(
@@ -198,9 +198,7 @@ def _counted(
         kept = [run for run in group if common is None or _has_score(run, common)]
         alone = not kept and all(run.tested for run in group) and _near([run.env_steps for run in group])
         if alone:
-            chosen.append(
-                _scored(group, None, f"test.json; not compared: no validation at or before {common} env steps")
-            )
+            chosen.append(_scored(group, None, f"test.json; not compared with what counts at {common} env steps"))
             continue
         left_out += [LeftOut(shown(run.folder), _why(run, common)) for run in group if run not in kept]
         scorable = [run for run in kept if all(_score(run, task, budget) for task in run.tasks)]
@@ -226,7 +224,10 @@ def _scored(runs: list[Run], budget: int | None, source: str | None = None) -> M
 
 
 def _score(run: Run, task: Task, budget: int | None) -> Score | None:
-    if budget is None and run.tested is not None:
+    """By the test without a budget, or where that is the run's end and no validation was before; else by validation."""
+    validated = run.validated(task, run.env_steps if budget is None else budget)
+    ended = budget is None or (validated is None and _near([run.env_steps, budget]))
+    if ended and run.tested is not None:
         tested = run.tested[task.game]
         returns = {name: float(values["return_mean"]) for name, values in tested.items()}
         return Score(
@@ -237,8 +238,9 @@ def _score(run: Run, task: Task, budget: int | None) -> Score | None:
             folder=run.folder,
             checkpoint=run.checkpoint,
         )
-    found = run.validated(task, run.env_steps if budget is None else budget)
-    return None if found is None else Score(seed=run.seed, env_steps=found[0], returns=found[1], folder=run.folder)
+    if validated is None:
+        return None
+    return Score(seed=run.seed, env_steps=validated[0], returns=validated[1], folder=run.folder)
 
 
 def _source(scores: Mapping[Task, Sequence[Score]], budget: int | None) -> str:
@@ -246,7 +248,8 @@ def _source(scores: Mapping[Task, Sequence[Score]], budget: int | None) -> str:
     if budget is not None:
         early = min(score.env_steps for score in every)
         since = "" if early * _SAME_STEPS >= budget else f" (the earliest at {early})"
-        return f"validation rows at or before {budget} env steps{since}, because runs differ by more than 5 %"
+        tests = ", or test.json of a run that ended there without one" if any(score.tested for score in every) else ""
+        return f"validation rows at or before {budget} env steps{since}{tests}, because runs differ by more than 5 %"
     checkpoints = sorted({str(score.checkpoint) for score in every if score.tested})
     of = "" if checkpoints in ([], ["last.ckpt"], ["None"]) else f" of {' and '.join(checkpoints)}"
     return {

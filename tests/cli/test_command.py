@@ -61,8 +61,8 @@ class TestWrongInput:
     @pytest.mark.parametrize(
         ("args", "told"),
         [
-            ([], ["subcommand", "fit", "validate", "test", "predict"]),
-            (["train"], ["'train'", "'fit'", "'predict'"]),
+            ([], ["subcommand", "fit", "validate", "test", "predict", "found none"]),
+            (["train"], ["subcommand must be one of", "export, bench, report, play, doctor", "found train"]),
             (["fit"], ["model", "--config FILE"]),
             (["fit", "--config", "absent.yaml"], ["config", "absent.yaml", "not exist"]),
             (["test", "--config", str(CONFIGS / "ppo.yaml")], ["ckpt_path", "test needs a checkpoint", "--ckpt_path"]),

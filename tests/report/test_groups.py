@@ -278,8 +278,28 @@ class TestMeasurement:
 
         assert found == {
             "ppo": (507_904, "test.json"),
-            "simple": (19_200, "test.json; not compared: no validation at or before 507904 env steps"),
+            "simple": (19_200, "test.json; not compared with what counts at 507904 env steps"),
         }
+
+    def test_tests_at_one_number_of_env_steps_need_no_validation(self, tmp_path: Path) -> None:
+        for seed in (1, 2, 3):
+            write_run(tmp_path / f"a{seed}", config(seed=seed), results(train=5.0, full=4.0))
+        few = results(train=5.0, full=2.0, method="simple", env_steps=19_200)
+        write_run(tmp_path / "b", config(model="SimPLeModule"), few, metrics(2.0, env_steps=19_200))
+
+        found = {group.name: (group.env_steps, group.source) for group in groups_of(tmp_path)}
+
+        assert found["ppo"] == (507_904, "test.json")
+        assert found["simple"][0] == 19_200
+
+    def test_a_test_at_the_budget_stands_in_for_a_validation(self, tmp_path: Path) -> None:
+        write_run(tmp_path / "a", config(seed=1), results(train=5.0, full=4.0, env_steps=500_000))
+        write_run(tmp_path / "b", config(seed=2), rows=metrics(8.0, env_steps=1_000_000, rows=10, every=1))
+
+        [group] = groups_of(tmp_path)
+
+        assert returns(group) == pytest.approx([4.0, 4.0])
+        assert "or test.json of a run that ended there without one" in group.source
 
     def test_rows_far_before_the_budget_are_said(self, tmp_path: Path) -> None:
         write_run(tmp_path / "a", config(seed=1), rows=metrics(4.0, env_steps=900_000, rows=9, every=1))
