@@ -70,7 +70,7 @@ class IterationMetrics(Callback):
         means = {
             **data.collector.metrics(),
             "time/env_steps_per_second": (data.env_steps - self._env_steps) / self._seconds,
-            **self._shares(data.collector.collecting_seconds),
+            **self._times(data.collector.collecting_seconds),
         }
         self._env_steps = data.env_steps
         # Lightning averages over all ranks, but one that has finished no episode yet has no return
@@ -80,11 +80,11 @@ class IterationMetrics(Callback):
         if data.env_steps >= data.total_env_steps:
             trainer.should_stop = True
 
-    def _shares(self, collected: float) -> dict[str, float]:
-        """Shares of the time since the last row; on a GPU, whose work is queued, collecting waits for learning."""
+    def _times(self, collected: float) -> dict[str, float]:
+        """Seconds since the last row, and their shares; on a GPU, whose work queues, collecting waits for learning."""
         now = time.perf_counter()
         collecting, wall = collected - self._collected, now - self._row_began
         self._collected, self._row_began = collected, now
         spent = {"collecting": collecting, "learning": self._seconds - collecting}
         spent |= {"validating": self._validating, "saving": self._saving}
-        return {f"time/{name}": seconds / wall for name, seconds in spent.items()}
+        return {"time/seconds": wall} | {f"time/{name}": seconds / wall for name, seconds in spent.items()}

@@ -29,23 +29,27 @@ def column(rows: Sequence[Row], key: str, missing: float = math.nan) -> Numbers:
 def hours(rows: Sequence[Row]) -> Numbers:
     """Wall-clock hours at every row, validating and saving included; NaN from where a row does not tell its time.
 
-    That is a row without its speed, or without env steps of its own: SimPLe logs rows while it only learns.
+    That is a row of an older run, which has no `time/seconds`, without its speed, or without env steps of its own:
+    SimPLe logs rows while it only learns.
     """
+    return np.asarray((_seconds(rows) / 3600).cumsum())
+
+
+def _seconds(rows: Sequence[Row]) -> Numbers:
     steps = np.diff(column(rows, "env_steps"), prepend=0.0)
-    beside = column(rows, "time/validating", 0.0) + column(rows, "time/saving", 0.0)
-    working = 1 - np.minimum(beside, 0.999)  # the rate leaves validating and saving out
     with np.errstate(divide="ignore", invalid="ignore"):
-        spent = steps / (column(rows, "time/env_steps_per_second") * working) / 3600
-    return np.asarray(np.where(np.isfinite(spent), spent, np.nan).cumsum())
+        spent = steps / (column(rows, "time/env_steps_per_second") * _working(rows))
+    told = column(rows, "time/seconds")
+    return np.asarray(np.where(told > 0, told, np.where(np.isfinite(spent), spent, np.nan)))
+
+
+def _working(rows: Sequence[Row]) -> Numbers:
+    """Share of the time that the rate counts, which leaves validating and saving out."""
+    beside = column(rows, "time/validating", 0.0) + column(rows, "time/saving", 0.0)
+    return np.asarray(1 - np.minimum(beside, 0.999))
 
 
 def steps_per_second(rows: Sequence[Row]) -> float:
-    """Env steps over seconds of training; NaN where some row does not tell its time, as in `hours`.
-
-    The harmonic mean of the rows' rates, each weighted with its steps.
-    """
-    steps = np.diff(column(rows, "env_steps"), prepend=0.0)
-    rates = column(rows, "time/env_steps_per_second")
-    if not len(steps) or not (np.isfinite(rates) & (rates > 0) & (steps > 0)).all():
-        return math.nan
-    return float(steps.sum() / (steps / rates).sum())
+    """Env steps over seconds of training; NaN where some row does not tell its time, as in `hours`."""
+    seconds = float((_seconds(rows) * _working(rows)).sum())
+    return number(rows[-1], "env_steps") / seconds if rows and seconds > 0 else math.nan

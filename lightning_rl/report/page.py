@@ -50,7 +50,9 @@ _OVER_SEEDS = (
     " Lines are means over seeds, bands Student's intervals; fewer than three seeds have one line each."
     " OpenAI's points are marked."
 )
-_WITHOUT_TIMES = " A run whose metrics.csv does not tell its time throughout, as SimPLe's, is not among these: {}."
+_WITHOUT_TIMES = (
+    " A run whose metrics.csv does not tell its time throughout, as an older one of SimPLe, is not among these: {}."
+)
 
 
 def page(report: Mapping[str, Any]) -> str:

@@ -383,7 +383,7 @@ class Watch(Clock):
 
     def _read(self, trainer: Trainer) -> None:
         metrics = trainer.callback_metrics
-        names = ("collecting", "learning", "validating", "saving")
+        names = ("seconds", "collecting", "learning", "validating", "saving")
         if "time/learning" in metrics:
             self.shares.append({name: float(metrics[f"time/{name}"]) for name in names})
 
@@ -406,6 +406,8 @@ def test_shares_of_the_time_are_those_of_a_row(monkeypatch: pytest.MonkeyPatch) 
 
     learning, (first, second) = module.batches_per_iteration(NUM_STEPS, NUM_ENVS), watch.shares
     wall = NUM_STEPS + learning + 10
+    assert first.pop("seconds") == pytest.approx(wall)
+    assert second.pop("seconds") > wall
     assert first == pytest.approx(
         {"collecting": NUM_STEPS / wall, "learning": learning / wall, "validating": 0, "saving": 10 / wall}
     )

@@ -352,6 +352,17 @@ def test_it_starts_where_torch_and_lightning_are_missing(tmp_path: Path) -> None
     assert done.stdout.splitlines() == ["report/report.html", "report/report.json"]
 
 
+def test_rows_that_only_learn_tell_their_time() -> None:
+    own = {"env_steps": "3600", "time/validating": "0.25", "time/saving": "0"}
+    rows = [
+        own | {"time/env_steps_per_second": "1", "time/seconds": "4800"},
+        own | {"time/env_steps_per_second": "0", "time/seconds": "2400"},
+    ]
+
+    assert hours(rows).tolist() == pytest.approx([4 / 3, 2])
+    assert steps_per_second(rows) == pytest.approx(3600 / (0.75 * 7200))
+
+
 def test_hours_need_every_rows_speed() -> None:
     rows = [{"env_steps": "3600", "time/env_steps_per_second": "1"}, {"env_steps": "7200"}]
 
