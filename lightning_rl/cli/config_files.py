@@ -12,6 +12,8 @@ import yaml
 
 from lightning_rl.cli.registry import CLASSES, class_paths
 from lightning_rl.errors import UsageError
+from lightning_rl.policies.folder import WEIGHTS
+from lightning_rl.runs.checkpoint_files import LAST
 
 _MAX_CONFIG_BYTES, _MAX_CONFIG_VALUES, _MAX_CONFIG_DEPTH = 1_000_000, 20_000, 50
 
@@ -158,9 +160,17 @@ def with_run_config(args: list[str]) -> list[str]:
     run_dir, checkpoint = (Path(os.path.expanduser(paths[-1])) for paths in (values(args, "--run_dir") or [""], named))
     folder = run_dir if named[-1] in ("last", "best") else checkpoint if checkpoint.is_dir() else checkpoint.parent
     config = folder / "config.yaml"
-    if named[-1] not in ("last", "best") and not checkpoint.exists() and not config.is_file():
-        raise UsageError(f"ckpt_path: {named[-1]} is not there")
+    if named[-1] not in ("last", "best") and "://" not in named[-1] and not config.is_file():
+        _check_there(checkpoint)
     return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args
+
+
+def _check_there(checkpoint: Path) -> None:
+    """Refuses a path to nothing here, where the parser would miss a config."""
+    if not checkpoint.exists():
+        raise UsageError(f"ckpt_path: {checkpoint} is not there")
+    if checkpoint.is_dir() and not any((checkpoint / name).exists() for name in (LAST, WEIGHTS)):
+        raise UsageError(f"ckpt_path: {checkpoint} holds no {LAST}, and is no exported policy")
 
 
 _SPLIT = {"PPODistillModule": ("distillation", "PPOModule"), "ImpalaVAEModule": ("vae", "ImpalaModule")}

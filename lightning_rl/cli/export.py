@@ -68,9 +68,9 @@ class Checkpoint(RunCLI):
         """Keeps what the run was trained with, since exporting needs no GPU."""
         config = self.config[self.subcommand]
         self.trained_with = config.trainer.clone()
-        super().before_instantiate_classes()
         for key, value in {"accelerator": "cpu", "precision": "32-true", "devices": 1, "strategy": "auto"}.items():
             config.trainer[key] = value
+        super().before_instantiate_classes()
 
     def _check(self, saved: dict[str, Any], checkpoint: Path) -> None:
         super()._check(saved, checkpoint)

@@ -211,13 +211,13 @@ class EpisodeDataModule(LightningDataModule, ABC):
     def test_dataloader(self) -> list[EvaluationDataset]:
         """Training levels, where they are not all, all levels, and on these the method's yardsticks and random play."""
         budget = None if self.test_env_steps is None else -(-self.test_env_steps // self._world_size)
-        sizes = self._evaluation_sizes(self.test_episodes) | {"env_steps": budget, "is_test": True}
+        sizes = self._evaluation_sizes(self.test_episodes)
+        sizes |= {"env_steps": budget, "is_test": True, "greedy": self._agent.greedy}
         return [dataset for one in self.each_game for dataset in one._tests(sizes)]
 
     def _tests(self, sizes: dict[str, Any]) -> list[EvaluationDataset]:
-        judged = [self.evaluation(name, self._agent, **sizes, greedy=self._agent.greedy) for name in self.level_sets]
+        judged = [self.evaluation(name, self._agent, **sizes) for name in self.level_sets]
         others = self._agent.yardsticks(self.game) | {"random_policy": UniformPolicy(self.num_actions)}
-        sizes |= {"greedy": self._agent.greedy}
         return [*judged, *(self.evaluation(name, policy, **sizes) for name, policy in others.items())]
 
     def _evaluation_sizes(self, episodes: int) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def setting(config: Mapping[str, Any]) -> Setting:
     """The options that set a group apart, each with its value as JSON.
 
     Left out are seed, game, logger, options of judging, and what the machine decided: precision, device, threads,
-    parts of a batch. Of a path, only that there is one counts, but for those to other runs, which `common_path` makes
-    comparable. A game counts where a run learns several.
+    parts of a batch. Of a path, only that there is one counts, but for those to other runs, which
+    `path_forms` makes comparable. A game counts where a run learns several.
 
     Args:
         config: the content of a run's config.yaml.

@@ -105,6 +105,16 @@ class TestExport:
         (run / "test.json").write_text(json.dumps(test | {key: value}))
         assert export._results(checkpoint) == (None, False)
 
+    def test_a_run_of_a_gpu_is_exported_without_one(self, runs: SharedRuns, tmp_path: Path) -> None:
+        run = runs.copied(tmp_path / "run", "ppo")
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["trainer"] |= {"accelerator": "gpu", "precision": "16-mixed"}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+
+        checkpoint = export.load_checkpoint(["--ckpt_path", str(run), "--run_dir", str(tmp_path)])
+
+        assert (checkpoint.trained_with.accelerator, checkpoint.trainer.precision) == ("gpu", "32-true")
+
     def test_an_earlier_export_is_replaced_by_option_only(self, at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = written(at_home / "policy", new_policy(NetworkConfig(name="two_conv")))
         before = contents(folder)

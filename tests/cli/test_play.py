@@ -47,6 +47,7 @@ from tests.viewer.walk import Talk
         (["--game", "pong", "--ckpt_path", "x"], "game: --game is played without an agent and takes no --ckpt_path"),
         (["--ckpt_path", "nowhere.ckpt", "--config", "configs/ppo.yaml"], "nowhere.ckpt"),
         (["--ckpt_path", "nowhere.ckpt"], "ckpt_path: nowhere.ckpt is not there"),
+        (["--ckpt_path", "tests"], "ckpt_path: tests holds no last.ckpt, and is no exported policy"),
         (["--ckpt_path", "last"], "ckpt_path: last is that of a run folder; give --run_dir DIR, too"),
         (["--ckpt_path", "x", "--distribution_mode", "hard"], "distribution_mode is one of --game"),
         (["--game", "pong", "--distribution_mode", "hard"], "distribution_mode must not be given for Atari"),
