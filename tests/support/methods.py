@@ -111,6 +111,7 @@ _TEACHERS = ", ".join(f"{game}: {shared_teacher(game)}" for game in ("starpilot"
 SEVERAL_TEACHERS: Options = SEVERAL_GAMES | {
     "model.teacher": None,
     "model.teachers": f"{{{_TEACHERS}}}",
+    "data.num_levels": 200,  # for which the file has all
 }
 _PROXIMAL = {"model.loss": "proximal", "model.fading_steps": 100, "model.teacher_share": 0.5}
 
