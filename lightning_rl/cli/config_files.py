@@ -13,7 +13,7 @@ import yaml
 from lightning_rl.cli.registry import CLASSES, class_paths
 from lightning_rl.errors import UsageError
 from lightning_rl.policies.folder import WEIGHTS
-from lightning_rl.runs.checkpoint_files import LAST
+from lightning_rl.runs.checkpoint_files import LAST, PREVIOUS
 
 _MAX_CONFIG_BYTES, _MAX_CONFIG_VALUES, _MAX_CONFIG_DEPTH = 1_000_000, 20_000, 50
 
@@ -155,7 +155,7 @@ def config_paths(args: list[str]) -> list[Path]:
 def with_run_config(args: list[str]) -> list[str]:
     """Adds the run's own config.yaml if a checkpoint is named and no config is given."""
     named = values(args, "--ckpt_path")
-    if not named or values(args, "--config", "-c", "--model"):
+    if not named or not named[-1] or values(args, "--config", "-c", "--model"):
         return args
     run_dir, checkpoint = (Path(os.path.expanduser(paths[-1])) for paths in (values(args, "--run_dir") or [""], named))
     folder = run_dir if named[-1] in ("last", "best") else checkpoint if checkpoint.is_dir() else checkpoint.parent
@@ -169,7 +169,7 @@ def _check_there(checkpoint: Path) -> None:
     """Refuses a path to nothing here, where the parser would miss a config."""
     if not checkpoint.exists():
         raise UsageError(f"ckpt_path: {checkpoint} is not there")
-    if checkpoint.is_dir() and not any((checkpoint / name).exists() for name in (LAST, WEIGHTS)):
+    if checkpoint.is_dir() and not any((checkpoint / name).exists() for name in (LAST, PREVIOUS, WEIGHTS)):
         raise UsageError(f"ckpt_path: {checkpoint} holds no {LAST}, and is no exported policy")
 
 

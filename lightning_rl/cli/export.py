@@ -31,6 +31,8 @@ from lightning_rl.runs import checkpoint_files
 from lightning_rl.state import validate_state
 from lightning_rl.version import __version__
 
+_ON_THE_CPU = {"accelerator": "cpu", "precision": "32-true", "devices": 1, "strategy": "auto"}
+"""How a checkpoint is loaded, whatever it was trained on."""
 _FULL_PRECISION = {"None": "32-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 _LEVEL_SET = {"episodes": int, "return_mean": float, "return_variance": float, "return_ci95": list[float]}
 
@@ -68,7 +70,7 @@ class Checkpoint(RunCLI):
         """Keeps what the run was trained with, since exporting needs no GPU."""
         config = self.config[self.subcommand]
         self.trained_with = config.trainer.clone()
-        for key, value in {"accelerator": "cpu", "precision": "32-true", "devices": 1, "strategy": "auto"}.items():
+        for key, value in _ON_THE_CPU.items():
             config.trainer[key] = value
         super().before_instantiate_classes()
 
@@ -184,7 +186,7 @@ def _write(out: Path, run: Checkpoint, options: argparse.Namespace) -> None:
 def _resolved(run: Checkpoint) -> dict[str, Any]:
     """The config that the run was started with, without the command line's overrides of how it is judged."""
     config = run.resolved()
-    return config | {"trainer": config["trainer"] | {"precision": run.trained_with.precision}}
+    return config | {"trainer": config["trainer"] | {key: run.trained_with[key] for key in _ON_THE_CPU}}
 
 
 def _description(run: Checkpoint, dtype: str) -> PolicyConfig:

@@ -65,7 +65,7 @@ class RLModule(ActingModule, ABC):
     A subclass sets `network` and `loss_weights` and defines `method`, `batches_per_iteration`, `batches`, `objective`,
     and `parameter_groups` or `configure_optimizers`. It sets `on_policy` to False if it can learn from rollouts of an
     older policy, and `uses_replay` to True if it learns from a replay buffer; `learns` is False for what can only be
-    judged.
+    judged, and `of_learning` names options that a policy no longer needs once it teaches others.
 
     Args:
         micro_batches: cut minibatches into cache-sized parts (CPU); null computes a minibatch at once (GPU).
@@ -84,6 +84,7 @@ class RLModule(ActingModule, ABC):
     on_policy = True
     uses_replay = False
     learns = True
+    of_learning: tuple[str, ...] = ()
     phase = ""
     _given: dict[str, Any]
 

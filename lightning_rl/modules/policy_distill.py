@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 import torch
 from jaxtyping import Float32, Int64
 from pytorch_lightning import Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_rl.distributed import collectives
@@ -80,6 +81,7 @@ class PolicyDistillModule(PPOModule):
         distillation, https://arxiv.org/abs/2407.15134
     """
 
+    of_learning = ("teacher", "teachers", "start_from_teacher")
     steps_taught: Tensor
 
     def __init__(
@@ -104,10 +106,6 @@ class PolicyDistillModule(PPOModule):
         check_option("model.teacher_share", teacher_share, 0 <= teacher_share <= 1, "in [0, 1]")
         for name, steps in (("fading_steps", fading_steps), ("teacher_share_steps", teacher_share_steps)):
             check_option(f"model.{name}", steps, steps is None or steps >= 1, "null or at least 1")
-        learns = fading_steps is None or loss == "proximal" or regress_values
-        check_option(
-            "model.fading_steps", fading_steps, learns, "null where nothing else is learned than the divergence"
-        )
         alone = loss == "divergence" or not regress_values
         check_option("model.regress_values", regress_values, alone, "false with the proximal loss, which has returns")
         self.temperature = temperature
@@ -128,19 +126,6 @@ class PolicyDistillModule(PPOModule):
         self._read({"": teacher} if teachers is None else {game: teachers[game] for game in self.games})
         if start_from_teacher and self.teacher is not None:
             self._copy_teacher(self.teacher)
-
-    def batches_per_iteration(self, num_steps: int, num_envs: int) -> int:
-        """See `PPOModule`.
-
-        Raises:
-            ValueError: the teacher's share of the environments would be none of them.
-        """
-        size = num_envs // max(1, len(self.games))
-        plays = self.teacher_share == 0 or round(self.teacher_share * size) >= 1
-        check_option(
-            "model.teacher_share", self.teacher_share, plays, f"0, or one of the {size} environments of a game"
-        )
-        return super().batches_per_iteration(num_steps, num_envs)
 
     @classmethod
     def method(cls, init_args: dict[str, Any]) -> str:  # noqa: ARG003  # the same for all
@@ -166,13 +151,17 @@ class PolicyDistillModule(PPOModule):
 
     def _check_teacher(self, policy: ExportedPolicy, game: str) -> None:
         """Refuses a teacher that does not play the student's games."""
-        for name, own in (("obs_shape", tuple(self.obs_shape)), ("num_actions", self.num_actions)):
-            found = getattr(policy.config, name)
-            check_option(_key(game), f"one of {name} {found}", found == own, f"of {name} {own} as the games are")
+        self._check_frames(policy, game)
         known = policy.config.games
         played = [game] if game else self.games
         plays = not known or set(played) <= set(known.split("+"))
         check_option(_key(game), f"one of game {known}", plays, f"a policy of game {' and '.join(played)}")
+
+    def _check_frames(self, policy: ExportedPolicy, game: str) -> None:
+        """Refuses a teacher of other frames or actions."""
+        for name, own in (("obs_shape", tuple(self.obs_shape)), ("num_actions", self.num_actions)):
+            found = getattr(policy.config, name)
+            check_option(_key(game), f"one of {name} {found}", found == own, f"of {name} {own} as the games are")
 
     def _take(self, policy: ExportedPolicy, game: str) -> None:
         taken = policy.train()  # no layer depends on it, and Lightning warns of modules in evaluation mode
@@ -200,8 +189,11 @@ class PolicyDistillModule(PPOModule):
         return Player(self.teacher, self.precision)
 
     def check_trainer(self, trainer: Trainer) -> None:
-        """Refuses to learn without a teacher."""
+        """Refuses to learn without a teacher, or nothing in the end."""
         super().check_trainer(trainer)
+        learns = self.fading_steps is None or self.loss == "proximal" or self.regress_values
+        allowed = "null where nothing else is learned than the divergence"
+        check_option("model.fading_steps", self.fading_steps, learns, allowed)
         self._teaching()
 
     def prepare_for(self, checkpoint: dict[str, Any]) -> None:
@@ -217,8 +209,9 @@ class PolicyDistillModule(PPOModule):
             self.teacher, self.teachers = None, nn.ModuleDict()
         for game, config in own.items():
             policy = ExportedPolicy(PolicyConfig.from_json(config))
-            self._check_teacher(policy, game)
+            self._check_frames(policy, game)
             self._check_same(game, before.get(game), checkpoint)
+            policy.load_state_dict(_weights_of(checkpoint, game, policy))
             self._take(policy, game)
 
     def _check_same(self, game: str, read: ExportedPolicy | None, checkpoint: dict[str, Any]) -> None:
@@ -228,8 +221,8 @@ class PolicyDistillModule(PPOModule):
         if asked in (None, had) or had is None:
             return
         weights = {} if read is None else read.state_dict()
-        place, saved = f"teachers.{game}." if game else "teacher.", checkpoint["state_dict"]
-        same = [place + name in saved and torch.equal(weight, saved[place + name]) for name, weight in weights.items()]
+        saved = {} if read is None else _weights_of(checkpoint, game, read)
+        same = [name in saved and torch.equal(weight, saved[name]) for name, weight in weights.items()]
         if not same or not all(same):
             raise ValueError(f"ckpt_path: the run is taught by {had}; {_key(game)} must be that or null, found {asked}")
 
@@ -269,6 +262,9 @@ class PolicyDistillModule(PPOModule):
         sizes = {"num_games": max(1, len(self.games)), "state_size": state_size}
         lesson = Lesson(self, self._teaching(), teacher_share=teacher_share, **sizes)
         rollout = source.collect(lesson).to(self.device)
+        size = rollout.actions.shape[1] // max(1, len(self.games))
+        if self.teacher_share > 0 and round(self.teacher_share * size) == 0:
+            rank_zero_warn(f"the teacher plays nowhere: model.teacher_share {self.teacher_share} of {size} is no game")
         steps = rollout.actions.numel() * collectives.world_size()
         self.steps_taught += steps
         self._taught += steps
@@ -327,6 +323,12 @@ class PolicyDistillModule(PPOModule):
 def _key(game: str) -> str:
     """The option that names the teacher of a game, or of all games."""
     return f"model.teachers.{game}" if game else "model.teacher"
+
+
+def _weights_of(checkpoint: dict[str, Any], game: str, teacher: ExportedPolicy) -> dict[str, Tensor]:
+    """The teacher's weights in a checkpoint of the student."""
+    place, saved = f"teachers.{game}." if game else "teacher.", checkpoint["state_dict"]
+    return {name: saved[place + name] for name in teacher.state_dict() if place + name in saved}
 
 
 def _path_in(options: Mapping[str, Any], game: str) -> str | None:

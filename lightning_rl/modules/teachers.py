@@ -26,9 +26,6 @@ from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.types import ActorOutput, Draws, RecurrentInputs
 from lightning_rl.version import __version__
 
-_OF_ITS_TEACHERS = ("teacher", "teachers", "start_from_teacher")
-"""Options that a student's own policy does not need."""
-
 
 class Teachers:
     """One teacher for each of several games that share the environments equally, in their order.
@@ -169,7 +166,7 @@ def _module_of(checkpoint: dict[str, Any]) -> RLModule:
     method = checkpoint[METADATA]["method"]
     for kind in _methods(RLModule):  # type: ignore[type-abstract]  # only its subclasses are built
         if kind.learns and kind.method(options) == method:
-            own = {name: value for name, value in options.items() if name not in _OF_ITS_TEACHERS}
+            own = {name: value for name, value in options.items() if name not in kind.of_learning}
             return kind(**from_plain(kind, own))
     raise ValueError(f"the checkpoint is of method {method}, which is not known here")
 

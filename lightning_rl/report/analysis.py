@@ -34,7 +34,7 @@ from lightning_rl.report.statistics import (
 from lightning_rl.version import __version__
 
 _SEED = 0  # of the bootstraps: the same runs give the same report
-_NUMthresholds = 51
+_NUM_THRESHOLDS = 51  # from 0 to 1, and as many above where scores are higher
 _PROFILE_RESAMPLES = 2000
 _FEW = "fewer than three seeds"
 
@@ -64,7 +64,8 @@ def analysis(groups: Sequence[Group], left_out: Sequence[LeftOut], *, out: Path)
 def _thresholds(groups: Sequence[Group]) -> Float64[NDArray[Any], " K"]:
     """From 0 to 1, or to the highest score: on Atari an agent can be far above 1."""
     scores = [own for group in groups for name in LEVEL_SETS for own in _normalized(group, name).values()]
-    return np.linspace(0, math.ceil(max([1.0, *(float(own.max()) for own in scores)])), _NUMthresholds)
+    highest = math.ceil(max([1.0, *(float(own.max()) for own in scores)]))
+    return np.asarray(np.unique([*np.linspace(0, 1, _NUM_THRESHOLDS), *np.linspace(1, highest, _NUM_THRESHOLDS)]))
 
 
 def _group(

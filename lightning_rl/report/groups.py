@@ -250,8 +250,8 @@ def _source(scores: Mapping[Task, Sequence[Score]], budget: int | None) -> str:
         since = "" if early * _SAME_STEPS >= budget else f" (the earliest at {early})"
         tests = ", or test.json of a run that ended there without one" if any(score.tested for score in every) else ""
         return f"validation rows at or before {budget} env steps{since}{tests}, because runs differ by more than 5 %"
-    checkpoints = sorted({str(score.checkpoint) for score in every if score.tested})
-    of = "" if checkpoints in ([], ["last.ckpt"], ["None"]) else f" of {' and '.join(checkpoints)}"
+    checkpoints = sorted({score.checkpoint for score in every if score.checkpoint is not None})
+    of = "" if checkpoints in ([], ["last.ckpt"]) else f" of {' and '.join(checkpoints)}"
     return {
         (True,): f"test.json{of}",
         (False,): "the last validation rows, because `test` was not run",

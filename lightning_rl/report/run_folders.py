@@ -239,7 +239,7 @@ def read_run(folder: Path) -> Run:
         env_steps=env_steps,
         levels=(data.get("num_levels", 200), data.get("start_level", 0)) if suite == "procgen" else None,
         tested=None if tested is None else _level_sets(tested, games),
-        checkpoint=None if tested is None else Path(str(tested.get("checkpoint"))).name,
+        checkpoint=None if tested is None else _file_name(tested.get("checkpoint")),
         kept={} if tested is None else _kept(tested, games),
         rows=rows,
     )
@@ -335,6 +335,10 @@ def _level_sets(tested: Mapping[str, Any], games: tuple[str, ...]) -> dict[str, 
     if lacking:
         raise ValueError(f"test.json has no results of {', '.join(lacking)}")
     return {game: _checked(by_game[game].get("level_sets")) for game in games}
+
+
+def _file_name(path: object) -> str | None:
+    return Path(path).name if isinstance(path, str) else None
 
 
 def _by_game(tested: Mapping[str, Any], games: tuple[str, ...]) -> Mapping[str, Any]:

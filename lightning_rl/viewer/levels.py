@@ -6,6 +6,7 @@ from typing import Literal
 LevelSet = Literal["training", "unseen"]
 
 MAX_LEVEL = 2**31 - 2
+"""Levels are seeds: 32-bit signed integers, the largest of which ends a range only."""
 
 
 def checked_level(level: int) -> int:
@@ -17,9 +18,6 @@ def checked_level(level: int) -> int:
     if not 0 <= level <= MAX_LEVEL:
         raise ValueError(f"level must be from 0 to {MAX_LEVEL}, found {level}")
     return level
-
-
-"""Levels are seeds: 32-bit signed integers, the largest of which ends a range only."""
 
 
 @dataclass(frozen=True)

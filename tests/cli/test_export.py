@@ -114,6 +114,10 @@ class TestExport:
         checkpoint = export.load_checkpoint(["--ckpt_path", str(run), "--run_dir", str(tmp_path)])
 
         assert (checkpoint.trained_with.accelerator, checkpoint.trainer.precision) == ("gpu", "32-true")
+        command = training_command(export._resolved(checkpoint))
+        assert "--trainer.accelerator gpu" in command
+        assert "--trainer.precision 16-mixed" in command
+        assert "--trainer.devices" not in command
 
     def test_an_earlier_export_is_replaced_by_option_only(self, at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = written(at_home / "policy", new_policy(NetworkConfig(name="two_conv")))

@@ -1,5 +1,6 @@
 import math
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -384,7 +385,9 @@ def test_another_teacher_does_not_replace_the_checkpoints_but_a_copy_of_it_may(t
     copied = shutil.copytree(tmp_path / "teacher", tmp_path / "copied")
     other = teacher_of(tmp_path / "other", network=NetworkConfig(name="three_stack", channels=[2, 3], hidden=5))
 
-    make_student(teacher=str(copied)).prepare_for(saved)
+    moved = make_student(teacher=str(copied))
+    moved.prepare_for(saved)
+    moved.prepare_for(saved)  # as the command does, and then Lightning
     make_student().prepare_for(saved)
 
     for path in (other, str(tmp_path / "nowhere")):
@@ -533,7 +536,6 @@ def test_a_teacher_that_cannot_teach_its_game_is_named(maze: str, message: str, 
         ("fading_steps", 0),
         ("teacher_share", 1.5),
         ("teacher_share_steps", 0),
-        ("fading_steps", 1000),  # of the only thing that is learned
     ],
 )
 def test_options_out_of_range_are_refused(option: str, value: Any) -> None:
@@ -541,17 +543,23 @@ def test_options_out_of_range_are_refused(option: str, value: Any) -> None:
         make_student(**{option: value})
 
 
-@pytest.mark.parametrize(("share", "games", "allowed"), [(0.1, (), False), (0.25, (), True), (0.25, ("a", "b"), False)])
-def test_a_share_of_less_than_one_environment_is_refused(
-    share: float, games: tuple[str, ...], *, allowed: bool
-) -> None:
-    module = make_student(teacher_share=share, games=games, minibatch_size=8)
+@pytest.mark.parametrize(("share", "told"), [(0.1, True), (2 / NUM_ENVS, False), (0.0, False)])
+def test_a_share_of_less_than_one_environment_is_told(share: float, told: bool, tmp_path: Path) -> None:
+    module = make_student(tmp_path, teacher_share=share)
 
-    if allowed:
-        assert module.batches_per_iteration(8, 4) > 0
-        return
-    with pytest.raises(ValueError, match=r"^model\.teacher_share must be 0, or one of the \d environments of a game"):
-        module.batches_per_iteration(8, 4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        module.lesson(make_collector(games()))
+
+    assert any("the teacher plays nowhere" in str(warning.message) for warning in caught) is told
+
+
+def test_what_would_learn_nothing_in_the_end_is_refused_where_it_would_learn(tmp_path: Path) -> None:
+    module = make_student(tmp_path, fading_steps=1000)
+
+    with pytest.raises(ValueError, match=r"^model\.fading_steps must be null where nothing else is learned"):
+        module.check_trainer(make_trainer())
+    make_student(tmp_path, fading_steps=1000, regress_values=True).check_trainer(make_trainer())
 
 
 def test_values_have_one_target_only() -> None:

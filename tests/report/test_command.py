@@ -198,7 +198,8 @@ def test_a_profile_reaches_the_highest_score(tmp_path: Path) -> None:
     [group] = reported(tmp_path / "runs", "--out", tmp_path / "out")["groups"]
 
     profile = group["profile"]["full_distribution"]
-    assert (profile["thresholds"][0], profile["thresholds"][-1]) == (0, 4)
+    assert (profile["thresholds"][0], profile["thresholds"][-1], len(profile["thresholds"])) == (0, 4, 101)
+    assert {0.5, 0.02} <= set(profile["thresholds"])
     assert profile["share_above"][-1] == 0
 
 

@@ -320,6 +320,14 @@ class TestMeasurement:
 
         assert group.source == "test.json of best.ckpt and last.ckpt"
 
+    def test_a_test_without_a_checkpoint_has_none(self, tmp_path: Path) -> None:
+        for seed, name in ((1, "last.ckpt"), (2, None)):
+            write_run(tmp_path / str(seed), config(seed=seed), results(train=5.0, full=4.0) | {"checkpoint": name})
+
+        [group] = groups_of(tmp_path)
+
+        assert (group.source, [run.checkpoint for run in group.runs]) == ("test.json", ["last.ckpt", None])
+
     def test_metrics_alone_count_by_the_last_validation(self, tmp_path: Path) -> None:
         write_run(tmp_path / "a", rows=metrics(4.0))
 
