@@ -125,7 +125,7 @@ def test_the_command_paces_by_default_and_best_is_the_highest_return(tmp_path: P
 
 @pytest.mark.slow
 def test_ranks_validate_together_and_count_all_that_they_play(tmp_path: Path) -> None:
-    args = fit_args(tmp_path / "run", iterations=20, trainer__devices=1, **SHORT)
+    args = fit_args(tmp_path / "run", iterations=20, trainer__devices=2, trainer__strategy="ddp", **SHORT)
     for process in start_ranks(args, tmp_path / "out"):
         process.join(200)
         assert process.exitcode == 0
