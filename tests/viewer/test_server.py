@@ -416,7 +416,10 @@ def test_an_encoder_that_fails_is_told(started: Started, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_on_all_addresses_each_address_is_a_name_of_the_server(host: str, started: Started) -> None:
-    viewer = started(host=host)
+    try:
+        viewer = started(host=host)
+    except UsageError as error:
+        pytest.skip(f"this machine has none of this kind: {error}")
     asked = f"/?token={viewer.access.token}"
 
     assert answer(viewer, asked, Host="127.0.0.1:8265").status == 200
