@@ -155,7 +155,7 @@ def test_lightnings_other_package_is_told_apart(tmp_path: Path, capsys: pytest.C
 
 def test_an_option_without_a_type_is_refused() -> None:
     class Untyped(PPOModule):
-        def __init__(self, *, size=3, **ppo: Any) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        def __init__(self, *, size=3, **ppo: Any) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001  # the fault
             super().__init__(**ppo)
 
     with pytest.raises(

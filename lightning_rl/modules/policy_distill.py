@@ -211,7 +211,7 @@ class PolicyDistillModule(PPOModule):
             policy = ExportedPolicy(PolicyConfig.from_json(config))
             self._check_frames(policy, game)
             self._check_same(game, before.get(game), checkpoint)
-            policy.load_state_dict(_weights_of(checkpoint, game, policy))
+            policy.load_state_dict(_weights_of(checkpoint, game, policy), strict=False)  # what lacks is told later
             self._take(policy, game)
 
     def _check_same(self, game: str, read: ExportedPolicy | None, checkpoint: dict[str, Any]) -> None:
@@ -220,10 +220,9 @@ class PolicyDistillModule(PPOModule):
         asked, had = (_path_in(options, game) for options in (dict(self.hparams), begun))
         if asked in (None, had) or had is None:
             return
-        weights = {} if read is None else read.state_dict()
         saved = {} if read is None else _weights_of(checkpoint, game, read)
-        same = [name in saved and torch.equal(weight, saved[name]) for name, weight in weights.items()]
-        if not same or not all(same):
+        own = {} if read is None else read.state_dict()
+        if read is None or not all(name in saved and torch.equal(own[name], saved[name]) for name in own):
             raise ValueError(f"ckpt_path: the run is taught by {had}; {_key(game)} must be that or null, found {asked}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -326,9 +325,11 @@ def _key(game: str) -> str:
 
 
 def _weights_of(checkpoint: dict[str, Any], game: str, teacher: ExportedPolicy) -> dict[str, Tensor]:
-    """The teacher's weights in a checkpoint of the student."""
-    place, saved = f"teachers.{game}." if game else "teacher.", checkpoint["state_dict"]
-    return {name: saved[place + name] for name in teacher.state_dict() if place + name in saved}
+    """The teacher's weights in a checkpoint of the student, as far as they are there and of its shapes."""
+    place = f"teachers.{game}." if game else "teacher."
+    found = {name: checkpoint.get("state_dict", {}).get(place + name) for name in teacher.state_dict()}
+    shapes = {name: own.shape for name, own in teacher.state_dict().items()}
+    return {name: tensor for name, tensor in found.items() if tensor is not None and tensor.shape == shapes[name]}
 
 
 def _path_in(options: Mapping[str, Any], game: str) -> str | None:

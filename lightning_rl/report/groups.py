@@ -126,11 +126,11 @@ def _with_common_paths(runs: Sequence[Run]) -> list[Run]:
     )
     found = []
     for run, other, own in zip(runs, others, forms, strict=True):
-        counts = {key: [shared[other, key, form] for form in these] for key, these in own.items()}
-        most = {
-            key: these[counts[key].index(max(counts[key]))] for key, these in own.items()
-        }  # the first of equal ones
-        found.append(replace(run, setting=run.setting | most))
+        chosen = {}
+        for key, these in own.items():
+            counts = [shared[other, key, form] for form in these]
+            chosen[key] = these[counts.index(max(counts))]  # of equally common ones the path itself
+        found.append(replace(run, setting=run.setting | chosen))
     return found
 
 

@@ -348,7 +348,8 @@ def _by_game(tested: Mapping[str, Any], games: tuple[str, ...]) -> Mapping[str, 
 def _kept(tested: Mapping[str, Any], games: tuple[str, ...]) -> dict[str, float]:
     found = {game: _by_game(tested, games)[game].get("teacher_return_kept") for game in games}
     shares = {game: kept.get("share") for game, kept in found.items() if isinstance(kept, dict)}
-    return {game: float(share) for game, share in shares.items() if isinstance(share, int | float)}
+    numbers = {game: share for game, share in shares.items() if isinstance(share, int | float)}
+    return {game: float(share) for game, share in numbers.items() if abs(share) <= _LARGEST}  # which NaN is not
 
 
 def _checked(level_sets: object) -> dict[str, Mapping[str, Any]]:

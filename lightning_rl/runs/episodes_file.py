@@ -33,7 +33,7 @@ _KINDS = {
 _UNREADABLE = (
     EOFError,
     MemoryError,  # which an array's own header may claim
-    NotImplementedError,
+    NotImplementedError,  # zipfile's, of a compression that it does not know
     OSError,
     RuntimeError,
     ValueError,

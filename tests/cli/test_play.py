@@ -315,10 +315,10 @@ def test_episodes_of_games_that_cannot_be_opened_are_told(tmp_path: Path, capsys
 
 
 def test_a_test_that_was_run_anew_is_told(tmp_path: Path) -> None:
-    options = {"game": "dodgeball", "num_threads": 0}
-    data = ProcgenDataModule(**options, seed=3)  # type: ignore[arg-type]  # of several types
+    options: dict[str, Any] = {"game": "dodgeball", "num_threads": 0}
+    data = ProcgenDataModule(**options, seed=3)
     listed = play.episodes_in([left_by_test(data, tmp_path, **options)], data)
-    left_by_test(ProcgenDataModule(**options, seed=4), tmp_path, **options)  # type: ignore[arg-type]  # likewise
+    left_by_test(ProcgenDataModule(**options, seed=4), tmp_path, **options)
     assert listed is not None
 
     with pytest.raises(ValueError, match=r"found 0 of .*episodes\.npz, which was written anew"):

@@ -213,6 +213,10 @@ def test_the_share_of_its_teachers_return_that_a_student_keeps(tmp_path: Path) -
 
     kept = group["teacher_return_kept"]["starpilot"]
     low, high = t_interval(np.array([0.9, 1.0, 1.1])) or (0.0, 0.0)
+    test["teacher_return_kept"]["share"] = float("nan")
+    write_run(tmp_path / "odd", config(model="PolicyDistillModule", seed=4), test)
+    odd = reported(tmp_path / "odd", "--out", tmp_path / "odd_out", "--baseline", "none")["groups"][0]
+    assert odd["teacher_return_kept"] == {}
     assert kept == {"mean": pytest.approx(1.0), "ci95": [low, high], "runs": [0.9, 1.0, 1.1]}
     assert "Students and teachers" in (tmp_path / "out" / "report.html").read_text()
 
