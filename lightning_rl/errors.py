@@ -1,6 +1,8 @@
 """Exceptions that the command reports in one line, and what raises them: the check of an option, a parser."""
 
 import argparse
+import difflib
+from collections.abc import Collection
 from typing import NoReturn
 
 
@@ -38,6 +40,12 @@ def check_option(key: str, value: object, valid: bool, allowed: str) -> None:
     """
     if not valid:
         raise ValueError(f"{key} must be {allowed}, found {value}")
+
+
+def did_you_mean(found: str, allowed: Collection[str]) -> str:
+    """A hint for a message about a name that is not allowed: similar ones, or all of them."""
+    near = difflib.get_close_matches(found, allowed)
+    return f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(allowed)}"
 
 
 class UsageParser(argparse.ArgumentParser):

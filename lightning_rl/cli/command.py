@@ -61,7 +61,20 @@ from lightning_rl.version import __version__
 _NO_GAMES = ("seed", "allow_inexact_resume", "num_actors")  # options that play no other games
 
 
+_HELP = {  # in place of Lightning's, which names what this program refuses
+    "ckpt_path": "A checkpoint or its run folder, or `last`: continue the run in --run_dir, or start it where there is"
+    " none. Evaluation takes an exported policy, too.",
+    "weights_only": "Checkpoints are read as weights only, whatever is given.",
+}
+
+
 class _Parser(LightningArgumentParser):
+    def add_method_arguments(self, *args: Any, **options: Any) -> list[str]:
+        added: list[str] = super().add_method_arguments(*args, **options)
+        for action in self._actions:
+            action.help = _HELP.get(action.dest, action.help)
+        return added
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UsageError(message) from ex
 

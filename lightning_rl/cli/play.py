@@ -28,8 +28,9 @@ from lightning_rl.data.datamodule import RolloutDataModule
 from lightning_rl.data.episode_replay import ReplaysEpisodes
 from lightning_rl.data.procgen import ProcgenDataModule
 from lightning_rl.data.replay import ReplayBuffer
+from lightning_rl.envs import atari_games
 from lightning_rl.envs.procgen_games import GAMES
-from lightning_rl.errors import UsageError, UsageParser
+from lightning_rl.errors import UsageError, UsageParser, did_you_mean
 from lightning_rl.modules.base import RLModule
 from lightning_rl.modules.simple.module import SimPLeModule
 from lightning_rl.protocols import ResumableVectorEnv
@@ -361,7 +362,8 @@ def _data_of(game: str, mode: str | None) -> RolloutDataModule:
     try:
         data = AtariDataModule(**options, frame_stack=1)
     except ValueError as error:
-        raise UsageError(f"game must be one of Procgen's, {', '.join(GAMES)}, or one of Atari: {error}") from error
+        hint = did_you_mean(game, (*GAMES, *atari_games.GAMES))
+        raise UsageError(f"game must be one of Procgen's or of Atari's, found {game!r}; {hint}") from error
     if mode is not None:
         raise UsageError(f"distribution_mode must not be given for Atari, which has none, found {mode}")
     return data

@@ -12,7 +12,7 @@ from lightning_rl.cli.config_files import values
 from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.machine import to_judge_on
 from lightning_rl.cli.registry import data_class
-from lightning_rl.cli.run_location import RunLocation, checkpoint_at
+from lightning_rl.cli.run_location import RunLocation, checkpoint_at, users_path
 from lightning_rl.data.continuation import GamesState
 from lightning_rl.errors import UsageError
 from lightning_rl.modules.exported import PolicyModule
@@ -48,9 +48,12 @@ def asked_policy(args: list[str]) -> AskedPolicy | None:
     """The exported policy that `--ckpt_path` names.
 
     Raises:
-        UsageError: the folder is damaged, or the command cannot judge it.
+        UsageError: the path is empty, the folder is damaged, or the command cannot judge it.
     """
-    source = (values(args, "--ckpt_path") or [""])[-1]
+    given = values(args, "--ckpt_path")
+    source = users_path("ckpt_path", given[-1] if given else None)
+    if source is None:
+        return None
     try:
         folder = policy_folder(source)
         if folder is None:

@@ -1,8 +1,8 @@
 """What is known of Atari's games without playing them: their names and published returns."""
 
-import difflib
-
 from ale_py import roms
+
+from lightning_rl.errors import did_you_mean
 
 MAX_SEED = 2**31 - 1
 
@@ -77,9 +77,7 @@ def canonical_game(name: str) -> str:
     names = {game.replace("_", ""): game for game in GAMES}
     plain = name.replace("_", "").lower()
     if plain not in names:
-        near = [names[close] for close in difflib.get_close_matches(plain, names)]
-        hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(GAMES)}"
-        raise ValueError(f"game must be an Atari game, found {name!r}; {hint}")
+        raise ValueError(f"game must be an Atari game, found {name!r}; {did_you_mean(name.lower(), GAMES)}")
     return names[plain]
 
 

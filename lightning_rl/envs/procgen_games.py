@@ -1,5 +1,7 @@
 """What is known of Procgen's games without playing them: their names, modes, rewards and published returns."""
 
+from lightning_rl.errors import did_you_mean
+
 ACTION_MEANINGS = (
     *("left+down", "left", "left+up", "down", "none", "up", "right+down", "right", "right+up"),
     *("D", "A", "W", "S", "Q", "E"),
@@ -140,7 +142,7 @@ def check_options(
         ValueError: a value that this game does not have; the message names the option, the value and what is allowed.
     """
     if game not in GAMES:
-        raise ValueError(f"game must be one of {', '.join(GAMES)}, found {game!r}")
+        raise ValueError(f"game must be one of Procgen's, found {game!r}; {did_you_mean(game, GAMES)}")
     if distribution_mode not in DISTRIBUTION_MODES[game]:
         modes = ", ".join(DISTRIBUTION_MODES[game])
         raise ValueError(f"distribution_mode of {game} must be one of {modes}, found {distribution_mode!r}")

@@ -228,8 +228,9 @@ def take_policy(path: Path, module: LightningModule, *, parts: Sequence[str]) ->
         shapes = [None if tensors.get(name) is None else tuple(tensors[name].shape) for tensors in (policy, built)]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"policy_from: {path} has {name} of shape {shapes[0]}, this network of shape {shapes[1]}; give"
-                " --model.network and --data.frame_stack as that policy was trained"
+                f"policy_from: {path} has {name} of shape {shapes[0]}, this network of shape {shapes[1]}; give the"
+                " network's options (--model.network, channels, hidden, ...) and --data.frame_stack as that policy had"
+                " them; its config is beside it"
             )
     module.load_state_dict(policy, strict=False)
 

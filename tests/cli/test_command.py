@@ -221,6 +221,7 @@ def test_what_is_only_shown(
         main(args)
     captured = capsys.readouterr()
     assert [part for part in told if part not in captured.out] == []
+    assert "hpc" not in captured.out  # Lightning's words of checkpoints that this program refuses
     assert captured.err == ""
     assert os.listdir(empty_folder) == []
 

@@ -102,6 +102,13 @@ def test_an_empty_path_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_an_empty_checkpoint_is_refused_before_a_missing_config_is(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "ckpt_path must be a path, found an empty text" in refusal([command, "--ckpt_path", ""], capsys)
+
+
 class TestARunFolderAsACheckpoint:
     def test_is_its_last_one(self, odd_run: Path, tmp_path: Path) -> None:
         for named in (str(odd_run), f"{odd_run}/"):

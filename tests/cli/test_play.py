@@ -42,7 +42,8 @@ from tests.viewer.walk import Talk
     ("args", "told"),
     [
         ([], "ckpt_path: play needs a checkpoint, found none; give --ckpt_path FILE, or --game NAME"),
-        (["--game", "nogame"], "game must be one of Procgen's"),
+        (["--game", "nogame"], "game must be one of Procgen's or of Atari's, found 'nogame'; allowed: bigfish"),
+        (["--game", "startpilot"], "found 'startpilot'; did you mean starpilot or time_pilot?"),
         (["--game", "bigfish", "--distribution_mode", "memory"], "memory"),
         (["--game", "pong", "--ckpt_path", "x"], "game: --game is played without an agent and takes no --ckpt_path"),
         (["--ckpt_path", "nowhere.ckpt", "--config", "configs/ppo.yaml"], "nowhere.ckpt"),

@@ -446,7 +446,8 @@ def test_games_with_generated_assets_refuse_to_be_saved_and_go_on(build: Build) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"game": "pong"}, r"game must be one of bigfish, .*, starpilot, found 'pong'"),
+        ({"game": "pong"}, r"game must be one of Procgen's, found 'pong'; allowed: bigfish, .*, starpilot$"),
+        ({"game": "startpilot"}, r"game must be one of Procgen's, found 'startpilot'; did you mean starpilot\?$"),
         (
             {"distribution_mode": "memory"},
             "distribution_mode of coinrun must be one of easy, hard, exploration, found 'mem",
