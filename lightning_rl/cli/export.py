@@ -23,6 +23,7 @@ from lightning_rl.modules.hyper_parameters import as_plain
 from lightning_rl.modules.impala_vae import ImpalaVAEModule
 from lightning_rl.modules.simple.module import SimPLeModule
 from lightning_rl.policies import folder, hub
+from lightning_rl.policies.autoencoder import own_weights
 from lightning_rl.policies.card import model_card
 from lightning_rl.policies.config import FORMAT_VERSION, RECURRENT, DataConfig, Judging, PolicyConfig, Preprocessing
 from lightning_rl.policies.onnx_model import onnx_model
@@ -235,7 +236,7 @@ def _check_equal(policy: ExportedPolicy, model: RLModule) -> None:
 def _write_autoencoder(out: Path, model: RLModule, dtype: str, files: dict[str, str]) -> dict[str, Any]:
     if not isinstance(model, ImpalaVAEModule):
         raise UsageError(f"autoencoder: {type(model).__name__} has none")
-    files[folder.AUTOENCODER] = folder.write_tensors(out / folder.AUTOENCODER, model.vae.state_dict(), dtype)
+    files[folder.AUTOENCODER] = folder.write_tensors(out / folder.AUTOENCODER, own_weights(model.vae), dtype)
     return {"latent_size": model.vae_config.latent_size, "images": model.vae_config.images}
 
 

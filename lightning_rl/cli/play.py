@@ -32,7 +32,9 @@ from lightning_rl.envs import atari_games
 from lightning_rl.envs.procgen_games import GAMES
 from lightning_rl.errors import UsageError, UsageParser, did_you_mean
 from lightning_rl.modules.base import RLModule
+from lightning_rl.modules.exported import PolicyModule
 from lightning_rl.modules.simple.module import SimPLeModule
+from lightning_rl.modules.simple.simulator import Simulator
 from lightning_rl.protocols import ResumableVectorEnv
 from lightning_rl.runs.episodes_file import NAME, EpisodeRow, PlayedEpisode, read_episode, read_rows
 from lightning_rl.viewer.access import is_loopback
@@ -262,10 +264,15 @@ def show_of(data: RolloutDataModule, model: RLModule | None, *, method: str = ""
         replay: where the real frames are that it has learned from.
     """
     each = [cast(RolloutDataModule, one) for one in data.each_game]
-    lens, has_model = lens_of(model), isinstance(model, SimPLeModule)
+    lens, world_model = lens_of(model), _world_model_of(model)
     scenes = [_scene_of(one, model, method) for one in each]
-    scenes = [replace(one, lens=lens, real_frames=_real_frames(data, replay) if has_model else None) for one in scenes]
-    return Show(scenes=scenes)
+    real_frames = None if world_model is None else _real_frames(data, replay)
+    return Show(scenes=[replace(one, lens=lens, world_model=world_model, real_frames=real_frames) for one in scenes])
+
+
+def _world_model_of(model: RLModule | None) -> Simulator | None:
+    """The world model that an agent has learned; None without one."""
+    return model.simulator() if isinstance(model, SimPLeModule | PolicyModule) else None
 
 
 def _scene_of(data: RolloutDataModule, model: RLModule | None, method: str) -> Scene:
@@ -280,7 +287,6 @@ def _scene_of(data: RolloutDataModule, model: RLModule | None, method: str) -> S
         levels=Levels(count, first),
         policy=None if model is None else model.eval(),
         greedy=model is not None and model.greedy,
-        world_model=model.simulator() if isinstance(model, SimPLeModule) else None,
     )
 
 

@@ -28,6 +28,11 @@ def gaussian_kl(mean: Float[Tensor, "N Z"], log_variance: Float[Tensor, "N Z"]) 
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
 
 
+def divergence_of_dimensions(mean: Float[Tensor, "N Z"], log_variance: Float[Tensor, "N Z"]) -> Float[Tensor, "Z"]:
+    """`gaussian_kl` of each dimension alone, averaged over the samples: what the latent uses the dimension for."""
+    return gaussian_kl(mean.reshape(-1, 1), log_variance.reshape(-1, 1)).view_as(mean).mean(0)
+
+
 def gaussian_log_density(
     sample: Float[Tensor, "*batch Z"], mean: Float[Tensor, "*batch Z"], log_variance: Float[Tensor, "*batch Z"]
 ) -> Float[Tensor, "*batch"]:

@@ -14,6 +14,10 @@ from torch import Tensor
 
 from lightning_rl.modules.acting import cast_for_autocast, chosen, exponentials
 from lightning_rl.modules.base import Batch, Objective, RLModule
+from lightning_rl.modules.simple.exported import load_simulator
+from lightning_rl.modules.simple.simulator import Simulator
+from lightning_rl.networks.vae import VAE
+from lightning_rl.policies.autoencoder import load_autoencoder
 from lightning_rl.policies.folder import load_policy, read_policy
 from lightning_rl.policies.policy import Array, ExportedPolicy, PolicyOutput, sample_actions
 from lightning_rl.protocols import Source
@@ -99,6 +103,7 @@ class PolicyModule(RLModule):
     ) -> None:
         super().__init__(micro_batches=None, max_grad_norm=1.0, greedy=greedy)
         self.policy = load_policy(policy)
+        self._folder = Path(policy)
         self.num_threads = num_threads
         config = self.policy.config
         for key, own, games in (
@@ -112,6 +117,22 @@ class PolicyModule(RLModule):
     def method(cls, init_args: dict[str, Any]) -> str:
         """The method that trained the policy."""
         return read_policy(Path(init_args["policy"])).config.method
+
+    def autoencoder(self) -> VAE | None:
+        """The autoencoder that the policy brings, on the CPU; None where it brings none.
+
+        Raises:
+            ValueError: its file is damaged.
+        """
+        return load_autoencoder(self._folder)
+
+    def simulator(self) -> Simulator | None:
+        """The world model that the policy brings, on the CPU; None where it brings none.
+
+        Raises:
+            ValueError: its file is damaged.
+        """
+        return load_simulator(self._folder, self.precision)
 
     def setup(self, stage: str) -> None:
         """Sets the number of threads."""

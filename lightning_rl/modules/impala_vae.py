@@ -12,7 +12,7 @@ from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.minibatches import num_minibatches, shuffled
 from lightning_rl.errors import check_option
 from lightning_rl.losses.surprise import StateStatistics, surprise_minimizing_rewards
-from lightning_rl.losses.vae import gaussian_image_nll, gaussian_kl, image_nll, sampled_kl
+from lightning_rl.losses.vae import divergence_of_dimensions, gaussian_image_nll, gaussian_kl, image_nll, sampled_kl
 from lightning_rl.modules.base import Objective
 from lightning_rl.modules.impala import ImpalaModule, Unrolls
 from lightning_rl.networks.vae import VAE, Images, LatentDistribution
@@ -256,7 +256,7 @@ class ImpalaVAEModule(ImpalaModule):
         """
         with torch.no_grad(), self.precision():
             mean, log_variance = self._latent_distribution(obs.to(self.device))
-            kl = gaussian_kl(mean.reshape(-1, 1), log_variance.reshape(-1, 1)).view_as(mean).mean(0)
+            kl = divergence_of_dimensions(mean, log_variance)
             dimensions = kl.argsort(descending=True, stable=True)[:num_dimensions]
             latents = mean[0].repeat(len(dimensions), len(values), 1)
             for row, dimension in zip(latents, dimensions, strict=True):

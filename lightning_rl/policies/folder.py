@@ -66,7 +66,25 @@ def read_policy(folder: Path) -> PolicyContents:
             makes = "`lightning-rl export --ckpt_path RUN --out DIR` makes one"
             _refuse(f"is no folder; {makes}" if folder.exists() else "is not there")
         config = _config(_content(folder / CONFIG, _MAX_CONFIG_BYTES))
-        return PolicyContents(config, _weights(folder / WEIGHTS, config))
+        return PolicyContents(config, _weights(folder / WEIGHTS, config, _skeleton(config).state_dict()))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} {' '.join(str(error).split())}") from error
+
+
+def read_extra(folder: Path, name: str, config: PolicyConfig, built: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of what a folder holds beside the policy, as they are stored.
+
+    Args:
+        folder: that of the policy.
+        name: of the file.
+        config: of the policy.
+        built: tensors of the shapes that the weights must have, by name; of the device `meta`, they take no memory.
+
+    Raises:
+        ValueError: in one line, what is wrong with the file.
+    """
+    try:
+        return _weights(folder / name, config, built)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} {' '.join(str(error).split())}") from error
 
@@ -109,8 +127,7 @@ def _skeleton(config: PolicyConfig) -> ExportedPolicy:
         raise ValueError(f"has a {CONFIG} that describes no network: {first_line}") from error
 
 
-def _weights(path: Path, config: PolicyConfig) -> dict[str, Tensor]:
-    built = _skeleton(config).state_dict()
+def _weights(path: Path, config: PolicyConfig, built: Mapping[str, Tensor]) -> dict[str, Tensor]:
     dtype = _DTYPES[config.dtype]
     size = sum(tensor.numel() for tensor in built.values()) * dtype.itemsize
     content = _content(path, size + _MAX_HEADER_BYTES)

@@ -1,6 +1,7 @@
 """What else a method has to show of a frame: what its autoencoder sees, its intrinsic reward, its surprise."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,10 +9,12 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_rl.losses.surprise import StateStatistics, surprise_minimizing_rewards
-from lightning_rl.modules.impala_vae import ImpalaVAEModule
+from lightning_rl.losses.vae import divergence_of_dimensions
+from lightning_rl.modules.exported import PolicyModule
+from lightning_rl.modules.impala_vae import ImpalaVAEModule, SurpriseConfig
 from lightning_rl.modules.ppo_distill import PPODistillModule
 
 _MOST_SLIDERS = 8
@@ -57,7 +60,9 @@ class Lens(Protocol):
 def lens_of(model: Any) -> Lens | None:
     """The lens of a method; None where it has nothing else to show."""
     if isinstance(model, ImpalaVAEModule):
-        return AutoencoderLens(model)
+        return AutoencoderLens(model.vae, precision=model.precision, surprise=model.surprise)
+    if isinstance(model, PolicyModule) and (vae := model.autoencoder()) is not None:
+        return AutoencoderLens(vae, precision=model.precision)
     return DistillationLens(model) if isinstance(model, PPODistillModule) else None
 
 
@@ -85,15 +90,45 @@ class DistillationLens:
         return Sight(numbers={"Intrinsic reward": float(rewards[0, 0])})
 
 
+@runtime_checkable
+class Autoencoder(Protocol):
+    """Encodes images, and decodes their latents."""
+
+    def images(self, obs: UInt8[Tensor, "N H W C"]) -> Float32[Tensor, "N K H W"]:
+        """The frames as images to encode, 0 to 1."""
+
+    def encode(self, images: Float32[Tensor, "N K H W"]) -> tuple[Float32[Tensor, "N Z"], Float32[Tensor, "N Z"]]:
+        """Means and log variances of the latent."""
+
+    def decode(self, latents: Float32[Tensor, "N Z"]) -> Float32[Tensor, "N K H W"]:
+        """What `expected` takes."""
+
+    def expected(self, decoded: Float32[Tensor, "N K H W"]) -> Float32[Tensor, "N K H W"]:
+        """The images, 0 to 1."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Its weights."""
+
+
 class AutoencoderLens:
     """Shows what the autoencoder sees and reconstructs, and the value of the surprise reward where there is one.
 
     Args:
-        model: the autoencoder.
+        vae: the autoencoder.
+        precision: enters the context in which it computes.
+        surprise: options of the surprise reward; None without it.
     """
 
-    def __init__(self, model: ImpalaVAEModule) -> None:
-        self._model = model
+    def __init__(
+        self,
+        vae: Autoencoder,
+        *,
+        precision: Callable[[], AbstractContextManager[Any]],
+        surprise: SurpriseConfig | None = None,
+    ) -> None:
+        self._vae = vae
+        self._precision = precision
+        self._surprise = surprise
         self._moved: dict[int, float] = {}
         self._sliders: list[int] = []
 
@@ -113,26 +148,26 @@ class AutoencoderLens:
     @torch.no_grad()
     def look(self, obs: Obs, memory: Any) -> Sight:
         """The encoded image, its reconstruction, and the surprise."""
-        model, frames = self._model, torch.from_numpy(obs)
-        if not self._sliders:
-            found = model.traversed(frames, torch.zeros(1), num_dimensions=min(_MOST_SLIDERS, model.latent_size))
-            self._sliders = found.dimensions.tolist()
-        with model.precision():
-            images = model.vae.images(frames.to(model.device))
-            mean = model.vae.encode(images).mean.float()
+        vae = self._vae
+        with self._precision():
+            images = vae.images(torch.from_numpy(obs).to(next(vae.parameters()).device))
+            mean, log_variance = (numbers.float() for numbers in vae.encode(images))
+            if not self._sliders:
+                used = divergence_of_dimensions(mean, log_variance).argsort(descending=True, stable=True)
+                self._sliders = used[:_MOST_SLIDERS].tolist()
             latent = mean.clone()
             for dimension, value in self._moved.items():
                 latent[:, dimension] += value
-            decoded = model.vae.expected(model.vae.decode(latent))
+            decoded = vae.expected(vae.decode(latent))
         shown = {"autoencoder sees": _picture(images), "reconstruction": _picture(decoded)}
         return self._with_surprise(shown, mean.cpu(), memory)
 
     def _with_surprise(self, shown: dict[str, Any], mean: Float32[Tensor, "1 Z"], memory: Any) -> Sight:
-        if self._model.surprise is None:
+        if self._surprise is None:
             return Sight(shown)
         if memory is None:
             return Sight(shown, memory=StateStatistics.initial(mean))
-        goes_on, options = torch.zeros(1, 1, dtype=torch.bool), self._model.surprise
+        goes_on, options = torch.zeros(1, 1, dtype=torch.bool), self._surprise
         rewards, visited = surprise_minimizing_rewards(mean[None], goes_on, memory, min_std=options.min_deviation)
         return Sight(shown, {"Surprise reward": options.weight * float(rewards[0, 0])}, visited)
 

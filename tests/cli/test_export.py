@@ -17,7 +17,7 @@ from lightning_rl import load_policy
 from lightning_rl.cli import export
 from lightning_rl.cli.program import main
 from lightning_rl.cli.training_command import training_command
-from lightning_rl.networks.vae import VAE
+from lightning_rl.policies.autoencoder import load_autoencoder
 from lightning_rl.policies.config import DataConfig, NetworkConfig
 from lightning_rl.policies.folder import AUTOENCODER, CARD, CONFIG, ONNX, VIDEO, WEIGHTS, WORLD_MODEL
 from lightning_rl.runs.checkpoint_files import take_policy
@@ -150,8 +150,8 @@ class TestExport:
         config = load_policy(folder).config
         assert (config.method, config.recurrent, config.dtype) == ("impala_vae", True, "bfloat16")
         saved = {name.removeprefix("vae."): t for name, t in load(run)["state_dict"].items() if name.startswith("vae.")}
-        vae = VAE(config.obs_shape, **(config.autoencoder or {}))
-        vae.load_state_dict(safetensors.torch.load_file(folder / AUTOENCODER))
+        vae = load_autoencoder(folder)
+        assert vae is not None
         assert differences(vae.state_dict(), {name: tensor.bfloat16().float() for name, tensor in saved.items()}) == []
 
     @pytest.mark.slow

@@ -25,7 +25,7 @@ from lightning_rl.modules.ppo_distill import PPODistillModule
 from lightning_rl.runs.episodes_file import NAME, write_episodes
 from lightning_rl.viewer.access import is_loopback
 from lightning_rl.viewer.description import images_of, numbers_of, outcome_of
-from lightning_rl.viewer.lenses import AutoencoderLens
+from lightning_rl.viewer.lenses import lens_of
 from lightning_rl.viewer.scene import Scene
 from lightning_rl.viewer.serving import Viewer
 from lightning_rl.viewer.session import Session
@@ -127,6 +127,20 @@ def test_the_autoencoder_shows_what_it_sees_and_its_latent_moves(runs: SharedRun
 
 
 @pytest.mark.slow
+def test_an_exported_policy_shows_the_autoencoder_that_it_brings() -> None:
+    scene = scene_at(["--ckpt_path", "checkpoints/impala-vae-starpilot"])
+    session = Session(scene)
+    for _ in range(3):
+        session.step()
+    shown = images_of(session.now)
+    session.close()
+
+    assert scene.world_model is None
+    assert list(shown) == ["game", "autoencoder sees", "reconstruction"]
+    # trained, it gives back most of the pixels that it was given
+    assert ((shown["reconstruction"] > 127) == (shown["autoencoder sees"] > 127)).mean() > 0.9
+
+
 def test_distillation_shows_the_intrinsic_reward_and_learns_nothing(runs: SharedRuns) -> None:
     scene = scene_at(["--ckpt_path", str(runs.finished("ppo_distill", **RUNNING_STD))])
     assert isinstance(scene.policy, PPODistillModule)
@@ -142,7 +156,8 @@ def test_distillation_shows_the_intrinsic_reward_and_learns_nothing(runs: Shared
 
 
 def test_the_surprise_is_told_from_the_second_frame_on() -> None:
-    lens = AutoencoderLens(ImpalaVAEModule(surprise=SurpriseConfig(weight=0.5), obs_shape=(64, 64, 3), num_actions=3))
+    lens = lens_of(ImpalaVAEModule(surprise=SurpriseConfig(weight=0.5), obs_shape=(64, 64, 3), num_actions=3))
+    assert lens is not None
     frames = np.random.default_rng(0).integers(256, size=(2, 1, 64, 64, 3), dtype=np.uint8)
     first = lens.look(frames[0], None)
     second = lens.look(frames[1], first.memory)

@@ -1,9 +1,12 @@
 """Exported policies that are small enough for tests."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_rl.modules.base import RLModule
 from lightning_rl.policies.config import RECURRENT, DataConfig, NetworkConfig, PolicyConfig
@@ -49,4 +52,12 @@ def written(folder: Path, policy: ExportedPolicy, **options: Any) -> Path:
     config = policy.config
     files = {WEIGHTS: write_tensors(folder / WEIGHTS, policy.state_dict(), options.get("dtype", config.dtype))}
     write_config(folder / CONFIG, PolicyConfig(**(vars(config) | {"files": files} | options)))
+    return folder
+
+
+def with_extra(folder: Path, name: str, tensors: Mapping[str, Tensor], **described: Any) -> Path:
+    """The folder with a further file of weights, and what its config says of it."""
+    config = json.loads((folder / CONFIG).read_text())
+    config["files"][name] = write_tensors(folder / name, tensors, config["dtype"])
+    (folder / CONFIG).write_text(json.dumps(config | described))
     return folder
