@@ -29,8 +29,9 @@ def load_autoencoder(folder: Path) -> VAE | None:
         return None
     build = partial(_built, folder, config.obs_shape, config.autoencoder)
     with torch.device("meta"):  # so that sizes are compared before any memory is taken
-        described = build()
-    decoder = read_extra(folder, AUTOENCODER, config, own_weights(described))
+        described = build().state_dict()
+    encoders = [name for name in described if name.startswith(_ENCODER)]  # which earlier exports hold here, too
+    decoder = read_extra(folder, AUTOENCODER, config, described, optional=encoders)
     encoder = {name.removeprefix("vae."): tensor for name, tensor in weights.items() if name.startswith("vae.")}
     with torch.random.fork_rng(devices=[]):
         vae = build()

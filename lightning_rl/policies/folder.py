@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -71,7 +71,9 @@ def read_policy(folder: Path) -> PolicyContents:
         raise ValueError(f"{folder} {' '.join(str(error).split())}") from error
 
 
-def read_extra(folder: Path, name: str, config: PolicyConfig, built: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_extra(
+    folder: Path, name: str, config: PolicyConfig, built: Mapping[str, Tensor], *, optional: Collection[str] = ()
+) -> dict[str, Tensor]:
     """The weights of what a folder holds beside the policy, as they are stored.
 
     Args:
@@ -79,12 +81,13 @@ def read_extra(folder: Path, name: str, config: PolicyConfig, built: Mapping[str
         name: of the file.
         config: of the policy.
         built: tensors of the shapes that the weights must have, by name; of the device `meta`, they take no memory.
+        optional: names of tensors that may be missing.
 
     Raises:
         ValueError: in one line, what is wrong with the file.
     """
     try:
-        return _weights(folder / name, config, built)
+        return _weights(folder / name, config, built, optional=optional)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} {' '.join(str(error).split())}") from error
 
@@ -127,7 +130,9 @@ def _skeleton(config: PolicyConfig) -> ExportedPolicy:
         raise ValueError(f"has a {CONFIG} that describes no network: {first_line}") from error
 
 
-def _weights(path: Path, config: PolicyConfig, built: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _weights(
+    path: Path, config: PolicyConfig, built: Mapping[str, Tensor], *, optional: Collection[str] = ()
+) -> dict[str, Tensor]:
     dtype = _DTYPES[config.dtype]
     size = sum(tensor.numel() for tensor in built.values()) * dtype.itemsize
     content = _content(path, size + _MAX_HEADER_BYTES)
@@ -138,7 +143,7 @@ def _weights(path: Path, config: PolicyConfig, built: Mapping[str, Tensor]) -> d
         weights = safetensors.torch.load(content)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"is damaged: {path.name} is no safetensors file ({error})") from error
-    for name in sorted(built.keys() | weights.keys()):
+    for name in sorted((built.keys() - set(optional)) | weights.keys()):
         described = _kind(built[name].to(dtype)) if name in built else "nothing"
         found = _kind(weights[name]) if name in weights else "nothing"
         if found != described:

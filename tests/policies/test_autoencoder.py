@@ -35,6 +35,14 @@ def test_its_file_holds_no_encoder_which_the_policy_brings() -> None:
     assert all(name.startswith("decoder.") for name in names)
 
 
+def test_an_earlier_file_holds_the_encoder_too(tmp_path: Path) -> None:
+    module = make_impala_vae()
+    folder = written(tmp_path / "policy", policy_of(module))
+    found = load_autoencoder(with_extra(folder, AUTOENCODER, module.vae.state_dict(), autoencoder=OPTIONS))
+    assert found is not None
+    assert differences(found.state_dict(), module.vae.state_dict()) == []
+
+
 def test_a_policy_may_bring_none(tmp_path: Path) -> None:
     assert load_autoencoder(written(tmp_path / "policy", policy_of(make_impala()))) is None
 
