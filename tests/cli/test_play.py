@@ -126,7 +126,6 @@ def test_the_autoencoder_shows_what_it_sees_and_its_latent_moves(runs: SharedRun
         scene.lens.move(scene.lens.sliders[0], float("nan"))
 
 
-@pytest.mark.slow
 def test_an_exported_policy_shows_the_autoencoder_that_it_brings() -> None:
     scene = scene_at(["--ckpt_path", "checkpoints/impala-vae-starpilot"])
     session = Session(scene)
@@ -141,6 +140,23 @@ def test_an_exported_policy_shows_the_autoencoder_that_it_brings() -> None:
     assert ((shown["reconstruction"] > 127) == (shown["autoencoder sees"] > 127)).mean() > 0.9
 
 
+def test_an_exported_policy_dreams_in_the_world_model_that_it_brings() -> None:
+    scene = scene_at(["--ckpt_path", "checkpoints/simple-ms-pacman"])
+    session = Session(scene)
+    session.step()
+    session.go("both")
+    session.step()
+    shown = images_of(session.now)
+    session.close()
+
+    assert scene.real_frames is None
+    assert list(shown) == ["game", "world model", "difference"]
+    # trained, it is closer to the game than a black picture is
+    error = shown["world model"].astype(float) - shown["game"]
+    assert (error**2).mean() < 0.1 * (shown["game"].astype(float) ** 2).mean()
+
+
+@pytest.mark.slow
 def test_distillation_shows_the_intrinsic_reward_and_learns_nothing(runs: SharedRuns) -> None:
     scene = scene_at(["--ckpt_path", str(runs.finished("ppo_distill", **RUNNING_STD))])
     assert isinstance(scene.policy, PPODistillModule)
