@@ -102,7 +102,7 @@ def test_judging_by_the_options_of_other_games_is_refused(
     ("config", "options", "told"),
     [
         ("ppo", {"data__num_envs": 3}, "data.num_envs must be a multiple of 2, the number of games, found 3"),
-        ("ppo", {"data__game": "[maze, pong]"}, "game must be one of bigfish, "),
+        ("ppo", {"data__game": "[maze, pong]"}, "game must be one of Procgen's, found 'pong'; allowed: bigfish, "),
         ("ppo_atari", {"data__game": "[pong, breakout]"}, "data.game must be str, found ['pong', 'breakout']"),
         ("simple_cpu", {"data__game": "[maze, heist]"}, "data.game must be one game for SimPLeModule"),
         ("policy_distill", {"model__teachers__maze": "x"}, "model.teacher must be null where model.teachers are given"),

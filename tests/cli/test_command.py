@@ -634,7 +634,7 @@ class TestSimPLe:
     def test_a_policy_of_another_shape_is_refused(self, simple_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         message = refusal([*PPO, "--policy_from", str(simple_run / "last.ckpt")], capsys)
         assert "policy_from: " in message
-        assert "--model.network and --data.frame_stack" in message
+        assert "(--model.network, channels, hidden, ...) and --data.frame_stack" in message
 
     @pytest.mark.parametrize("damage", ["missing", "truncated"])
     def test_play_that_is_not_there_as_it_was_is_refused(
