@@ -64,7 +64,7 @@ _NO_GAMES = ("seed", "allow_inexact_resume", "num_actors")  # options that play 
 _HELP = {  # in place of Lightning's, which names what this program refuses
     "ckpt_path": "A checkpoint or its run folder, or `last`: continue the run in --run_dir, or start it where there is"
     " none. Evaluation takes an exported policy, too.",
-    "weights_only": "Checkpoints are read as weights only, whatever is given.",
+    "weights_only": "A checkpoint that holds more than plain data is refused, whatever is given.",
 }
 
 

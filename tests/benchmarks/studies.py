@@ -130,6 +130,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(run.name, *run.options)
         elif train(run, args.runs.resolve() / run.name, episodes=args.episodes):
             keep(args.runs / run.name, args.kept / run.name)
+        else:
+            print(f"{run.name} is not done: it failed or was stopped, or another process trains it")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_what_is_kept_is_left_out_and_what_another_process_trains_is_passed_over(
-    commands: list[list[str]], tmp_path: Path
+    commands: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = ["--runs", str(tmp_path / "runs"), "--kept", str(tmp_path / "kept"), "--only", "ppo_coinrun"]
     studies.main([*args, "--episodes", "7"])
@@ -46,6 +46,7 @@ def test_what_is_kept_is_left_out_and_what_another_process_trains_is_passed_over
     assert commands[0][-4:] == ["--run_dir", str(tmp_path / "runs" / FIRST), "--ckpt_path", "last"]
     assert commands[1][-2:] == ["--data.test_episodes", "7"]
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["ppo_coinrun_1", "ppo_coinrun_3"]
+    assert capsys.readouterr().out.startswith("ppo_coinrun_2 is not done: ")
 
     studies.main(args)
     assert [command[0] for command in commands[5:]] == ["fit"]
