@@ -105,15 +105,46 @@ def group_names(methods: Sequence[str], settings: Sequence[Setting]) -> list[str
 
 
 def _differing(own: Setting, peers: Sequence[Setting]) -> list[str]:
+    """The options in which a group differs from its peers, with its values; of many, few that tell it from all."""
     keys = sorted({key for peer in peers for key in peer})
-    differing = [key for key in keys if len({peer.get(key) for peer in peers}) > 1]
-    said = [f"{key.rpartition('.')[2]} {_plain(own[key])}" for key in differing if key in own]
-    more = len(said) - _MAX_NAMED
-    return said if more <= 0 else [*said[:_MAX_NAMED], f"and {more} more"]
+    differing = [
+        key for key in keys if len({peer.get(key) for peer in peers}) > 1 and not _is_of_another_class(key, own, peers)
+    ]
+    named = differing if len(differing) <= _MAX_NAMED else _telling(differing, own, peers)
+    said = [f"{_called(key)}{_plain(own[key])}" for key in named if key in own]
+    more = sum(key in own and key not in named for key in differing)
+    return [*said, f"and {more} more"] if more else said
+
+
+def _is_of_another_class(key: str, own: Setting, peers: Sequence[Setting]) -> bool:
+    """Whether an option is one that only another class of games or model has, so that naming the class is enough."""
+    part = f"{key.partition('.')[0]}.class_path"
+    others = [peer for peer in peers if peer.get(part) != own.get(part)]
+    alike = [peer for peer in peers if peer.get(part) == own.get(part)]
+    return key != part and len({peer.get(key) for peer in alike}) == 1 and not any(key in peer for peer in others)
+
+
+def _telling(keys: Sequence[str], own: Setting, peers: Sequence[Setting]) -> list[str]:
+    """Few options that tell a group from all its peers: again and again the one that tells most of them apart."""
+    chosen: list[str] = []
+    alike = [peer for peer in peers if peer != own]
+    while alike:
+        key = min(keys, key=lambda key: sum(peer.get(key) == own.get(key) for peer in alike))
+        left = [peer for peer in alike if peer.get(key) == own.get(key)]
+        if len(left) == len(alike):
+            break
+        chosen, alike = [*chosen, key], left
+    return chosen
+
+
+def _called(key: str) -> str:
+    """An option's name before its value; a class says itself what it is of."""
+    return "" if key.endswith("class_path") else f"{key.rpartition('.')[2]} "
 
 
 def _plain(value: str) -> str:
-    return str(json.loads(value)) if value.startswith('"') else value
+    text = str(json.loads(value)) if value.startswith('"') else value
+    return text.removesuffix("DataModule") or text
 
 
 def leads_to_a_run(key: str) -> bool:

@@ -146,16 +146,35 @@ class TestNames:
             "ppo, num_levels 500, pooling average",
         ]
 
-    def test_names_are_never_the_same(self, tmp_path: Path) -> None:
-        alike = {f"model__init_args__option_{k}": k for k in range(5)}  # as many as are named
+    def test_of_many_options_few_are_named_that_tell_a_group_from_all_others(self, tmp_path: Path) -> None:
+        many = {f"model__init_args__option_{k}": k for k in range(5)}
         self.write(tmp_path / "peer")
         for number in range(3):
-            self.write(tmp_path / str(number), **alike, **{"model__init_args__option_9": number})
+            self.write(tmp_path / str(number), **many, **{"model__init_args__option_9": number})
 
         names = [group.name for group in groups_of(tmp_path)]
 
-        assert len(set(names)) == 4
-        assert [name.rpartition(" ")[2] for name in names if "more" in name] == ["more", "#2", "#3"]
+        assert names == [
+            "ppo, option_9 0, and 5 more",
+            "ppo, option_9 1, and 5 more",
+            "ppo, option_9 2, and 5 more",
+            "ppo",
+        ]
+
+    def test_names_are_never_the_same(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "a", model__init_args__one={"weight": 1.0})
+        self.write(tmp_path / "b", model__init_args__two={"weight": 1.0})
+
+        assert [group.name for group in groups_of(tmp_path)] == ["ppo, weight 1.0", "ppo, weight 1.0 #2"]
+
+    def test_the_class_of_the_games_stands_for_the_options_that_only_it_has(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "a")
+        atari = {"class_path": "lightning_rl.AtariDataModule", "init_args": {"game": "MsPacman", "max_no_ops": 8}}
+        write_run(tmp_path / "b", config(data=atari), results(train=None, full=300.0, game="ms_pacman"))
+
+        names = [group.name for group in groups_of(tmp_path)]
+
+        assert names == ["ppo, Procgen", "ppo, Atari"]
 
     def test_an_agent_of_several_games_is_a_group_of_its_own(self, tmp_path: Path) -> None:
         self.write(tmp_path / "a")
