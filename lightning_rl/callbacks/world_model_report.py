@@ -36,14 +36,14 @@ class Imagination(NamedTuple):
 
     frames: UInt8[Tensor, "N P H W C"]
     rewards: Float32[Tensor, "N P"]
+    expected_rewards: Float32[Tensor, "N P"]
 
 
 def imagination(module: SimPLeModule, windows: Windows, generator: torch.Generator) -> Imagination:
     """Imagines windows of real play from their first frames and all their actions; rewards are the likeliest ones."""
     first = module.num_frames
-    imagined = Imagination(
-        torch.empty_like(windows.frames[:, first:]), torch.empty_like(windows.rewards[:, first - 1 :])
-    )
+    rewards = torch.empty_like(windows.rewards[:, first - 1 :])
+    imagined = Imagination(torch.empty_like(windows.frames[:, first:]), rewards, torch.empty_like(rewards))
     simulator = module.simulator()
     for start in range(0, len(windows), _CHUNK):
         rows = slice(start, start + _CHUNK)
@@ -54,6 +54,7 @@ def imagination(module: SimPLeModule, windows: Windows, generator: torch.Generat
             stack = torch.cat([stack[..., step.frames.shape[-1] :], step.frames], dim=-1)
             state = step.state
             imagined.frames[rows, number], imagined.rewards[rows, number] = step.frames, step.rewards
+            imagined.expected_rewards[rows, number] = step.expected_rewards
     return imagined
 
 
@@ -138,8 +139,9 @@ class WorldModelReport(Callback):
     """Logs `world_model/*` each time the world model has learned, and shows imagined beside real play.
 
     `media/imagined_<env steps>.mp4` shows four windows of held-out play, each beside what the model imagines from the
-    same first frames and actions, with the rewards so far. `media/imagined.png` shows steps of the first one. Both are
-    also logged to W&B. Random numbers come from a generator of its own, so training is not affected.
+    same first frames and actions, with the rewards so far. `media/imagined.png` shows steps of the one in which most
+    moves: a game may stand still for a while before it begins. Both are also logged to W&B. Random numbers come from a
+    generator of its own, so training is not affected.
 
     Args:
         run_dir: the run folder.
@@ -173,9 +175,10 @@ class WorldModelReport(Callback):
         with going_on_without(video):
             write_video(video, pairs(windows, imagined, module.num_frames), frames_per_second=_FRAMES_PER_SECOND)
             videos.append(video)
-        shown = [step for step in _DRAWN_STEPS if step <= int(windows.valid[0, module.num_frames - 1 :].sum())]
-        real = windows.frames[0, module.num_frames - 1 :]
-        imagined_frames = torch.cat([real[:1], imagined.frames[0]])
+        drawn = liveliest(windows, module.num_frames)
+        shown = [step for step in _DRAWN_STEPS if step <= int(windows.valid[drawn, module.num_frames - 1 :].sum())]
+        real = windows.frames[drawn, module.num_frames - 1 :]
+        imagined_frames = torch.cat([real[:1], imagined.frames[drawn]])
         with going_on_without(picture):
             draw_image_rows(
                 picture,
@@ -187,6 +190,17 @@ class WorldModelReport(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 log_media(logger, env_steps=env_steps, videos=videos, pictures=pictures)
+
+
+def liveliest(windows: Windows, num_frames: int) -> int:
+    """The window whose frames of one episode differ most from the one before them, summed over its steps."""
+    first = num_frames - 1
+    counts = (windows.valid & ~windows.ended)[:, first:]  # the frame after an end opens another episode
+    changes = torch.zeros(counts.shape)
+    for step in range(counts.shape[1]):
+        before, after = (windows.frames[:, first + step + later].float() for later in (0, 1))
+        changes[:, step] = (after - before).abs().mean((1, 2, 3))
+    return int((changes * counts).sum(1).argmax())
 
 
 def pairs(windows: Windows, imagined: Imagination, num_frames: int) -> Iterator[UInt8[NDArray[Any], "H2 W2 3"]]:

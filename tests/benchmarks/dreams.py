@@ -3,7 +3,8 @@
 The run's own policy, or uniformly random actions, play anew on all levels of the game (on Atari: from another seed).
 The model predicts each next frame and reward, and imagines 50 steps along the real actions. Its squared error stands
 beside that of copying the last frame seen, its balanced reward accuracy beside that of always saying the most frequent
-reward. Intervals are 95 % bootstrap intervals over windows.
+reward, and the likeliest and the expected reward of its steps, which pay a policy, beside the game's. Intervals are
+95 % bootstrap intervals over windows.
 """
 
 import argparse
@@ -30,6 +31,7 @@ _NUM_ENVS, _NUM_STEPS, _LENGTH = 32, 150, 50
 _SEED = 12345
 _RESAMPLES = 2000
 _SHOWN = (1, 2, 5, 10, 20, 30, 40, 50)
+_STRETCHES = ((1, 1), (2, 3), (4, 6), (7, 10), (11, 20), (21, 50))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -121,6 +123,13 @@ def tell_of_rollouts(module: SimPLeModule, windows: Windows) -> None:
         error = (said.frames[rows, step - 1].double() - real[rows, step - 1]).square().mean()
         copied = (start[rows, 0] - real[rows, step - 1]).square().mean()
         print(f"  {step:2d}  {error:8.2f}  {copied:8.2f}  {int(rows.sum())}")
+    print("reward of a step: steps, the game's, the likeliest, the expected one")
+    for begin, end in _STRETCHES:
+        steps = slice(begin - 1, end)
+        rows = valid[:, steps]
+        paid = (windows.rewards[:, first:][:, steps], said.rewards[:, steps], said.expected_rewards[:, steps])
+        means = "  ".join(f"{rewards[rows].mean():8.4f}" for rewards in paid)
+        print(f"  {begin:2d} to {end:2d}  {means}")
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from lightning_rl.callbacks.world_model_report import (
     Imagination,
     WorldModelReport,
     imagination,
+    liveliest,
     pairs,
     summed_reward_accuracy,
     world_model_metrics,
@@ -86,7 +87,7 @@ def test_summed_rewards_are_right_where_their_sums_are() -> None:
     rewards[:, K - 1 :] = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
     given = replace(windows(4, num_targets=3), rewards=rewards)
     said = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.25]])
-    dreamt = Imagination(torch.zeros(4, 3, H, W, 3, dtype=torch.uint8), said)
+    dreamt = Imagination(torch.zeros(4, 3, H, W, 3, dtype=torch.uint8), said, said)
 
     shares = [summed_reward_accuracy(given, dreamt, module(), steps) for steps in (1, 2, 3)]
 
@@ -144,10 +145,23 @@ def test_measuring_twice_gives_the_same_figures_and_draws_nothing_from_the_proce
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_the_picture_is_of_the_window_in_which_most_moves() -> None:
+    given = windows(3, num_targets=3)
+    frames, ended = given.frames.clone(), torch.zeros_like(given.ended)
+    frames[0] = frames[0, :1]  # stands still
+    frames[1, K:] = frames[1, K : K + 1]  # moves once
+    frames[2, : K + 1] = frames[2, :1]  # moves twice, to begin with
+    moving = replace(given, frames=frames, ended=ended, valid=torch.ones_like(given.valid))
+    assert liveliest(moving, K) == 2
+
+    ended[2, K:] = True  # these frames open other episodes
+    assert liveliest(replace(moving, ended=ended), K) == 1
+
+
 def test_the_video_shows_the_game_beside_the_model() -> None:
     given = windows(2, num_targets=3)
     real = given.frames[:, K:]
-    same = Imagination(real, given.rewards[:, K - 1 :])
+    same = Imagination(real, given.rewards[:, K - 1 :], given.rewards[:, K - 1 :])
 
     video = np.stack(list(pairs(given, same, K)))
 
