@@ -62,6 +62,7 @@ _BONUS = (  # as random network distillation has it, so that it lives
     *("--model.distillation.extrinsic_weight", "2"),
     *("--model.distillation.intrinsic_weight", "1"),
 )
+_HARD = ("--data.total_env_steps", "5000000", "--data.num_actors", "0")
 STUDIES = (
     Study("ppo", ("ppo",), ("coinrun", "starpilot"), _HALF_A_MILLION),
     Study("impoola", ("ppo", "variants/impoola"), ("starpilot", "coinrun"), _HALF_A_MILLION),
@@ -70,8 +71,13 @@ STUDIES = (
     Study("surprise", ("impala_vae_cpu", "variants/surprise"), ("starpilot",), _HALF_A_MILLION),
     Study("rnd", ("ppo_distill_rnd",), ("starpilot", "coinrun"), (*_HALF_A_MILLION, *_BONUS)),
     Study("paper", ("ppo_distill",), ("starpilot",), _HALF_A_MILLION),
+    # the second game of IMPALA's is one on which it is above random play after 200 000 env steps
+    Study("probe_impala", ("impala_cpu",), ("coinrun", "fruitbot"), ("--data.total_env_steps", "200000"), (1,)),
     Study("simple", ("simple_atari_cpu",), ("ms_pacman",), ("--data.total_env_steps", "102400")),
     Study("ppo", ("ppo_atari",), ("ms_pacman",), ("--data.total_env_steps", "102400")),
+    # for the shape of their figures 4 and 5; no actors, so that a run that was stopped goes on exactly
+    Study("hard", ("impala",), ("starpilot",), _HARD, (1,)),
+    Study("hard_vae", ("impala_vae",), ("starpilot",), _HARD, (1,)),
 )
 
 
