@@ -1,9 +1,9 @@
-"""`lightning-rl report RUN [RUN ...]`: run folders, or folders that hold them, to report.html and report.json.
+"""`lightning-rl report RUN [RUN ...]`: run folders, or folders that hold them, to a page.
 
-Groups runs by method and setting, and shows interquartile mean, mean, median and optimality gap with bootstrap
-intervals over runs, performance profiles, probability of improvement, the generalization gap, returns by game, and
-learning curves. Folders that are damaged, unfinished or of another program are named on stderr, one line each, and the
-rest is reported.
+Writes report.html, report.json with every number on it, and report.md with its tables for a README. Groups runs by
+method and setting, and shows interquartile mean, mean, median and optimality gap with bootstrap intervals over runs,
+performance profiles, probability of improvement, the generalization gap, returns by game, and learning curves. Folders
+that are damaged, unfinished or of another program are named on stderr, one line each, and the rest is reported.
 """
 
 import argparse
@@ -17,9 +17,18 @@ from lightning_rl.errors import UsageError, UsageParser
 from lightning_rl.report.analysis import analysis
 from lightning_rl.report.baselines import baselines
 from lightning_rl.report.groups import grouped
+from lightning_rl.report.markdown import GENERATOR as MARKDOWN_GENERATOR
+from lightning_rl.report.markdown import markdown
 from lightning_rl.report.page import GENERATOR, page
 from lightning_rl.report.run_folders import read_runs, shown
 from lightning_rl.runs.atomic_files import atomic_write
+
+_SIGNS = {
+    "report.html": f'content="{GENERATOR}"',
+    "report.json": '"lightning_rl_version"',
+    "report.md": MARKDOWN_GENERATOR,
+}
+"""The files of a report, and what each holds near its beginning, by which an earlier one is known."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,12 +74,16 @@ def _reported(options: argparse.Namespace) -> int:
     beside = baselines(groups) if options.baseline == "all" else []
     report = analysis([*groups, *beside], left_out, out=options.out)
     _write(options.out, report)
-    sys.stdout.write(f"{shown(options.out / 'report.html')}\n{shown(options.out / 'report.json')}\n")
+    sys.stdout.write("".join(f"{shown(options.out / name)}\n" for name in _SIGNS))
     return 0
 
 
 def _write(out: Path, report: dict[str, Any]) -> None:
-    text = {"report.html": page(report), "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n"}
+    text = {
+        "report.html": page(report),
+        "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
+        "report.md": markdown(report),
+    }
     for name, content in text.items():
         with atomic_write(out / name) as file:
             file.write(content.encode("utf-8", "replace"))  # a file's names may hold half a letter
@@ -84,7 +97,7 @@ def _check_out(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out must be a folder, found the file {shown(out)}")
-    for name, sign in (("report.html", f'content="{GENERATOR}"'), ("report.json", '"lightning_rl_version"')):
+    for name, sign in _SIGNS.items():
         path = out / name
         if path.exists() and not (path.is_file() and sign.encode() in path.read_bytes()[:2000]):
             raise UsageError(f"--out must not hold another program's {name}, found {shown(path)}")

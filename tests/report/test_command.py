@@ -313,7 +313,7 @@ class TestFaults:
         assert command.main(args) == 2
         assert capsys.readouterr().err == f"lightning-rl: {message}\n"
 
-    @pytest.mark.parametrize("name", ["report.html", "report.json"])
+    @pytest.mark.parametrize("name", ["report.html", "report.json", "report.md"])
     def test_only_an_earlier_report_is_replaced(
         self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -334,7 +334,8 @@ class TestFaults:
         for _ in range(2):
             reported(tmp_path / "runs", "--out", tmp_path / "out")
 
-        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["notes.txt", "report.html", "report.json"]
+        files = ["notes.txt", "report.html", "report.json", "report.md"]
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
 
     def test_a_file_is_no_folder(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "out").write_text("mine")
@@ -354,7 +355,7 @@ def test_it_starts_where_torch_and_lightning_are_missing(tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == ["report/report.html", "report/report.json"]
+    assert done.stdout.splitlines() == ["report/report.html", "report/report.json", "report/report.md"]
 
 
 def test_rows_that_only_learn_tell_their_time() -> None:
