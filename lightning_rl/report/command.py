@@ -1,9 +1,10 @@
 """`lightning-rl report RUN [RUN ...]`: run folders, or folders that hold them, to a page.
 
-Writes report.html, report.json with every number on it, and report.md with its tables for a README. Groups runs by
-method and setting, and shows interquartile mean, mean, median and optimality gap with bootstrap intervals over runs,
-performance profiles, probability of improvement, the generalization gap, returns by game, and learning curves. Folders
-that are damaged, unfinished or of another program are named on stderr, one line each, and the rest is reported.
+Writes report.html, report.json with every number on it, and for a README report.md with the tables and pictures/ with
+the plots. Groups runs by method and setting, and shows interquartile mean, mean, median and optimality gap with
+bootstrap intervals over runs, performance profiles, probability of improvement, the generalization gap, returns by
+game, and learning curves. Folders that are damaged, unfinished or of another program are named on stderr, one line
+each, and the rest is reported.
 """
 
 import argparse
@@ -16,18 +17,17 @@ from typing import Any
 from lightning_rl.errors import UsageError, UsageParser
 from lightning_rl.report.analysis import analysis
 from lightning_rl.report.baselines import baselines
+from lightning_rl.report.figures import pictures
 from lightning_rl.report.groups import grouped
-from lightning_rl.report.markdown import GENERATOR as MARKDOWN_GENERATOR
 from lightning_rl.report.markdown import markdown
-from lightning_rl.report.page import GENERATOR, page
+from lightning_rl.report.page import GENERATOR, page, plot_style
 from lightning_rl.report.run_folders import read_runs, shown
+from lightning_rl.report.svg import file
 from lightning_rl.runs.atomic_files import atomic_write
 
-_SIGNS = {
-    "report.html": f'content="{GENERATOR}"',
-    "report.json": '"lightning_rl_version"',
-    "report.md": MARKDOWN_GENERATOR,
-}
+_COMMENT = f"<!-- {GENERATOR} -->"
+_PICTURES = "pictures"
+_SIGNS = {"report.html": f'content="{GENERATOR}"', "report.json": '"lightning_rl_version"', "report.md": _COMMENT}
 """The files of a report, and what each holds near its beginning, by which an earlier one is known."""
 
 
@@ -74,19 +74,24 @@ def _reported(options: argparse.Namespace) -> int:
     beside = baselines(groups) if options.baseline == "all" else []
     report = analysis([*groups, *beside], left_out, out=options.out)
     _write(options.out, report)
-    sys.stdout.write("".join(f"{shown(options.out / name)}\n" for name in _SIGNS))
+    sys.stdout.write("".join(f"{shown(options.out / name)}\n" for name in [*_SIGNS, _PICTURES]))
     return 0
 
 
 def _write(out: Path, report: dict[str, Any]) -> None:
+    drawn, css = pictures(report), plot_style()
     text = {
         "report.html": page(report),
         "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
-        "report.md": markdown(report),
+        "report.md": f"{_COMMENT}\n\n{markdown(report, drawn, folder=_PICTURES)}",
+        **{f"{_PICTURES}/{figure.name}.svg": file(figure.picture, css, sign=_COMMENT) for figure in drawn},
     }
     for name, content in text.items():
-        with atomic_write(out / name) as file:
-            file.write(content.encode("utf-8", "replace"))  # a file's names may hold half a letter
+        with atomic_write(out / name) as file_:
+            file_.write(content.encode("utf-8", "replace"))  # a file's names may hold half a letter
+    for path in (out / _PICTURES).glob("*.svg"):
+        if f"{_PICTURES}/{path.name}" not in text:
+            path.unlink()  # an earlier report's, of other games
 
 
 def _check_out(out: Path) -> None:
@@ -97,7 +102,8 @@ def _check_out(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out must be a folder, found the file {shown(out)}")
-    for name, sign in _SIGNS.items():
+    earlier = {f"{_PICTURES}/{path.name}": _COMMENT for path in (out / _PICTURES).glob("*.svg")}
+    for name, sign in (_SIGNS | earlier).items():
         path = out / name
         if path.exists() and not (path.is_file() and sign.encode() in path.read_bytes()[:2000]):
             raise UsageError(f"--out must not hold another program's {name}, found {shown(path)}")

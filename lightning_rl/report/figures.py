@@ -1,5 +1,6 @@
 """The plots of a report, from the numbers of report.json."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,14 +17,37 @@ AGGREGATE_NAMES = {
     "optimality_gap": "Optimality gap (less is better)",
 }
 
+_AXES = ("env_steps", "hours")
+
 Groups = Sequence[Mapping[str, Any]]
 
 
 class Figure(NamedTuple):
-    """A plot and what it shows in words."""
+    """A plot.
 
+    Attributes:
+        name: of its file, without the suffix.
+        svg: on the page.
+        alt: what it shows, in words.
+        picture: in a file of its own, with a legend where the page has one beside it.
+    """
+
+    name: str
     svg: Markup
     alt: str
+    picture: Markup
+
+
+def pictures(report: Mapping[str, Any]) -> list[Figure]:
+    """All plots of a report."""
+    groups = report["groups"]
+    pairs = improvements(report)
+    return [
+        *aggregates(groups),
+        *profiles(groups),
+        *([] if pairs is None else [pairs]),
+        *(figure for axis in _AXES for level_set in LEVEL_SETS for figure in curves(groups, axis, level_set)),
+    ]
 
 
 def aggregates(groups: Groups) -> list[Figure]:
@@ -44,7 +68,7 @@ def _aggregate(groups: Groups, level_set: str, name: str) -> Figure | None:
             label = f"{group['name']} *" if group["marked"] else group["name"]
             bars.append(Bar(style, label, values[name], values[f"{name}_ci95"]))
     title = f"{AGGREGATE_NAMES[name]}, {LEVEL_NAMES[level_set]}"
-    return _intervals(bars, title, "normalized return") if bars else None
+    return _intervals(file_name(name, level_set), bars, title, "normalized return") if bars else None
 
 
 def improvements(report: Mapping[str, Any]) -> Figure | None:
@@ -53,13 +77,15 @@ def improvements(report: Mapping[str, Any]) -> Figure | None:
         Bar(number, " > ".join(pair["groups"]), pair["probability_of_improvement"], pair["ci95"])
         for number, pair in enumerate(report["comparisons"])
     ]
-    return _intervals(bars, "Probability of improvement, all levels", "probability", zero=0.5) if bars else None
+    title = "Probability of improvement, all levels"
+    return _intervals("improvement", bars, title, "probability", zero=0.5) if bars else None
 
 
-def _intervals(bars: Sequence[Bar], title: str, x_label: str, zero: float | None = None) -> Figure:
+def _intervals(name: str, bars: Sequence[Bar], title: str, x_label: str, zero: float | None = None) -> Figure:
     said = "; ".join(f"{bar.label} {bar.value:.3f}{_spoken(bar.interval)}" for bar in bars)
     alt = f"{title}: {said}"
-    return Figure(interval_plot(bars, title=title, x_label=x_label, alt=alt, zero=zero), alt)
+    svg = interval_plot(bars, title=title, x_label=x_label, alt=alt, zero=zero)
+    return Figure(name, svg, alt, picture=svg)
 
 
 def _spoken(interval: Sequence[float] | None) -> str:
@@ -82,7 +108,20 @@ def _profile(groups: Groups, level_set: str) -> Figure | None:
     title = f"Performance profile, {LEVEL_NAMES[level_set]}"
     alt = f"{title}: share of runs above each normalized return; above 0.5: {'; '.join(said)}"
     x_label = "normalized return τ: share of runs above τ"
-    return Figure(line_plot(series, title=title, x_label=x_label, alt=alt, y_range=(0, 1.02)), alt) if series else None
+    name = file_name("profile", level_set)
+    return _lines(name, groups, series, title=title, x_label=x_label, alt=alt, y_range=(0, 1.02)) if series else None
+
+
+def _lines(name: str, groups: Groups, series: Sequence[Series], **options: Any) -> Figure:
+    drawn = dict.fromkeys(one.style for one in series)
+    legend = [(style, groups[style]["name"]) for style in drawn]
+    svg, picture = line_plot(series, **options), line_plot(series, **options, legend=legend)
+    return Figure(name, svg, options["alt"], picture)
+
+
+def file_name(*parts: str) -> str:
+    """Parts of a name, level sets and games among them, without what does not belong into a file's name."""
+    return "-".join(re.sub(r"[^\w+-]+", "-", LEVEL_NAMES.get(part, part)).strip("-") for part in parts)
 
 
 def _share_at_half(profile: Mapping[str, Any]) -> float:
@@ -124,7 +163,8 @@ def _curves(groups: Groups, axis: str, level_set: str, game: str, mode: str) -> 
     x_label = "env steps" if axis == "env_steps" else "wall-clock hours"
     title = f"{game_name(groups, game, mode)}: {what}"
     alt = f"{title} against {x_label}: {'; '.join(said)}"
-    return Figure(line_plot(series, title=title, x_label=x_label, alt=alt), alt)
+    name = file_name("curves", axis, level_set, game_name(groups, game, mode))
+    return _lines(name, groups, series, title=title, x_label=x_label, alt=alt)
 
 
 def _series(style: int, curve: Mapping[str, Any], *, published: bool) -> Iterator[Series]:

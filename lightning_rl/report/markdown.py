@@ -5,28 +5,28 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning_rl.report.figures import LEVEL_NAMES, Groups, game_name
-
-GENERATOR = "<!-- lightning_rl report -->"
-"""The first line, by which an earlier file is known."""
+from lightning_rl.report.figures import LEVEL_NAMES, Figure, Groups, file_name, game_name
 
 _MARK = " \\*"
 _MARKED = "\\* Fewer than three seeds, so no interval over seeds.\n"
 _NONE = "–"
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """A table for each game, best first, and one of the groups' comparisons.
+def markdown(report: Mapping[str, Any], figures: Sequence[Figure], *, folder: str) -> str:
+    """A table for each game, best first, with its learning curves, and one of the groups' comparisons.
 
     Args:
         report: what report.json holds. Its texts are escaped here.
+        figures: its plots.
+        folder: of the plots' files.
     """
+    pictures = {figure.name: f"![{_plain(figure.alt)}]({folder}/{figure.name}.svg)" for figure in figures}
     groups = report["groups"]
     games = sorted({(game, group["distribution_mode"] or "") for group in groups for game in group["games"]})
-    parts = [_game(groups, game, mode) for game, mode in games]
+    parts = [_game(groups, game, mode) + _curves(groups, game, mode, pictures) for game, mode in games]
     if report["comparisons"]:
         parts.append(_comparisons(report["comparisons"]))
-    return "\n".join([f"{GENERATOR}\n", *parts])
+    return "\n".join(parts)
 
 
 def _game(groups: Groups, game: str, mode: str) -> str:
@@ -48,6 +48,12 @@ def _game(groups: Groups, game: str, mode: str) -> str:
         f"## {game_name(groups, game, mode)}\n\n"
         f"Mean return over seeds and its 95 % interval, Student's over seeds.\n\n{table}{note}"
     )
+
+
+def _curves(groups: Groups, game: str, mode: str, pictures: Mapping[str, str]) -> str:
+    names = [file_name("curves", "env_steps", level_set, game_name(groups, game, mode)) for level_set in LEVEL_NAMES]
+    shown = [pictures[name] for name in names if name in pictures]
+    return f"\n{' '.join(shown)}\n" if shown else ""
 
 
 def _mean(group: Mapping[str, Any], game: str) -> tuple[float, str]:

@@ -80,7 +80,7 @@ def page(report: Mapping[str, Any]) -> str:
         .render(
             **{name: report[name] for name in ("comparisons", "left_out", "resamples", "coverage_too_low")},
             aggregates=aggregates,
-            css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
+            css=Markup(plot_style() + (_FOLDER / "page.css").read_text(encoding="utf-8")),
             curves=curves,
             examples=examples,
             figures=drawn,
@@ -103,6 +103,11 @@ def page(report: Mapping[str, Any]) -> str:
             with_curves=[(number, group) for number, group in groups if _has_curves(group)],
         )
     )
+
+
+def plot_style() -> str:
+    """The style sheet of plots."""
+    return (_FOLDER / "plots.css").read_text(encoding="utf-8")
 
 
 def _environment() -> jinja2.Environment:

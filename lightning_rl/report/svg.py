@@ -1,4 +1,4 @@
-"""Plots as inline SVG: lines with bands, and intervals. Colors come from the page, so that dark mode changes them."""
+"""Plots as SVG: lines with bands, and intervals. Colors come from a style sheet, so that dark mode changes them."""
 
 import math
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ STYLES = 10
 Number = float | int
 """Coordinates: a whole one is as good."""
 
+_LEGEND_ROW = 16
 _MARKS = ("circle", "square", "diamond", "triangle")
 
 
@@ -79,7 +80,13 @@ def element(name: str, *children: str, **attributes: object) -> Markup:
 
 
 def line_plot(
-    series: Sequence[Series], *, title: str, x_label: str, alt: str, y_range: tuple[Number, Number] | None = None
+    series: Sequence[Series],
+    *,
+    title: str,
+    x_label: str,
+    alt: str,
+    y_range: tuple[Number, Number] | None = None,
+    legend: Sequence[tuple[int, str]] = (),
 ) -> Markup:
     """Lines, each with its band.
 
@@ -89,15 +96,17 @@ def line_plot(
         x_label: below the plot.
         alt: what the plot shows, in words.
         y_range: values at the lower and upper edge; by default what the series need.
+        legend: styles and their names, below the plot; none where the page has one.
     """
     width, height = 360, 240
     xs = [x for one in series for x in one.x]
     ys = [y for one in series for y in (*one.y, *one.low, *one.high)]
-    frame = _Frame(46, 26, width - 12, height - 40, _widened(min(0.0, *xs), max(xs)), y_range or _padded(ys))
+    frame = _Frame(46, 26, width - 18, height - 40, _widened(min(0.0, *xs), max(xs)), y_range or _padded(ys))
     drawn = [_axes(frame, x_label, ticks_y=True)]
     drawn += [_band(frame, one) for one in series if one.low]
     drawn += [_curve(frame, one) for one in series]
-    return _drawing(width, height, title, alt, drawn)
+    drawn += [_named(frame.left, height + 6 + _LEGEND_ROW * row, *entry) for row, entry in enumerate(legend)]
+    return _drawing(width, height + _LEGEND_ROW * len(legend), title, alt, drawn)
 
 
 def interval_plot(bars: Sequence[Bar], *, title: str, x_label: str, alt: str, zero: Number | None = None) -> Markup:
@@ -111,7 +120,7 @@ def interval_plot(bars: Sequence[Bar], *, title: str, x_label: str, alt: str, ze
         zero: value of a dashed line, such as that of no difference.
     """
     longest = max(len(bar.label) for bar in bars)
-    left, row = min(10 + 6.2 * min(longest, 34), 224), 22
+    left, row = min(16 + 6.4 * min(longest, 36), 246), 22
     width, height = 460, 66 + row * len(bars)
     values = [value for bar in bars for value in (bar.value, *(bar.interval or ()))] + ([] if zero is None else [zero])
     frame = _Frame(left, 26, width - 14, height - 40, _padded(values), (len(bars), 0))
@@ -124,8 +133,21 @@ def interval_plot(bars: Sequence[Bar], *, title: str, x_label: str, alt: str, ze
 
 def key(style: int) -> Markup:
     """A short line in a series' color, dashes and mark, for a legend."""
-    drawn = [_line(0, 6, 28, 6, f"line s{style % STYLES}"), _mark(14, 6, style)]
-    return element("svg", *drawn, viewBox="0 0 28 12", width=28, height=12, aria_hidden="true", class_="key")
+    return element(
+        "svg", *_key(0, 6, style), viewBox="0 0 28 12", width=28, height=12, aria_hidden="true", class_="key"
+    )
+
+
+def file(drawing: Markup, css: str, *, sign: str) -> str:
+    """A plot as a file of its own, with its style sheet.
+
+    Args:
+        drawing: the plot.
+        css: its style sheet.
+        sign: an element or comment at the beginning, by which the file is known.
+    """
+    head, _, rest = str(drawing).partition(">")
+    return f'{head} xmlns="http://www.w3.org/2000/svg">\n{sign}\n<style>\n{css}</style>\n{rest}\n'
 
 
 def ticks(low: Number, high: Number, count: int = 5) -> list[Number]:
@@ -145,6 +167,19 @@ def short(value: Number) -> str:
     return f"{value:g}"
 
 
+def _key(x: Number, y: Number, style: int) -> list[Markup]:
+    return [_line(x, y, x + 28, y, f"line s{style % STYLES}"), _mark(x + 14, y, style)]
+
+
+def _named(x: Number, y: Number, style: int, name: str) -> Markup:
+    """A row of a legend."""
+    return element("g", *_key(x, y, style), _text(x + 34, y + 4, _cut(name, 50), "tick", "start"))
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _widened(low: Number, high: Number) -> tuple[Number, Number]:
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
@@ -156,7 +191,8 @@ def _padded(values: Sequence[Number]) -> tuple[Number, Number]:
 
 def _drawing(width: Number, height: Number, title: str, alt: str, drawn: Sequence[str]) -> Markup:
     heading = _text(width / 2, 15, title, "title", "middle")
-    return element("svg", heading, *drawn, viewBox=f"0 0 {width} {height}", role="img", aria_label=alt)
+    size = {"viewBox": f"0 0 {width} {height}", "width": width, "height": height}
+    return element("svg", heading, *drawn, **size, role="img", aria_label=alt)
 
 
 def _axes(frame: _Frame, x_label: str, *, ticks_y: bool) -> Markup:
@@ -173,8 +209,7 @@ def _axes(frame: _Frame, x_label: str, *, ticks_y: bool) -> Markup:
 
 def _row(frame: _Frame, place: Number, bar: Bar) -> Markup:
     y = frame.py(place)
-    label = bar.label if len(bar.label) <= 36 else f"{bar.label[:35]}…"
-    drawn = [_text(frame.left - 8, y + 4, label, "tick", "end"), _mark(frame.px(bar.value), y, bar.style)]
+    drawn = [_text(frame.left - 8, y + 4, _cut(bar.label, 36), "tick", "end"), _mark(frame.px(bar.value), y, bar.style)]
     if bar.interval is not None:
         low, high = map(frame.px, bar.interval)
         drawn.insert(1, _line(low, y, high, y, f"line solid s{bar.style % STYLES}"))

@@ -313,18 +313,36 @@ class TestFaults:
         assert command.main(args) == 2
         assert capsys.readouterr().err == f"lightning-rl: {message}\n"
 
-    @pytest.mark.parametrize("name", ["report.html", "report.json", "report.md"])
+    @pytest.mark.parametrize("name", ["report.html", "report.json", "report.md", "pictures/mean.svg"])
     def test_only_an_earlier_report_is_replaced(
         self, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         three_seeds(tmp_path / "runs")
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out" / name).write_text("{}")
+        theirs = tmp_path / "out" / name
+        theirs.parent.mkdir(parents=True)
+        theirs.write_text("{}")
 
         assert command.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 2
 
         assert f"another program's {name}" in capsys.readouterr().err
-        assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ["{}"]
+        assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [theirs]
+        assert theirs.read_text() == "{}"
+
+    def test_pictures_of_games_that_are_no_longer_reported_are_removed(self, tmp_path: Path) -> None:
+        write_run(
+            tmp_path / "coinrun", config(game="coinrun"), results(train=5.0, full=4.0, game="coinrun"), metrics(4)
+        )
+        three_seeds(tmp_path / "runs")
+        pictures = tmp_path / "out" / "pictures"
+        reported(tmp_path / "coinrun", "--out", tmp_path / "out")
+        assert len(list(pictures.glob("*-coinrun.svg"))) == 4
+        (pictures / "photo.png").write_bytes(b"mine")
+
+        reported(tmp_path / "runs", "--out", tmp_path / "out")
+
+        assert list(pictures.glob("*-coinrun.svg")) == []
+        assert len(list(pictures.glob("*-starpilot.svg"))) == 4
+        assert (pictures / "photo.png").read_bytes() == b"mine"
 
     def test_other_files_are_left_alone(self, tmp_path: Path) -> None:
         three_seeds(tmp_path / "runs")
@@ -334,7 +352,7 @@ class TestFaults:
         for _ in range(2):
             reported(tmp_path / "runs", "--out", tmp_path / "out")
 
-        files = ["notes.txt", "report.html", "report.json", "report.md"]
+        files = ["notes.txt", "pictures", "report.html", "report.json", "report.md"]
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
 
     def test_a_file_is_no_folder(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -355,7 +373,10 @@ def test_it_starts_where_torch_and_lightning_are_missing(tmp_path: Path) -> None
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == ["report/report.html", "report/report.json", "report/report.md"]
+    assert done.stdout.splitlines() == [
+        *("report/report.html", "report/report.json", "report/report.md"),
+        "report/pictures",
+    ]
 
 
 def test_rows_that_only_learn_tell_their_time() -> None:

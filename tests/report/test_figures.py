@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lightning_rl.report.curves import Line, summary
-from lightning_rl.report.svg import Bar, Series, element, interval_plot, line_plot, short, ticks
+from lightning_rl.report.svg import Bar, Series, element, file, interval_plot, line_plot, short, ticks
 
 
 def line(x: list[float], y: list[float]) -> Line:
@@ -57,6 +57,19 @@ class TestDrawing:
     def test_large_numbers_are_short(self) -> None:
         assert [short(value) for value in (0.25, 250, 2500, 2_500_000)] == ["0.25", "250", "2.5 k", "2.5 M"]
 
+    def test_a_file_of_its_own_has_its_colors_and_a_legend(self) -> None:
+        series = [Series(3, [0.0, 1.0], [0.0, 10.0])]
+        drawn = line_plot(series, title="t", x_label="x", alt="a", legend=[(3, "<script>ppo & co")])
+        plain = line_plot(series, title="t", x_label="x", alt="a")
+
+        root = ET.fromstring(file(drawn, ".s3 { stroke: red; }", sign="<!-- ours -->"))
+
+        svg = "{http://www.w3.org/2000/svg}"
+        assert root.tag == f"{svg}svg"
+        assert root.findtext(f"{svg}style") == "\n.s3 { stroke: red; }"
+        assert "<script>ppo & co" in [text.text for text in root.iter(f"{svg}text")]
+        assert float(root.attrib["height"]) == float(ET.fromstring(plain).attrib["height"]) + 16
+
     def test_texts_and_attributes_are_escaped(self) -> None:
         assert element("text", "<b>", class_='"x"') == '<text class="&#34;x&#34;">&lt;b&gt;</text>'
 
@@ -64,7 +77,7 @@ class TestDrawing:
         drawn = line_plot([Series(0, [0.0, 1.0], [0.0, 10.0])], title="t", x_label="x", alt="a", y_range=(0.0, 10.0))
 
         [points] = [node.attrib["points"].split() for node in ET.fromstring(drawn).iter("polyline")]
-        assert points == ["46.0,200.0", "348.0,26.0"]  # the frame's lower left and upper right
+        assert points == ["46.0,200.0", "342.0,26.0"]  # the frame's lower left and upper right
 
     @pytest.mark.parametrize("value", [0.0, 5.0])
     def test_a_single_point_is_drawn(self, value: float) -> None:

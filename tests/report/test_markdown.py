@@ -65,6 +65,17 @@ def test_pairs_stand_with_their_interval_and_its_coverage(text: str, report: dic
     assert ["impala", "ppo", "1", "1.00, 1.00 to 1.00", held] in cells(text)
 
 
+def test_each_game_has_its_learning_curves_with_their_words(text: str, folder: Path) -> None:
+    shown = re.findall(r"!\[([^\n]*?)(?<!\\)\]\((pictures/[^)]*)\)", text)
+
+    assert [path for _, path in shown] == [
+        "pictures/curves-env_steps-training-levels-starpilot.svg",
+        "pictures/curves-env_steps-all-levels-starpilot.svg",
+    ]
+    assert all(words.startswith("starpilot: return") and "ppo ends at" in words for words, _ in shown)
+    assert all((folder / path).is_file() for _, path in shown)
+
+
 def test_no_sign_of_a_name_is_markup(text: str) -> None:
     rows = cells(text)
 
