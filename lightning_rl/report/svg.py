@@ -144,10 +144,10 @@ def file(drawing: Markup, css: str, *, sign: str) -> str:
     Args:
         drawing: the plot.
         css: its style sheet.
-        sign: an element or comment at the beginning, by which the file is known.
+        sign: a comment at the beginning, by which the file is known.
     """
     head, _, rest = str(drawing).partition(">")
-    return f'{head} xmlns="http://www.w3.org/2000/svg">\n{sign}\n<style>\n{css}</style>\n{rest}\n'
+    return f'{sign}\n{head} xmlns="http://www.w3.org/2000/svg">\n<style>\n{css}</style>\n{rest}\n'
 
 
 def ticks(low: Number, high: Number, count: int = 5) -> list[Number]:
@@ -173,7 +173,7 @@ def _key(x: Number, y: Number, style: int) -> list[Markup]:
 
 def _named(x: Number, y: Number, style: int, name: str) -> Markup:
     """A row of a legend."""
-    return element("g", *_key(x, y, style), _text(x + 34, y + 4, _cut(name, 50), "tick", "start"))
+    return element("g", *_key(x, y, style), _text(x + 34, y + 4, _cut(name, 44), "tick", "start"))
 
 
 def _cut(text: str, most: int) -> str:
