@@ -62,6 +62,7 @@ _BONUS = (  # as random network distillation has it, so that it lives
     *("--model.distillation.extrinsic_weight", "2"),
     *("--model.distillation.intrinsic_weight", "1"),
 )
+_REAL_STEPS = ("--data.total_env_steps", "102400")
 _HARD = ("--data.total_env_steps", "5000000", "--data.num_actors", "0")
 STUDIES = (
     Study("ppo", ("ppo",), ("coinrun", "starpilot"), _HALF_A_MILLION),
@@ -73,8 +74,11 @@ STUDIES = (
     Study("paper", ("ppo_distill",), ("starpilot",), _HALF_A_MILLION),
     # the second game of IMPALA's is one on which it is above random play after 200 000 env steps
     Study("probe_impala", ("impala_cpu",), ("coinrun", "fruitbot"), ("--data.total_env_steps", "200000"), (1,)),
-    Study("simple", ("simple_atari_cpu",), ("ms_pacman",), ("--data.total_env_steps", "102400")),
-    Study("ppo", ("ppo_atari",), ("ms_pacman",), ("--data.total_env_steps", "102400")),
+    Study("simple", ("simple_atari_cpu",), ("ms_pacman",), _REAL_STEPS),
+    # of two learning rates and two lengths of rollouts, the best by seed 1 is to be PPO's there
+    Study("ppo", ("ppo_atari",), ("ms_pacman",), _REAL_STEPS, (1,)),
+    Study("probe_rate", ("ppo_atari",), ("ms_pacman",), (*_REAL_STEPS, "--model.learning_rate", "1e-3"), (1,)),
+    Study("probe_length", ("ppo_atari",), ("ms_pacman",), (*_REAL_STEPS, "--data.num_steps", "32"), (1,)),
     # for the shape of their figures 4 and 5; no actors, so that a run that was stopped goes on exactly
     Study("hard", ("impala",), ("starpilot",), _HARD, (1,)),
     Study("hard_vae", ("impala_vae",), ("starpilot",), _HARD, (1,)),
