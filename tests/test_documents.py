@@ -19,6 +19,7 @@ from lightning_rl.cli import bench, export, play, replay
 from lightning_rl.cli.registry import CLASSES, data_class, module_class
 from lightning_rl.envs.procgen_games import GAMES
 from lightning_rl.modules.hyper_parameters import constructor_options
+from lightning_rl.report.command import main as report
 from lightning_rl.report.command import parser as report_parser
 from tests.support.command_lines import parsed
 from tests.support.methods import CONFIGS
@@ -35,7 +36,7 @@ SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"")
 PATH = re.compile(r"[\w.-]+(/[\w.-]+)*\.(py|yaml|sh|sbatch|md|toml)|(lightning_rl|tests|configs|\.github)(/[\w.-]+)*/?")
 PLACEHOLDERS = {"N": "1", "NAME": "heist"}
-IN_A_RUN_FOLDER = {"config.yaml"}
+WRITTEN = {"config.yaml", "report.md"}  # into run folders and reports
 
 OURS = ("lightning-rl ", "python -m ", "pytest -", "pip ", "wandb ")
 """How commands in the prose begin."""
@@ -263,7 +264,7 @@ def tree() -> str:
 def test_every_path_is_there(document: str) -> None:
     blocks = " ".join(fences(document, "text")).replace(",", " ").split()
     named = {name.rstrip("/") for name in (*spans(DOCUMENTS[document]), *blocks) if PATH.fullmatch(name)}
-    assert [name for name in sorted(named - IN_A_RUN_FOLDER) if f"/{name} " not in tree()] == []
+    assert [name for name in sorted(named - WRITTEN) if f"/{name} " not in tree()] == []
 
 
 def test_every_config_is_in_the_documents() -> None:
@@ -279,6 +280,24 @@ def test_every_metric_of_a_run_is_explained(path: Path) -> None:
     # of several games, each with its name at the end
     columns = [column.rpartition("/")[0] if column.rpartition("/")[2] in GAMES else column for column in columns]
     assert [column for column in columns if column not in spans(DOCUMENTS["configs/README.md"])] == []
+
+
+def reports() -> Iterator[tuple[str, str]]:
+    """Documents, and what they say to report of the kept results."""
+    for document in DOCUMENTS:
+        for line in "".join(fences(document, "bash")).splitlines():
+            if line.startswith("lightning-rl report .github/results"):
+                yield document, line.removeprefix("lightning-rl report ")
+
+
+@pytest.mark.parametrize(("document", "runs"), list(reports()))
+def test_tables_are_those_of_the_report(document: str, runs: str, tmp_path: Path) -> None:
+    folders = [str(path) for pattern in runs.split() for path in sorted(ROOT.glob(pattern))]
+    assert report([*folders, "--out", str(tmp_path)]) == 0
+    games, _, _ = (tmp_path / "report.md").read_text(encoding="utf-8").partition("## Probability")
+    tables = [game.partition("|")[2].partition("\n\n")[0] for game in games.split("\n## ")[1:]]
+    assert tables
+    assert [table for table in tables if f"|{table}" not in DOCUMENTS[document]] == []
 
 
 def test_the_readme_is_short() -> None:
