@@ -82,8 +82,8 @@ def _comparisons(pairs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    lines = [f"| {' | '.join(line)} |\n" for line in (heads, *rows)]
+    return "".join([lines[0], "|---" * len(heads) + "|\n", *lines[1:]])
 
 
 def _returns(values: Mapping[str, Any] | None) -> str:
