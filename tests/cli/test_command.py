@@ -112,7 +112,7 @@ class TestWrongInput:
             ),
             ([*SIMPLE, "--model.world_model.compress_steps", "7"], ["compress_steps", "at most 6", "64×64", "found 7"]),
             ([*SIMPLE, "--model.outer_loop.policy_slice", "0"], ["model.outer_loop.policy_slice", "at least 1", "0"]),
-            ([*SIMPLE, "--model.minibatch_size", "100"], ["model.minibatch_size", "multiple of 16", "found 100"]),
+            ([*SIMPLE, "--model.minibatch_size", "100"], ["model.minibatch_size", "multiple of 80", "found 100"]),
             ([*SIMPLE, "--data.return_scaling", "true"], ["model.reward_values", "--data.return_scaling false"]),
             ([*SIMPLE, "--data.iterations_per_epoch", "2"], ["data.iterations_per_epoch must be 1", "found 2"]),
             ([*SIMPLE, "--data.num_actors", "2"], ["data.num_actors", "0", "SimPLeModule", "on-policy"]),
