@@ -22,7 +22,7 @@ from lightning_rl.report.groups import grouped
 from lightning_rl.report.markdown import markdown
 from lightning_rl.report.page import GENERATOR, page, plot_style
 from lightning_rl.report.run_folders import read_runs, shown
-from lightning_rl.report.svg import file
+from lightning_rl.report.svg import standalone
 from lightning_rl.runs.atomic_files import atomic_write
 
 _COMMENT = f"<!-- {GENERATOR} -->"
@@ -84,11 +84,11 @@ def _write(out: Path, report: dict[str, Any]) -> None:
         "report.html": page(report),
         "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
         "report.md": f"{_COMMENT}\n\n{markdown(report, drawn, folder=_PICTURES)}",
-        **{f"{_PICTURES}/{figure.name}.svg": file(figure.picture, css, sign=_COMMENT) for figure in drawn},
+        **{f"{_PICTURES}/{figure.name}.svg": standalone(figure.picture, css, sign=_COMMENT) for figure in drawn},
     }
     for name, content in text.items():
-        with atomic_write(out / name) as file_:
-            file_.write(content.encode("utf-8", "replace"))  # a file's names may hold half a letter
+        with atomic_write(out / name) as file:
+            file.write(content.encode("utf-8", "replace"))  # a file's names may hold half a letter
     for path in (out / _PICTURES).glob("*.svg"):
         if f"{_PICTURES}/{path.name}" not in text:
             path.unlink()  # an earlier report's, of other games

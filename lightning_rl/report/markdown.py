@@ -45,7 +45,7 @@ def _game(groups: Groups, game: str, mode: str) -> str:
     table = _table(["group", "seeds", "env steps", *(LEVEL_NAMES[name] for name in level_sets)], rows)
     note = f"\n{_MARKED}" if any(group["marked"] for group in own) else ""
     return (
-        f"## {game_name(groups, game, mode)}\n\n"
+        f"## {_plain(game_name(groups, game, mode))}\n\n"
         f"Mean return over seeds and its 95 % interval, Student's over seeds.\n\n{table}{note}"
     )
 

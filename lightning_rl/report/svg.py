@@ -138,7 +138,7 @@ def key(style: int) -> Markup:
     )
 
 
-def file(drawing: Markup, css: str, *, sign: str) -> str:
+def standalone(drawing: Markup, css: str, *, sign: str) -> str:
     """A plot as a file of its own, with its style sheet.
 
     Args:

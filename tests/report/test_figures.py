@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lightning_rl.report.curves import Line, summary
-from lightning_rl.report.svg import Bar, Series, element, file, interval_plot, line_plot, short, ticks
+from lightning_rl.report.svg import Bar, Series, element, interval_plot, line_plot, short, standalone, ticks
 
 
 def line(x: list[float], y: list[float]) -> Line:
@@ -62,7 +62,7 @@ class TestDrawing:
         drawn = line_plot(series, title="t", x_label="x", alt="a", legend=[(3, "<script>ppo & co")])
         plain = line_plot(series, title="t", x_label="x", alt="a")
 
-        root = ET.fromstring(file(drawn, ".s3 { stroke: red; }", sign="<!-- ours -->"))
+        root = ET.fromstring(standalone(drawn, ".s3 { stroke: red; }", sign="<!-- ours -->"))
 
         svg = "{http://www.w3.org/2000/svg}"
         assert root.tag == f"{svg}svg"

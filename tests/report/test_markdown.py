@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lightning_rl.report import command
+from lightning_rl.report.markdown import markdown
 from tests.support.result_folders import config, metrics, results, write_run
 
 STRANGE = "a|b*c `d` <script>_e_ [f](g)\n~~h~~ num_levels"
@@ -81,3 +82,13 @@ def test_no_sign_of_a_name_is_markup(text: str) -> None:
 
     assert {len(row) for row in rows} == {5}
     assert rows[3][0] == r"a\|b\*c \`d\` &lt;script&gt;\_e\_ \[f\](g) \~\~h\~\~ num_levels"
+
+
+def test_nor_is_one_of_a_game(report: dict[str, Any]) -> None:
+    strange = "<b>|game"
+    [group, *_] = report["groups"]
+    of_it = group | {"games": [strange]} | {key: {strange: group[key]["starpilot"]} for key in ("seeds", "per_game")}
+
+    text = markdown({"groups": [of_it], "comparisons": []}, [], folder="pictures")
+
+    assert text.startswith("## &lt;b&gt;\\|game\n")
