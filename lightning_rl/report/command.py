@@ -17,7 +17,7 @@ from typing import Any
 from lightning_rl.errors import UsageError, UsageParser
 from lightning_rl.report.analysis import analysis
 from lightning_rl.report.baselines import baselines
-from lightning_rl.report.figures import pictures
+from lightning_rl.report.figures import figures
 from lightning_rl.report.groups import grouped
 from lightning_rl.report.markdown import markdown
 from lightning_rl.report.page import GENERATOR, page, plot_style
@@ -79,12 +79,12 @@ def _reported(options: argparse.Namespace) -> int:
 
 
 def _write(out: Path, report: dict[str, Any]) -> None:
-    drawn, css = pictures(report), plot_style()
+    drawn, css = figures(report), plot_style()
     text = {
-        "report.html": page(report),
+        "report.html": page(report, drawn),
         "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
-        "report.md": f"{_COMMENT}\n\n{markdown(report, drawn, folder=_PICTURES)}",
-        **{f"{_PICTURES}/{figure.name}.svg": standalone(figure.picture, css, sign=_COMMENT) for figure in drawn},
+        "report.md": f"{_COMMENT}\n\n{markdown(report, drawn.all(), folder=_PICTURES)}",
+        **{f"{_PICTURES}/{figure.name}.svg": standalone(figure.picture, css, sign=_COMMENT) for figure in drawn.all()},
     }
     for name, content in text.items():
         with atomic_write(out / name) as file:

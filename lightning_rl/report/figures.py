@@ -1,5 +1,6 @@
 """The plots of a report, from the numbers of report.json."""
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -38,19 +39,38 @@ class Figure(NamedTuple):
     picture: Markup
 
 
-def pictures(report: Mapping[str, Any]) -> list[Figure]:
-    """All plots of a report."""
+class Figures(NamedTuple):
+    """All plots of a report.
+
+    Attributes:
+        aggregates: one per level set and aggregate.
+        profiles: one per level set.
+        improvements: one, or none without pairs.
+        curves: one per game and mode, by axis (`env_steps` or `hours`) and level set.
+    """
+
+    aggregates: list[Figure]
+    profiles: list[Figure]
+    improvements: list[Figure]
+    curves: dict[tuple[str, str], list[Figure]]
+
+    def all(self) -> list[Figure]:
+        """In the page's order."""
+        return [*self.aggregates, *self.profiles, *self.improvements, *itertools.chain(*self.curves.values())]
+
+
+def figures(report: Mapping[str, Any]) -> Figures:
+    """Draws the plots of a report."""
     groups = report["groups"]
-    pairs = improvements(report)
-    return [
-        *aggregates(groups),
-        *profiles(groups),
-        *([] if pairs is None else [pairs]),
-        *(figure for axis in _AXES for level_set in LEVEL_SETS for figure in curves(groups, axis, level_set)),
-    ]
+    return Figures(
+        _aggregates(groups),
+        _profiles(groups),
+        _improvements(report),
+        {(axis, level_set): _all_curves(groups, axis, level_set) for axis in _AXES for level_set in LEVEL_SETS},
+    )
 
 
-def aggregates(groups: Groups) -> list[Figure]:
+def _aggregates(groups: Groups) -> list[Figure]:
     """One plot per level set and aggregate: every group with its interval."""
     return [
         figure
@@ -71,14 +91,14 @@ def _aggregate(groups: Groups, level_set: str, name: str) -> Figure | None:
     return _intervals(file_name(name, level_set), bars, title, "normalized return") if bars else None
 
 
-def improvements(report: Mapping[str, Any]) -> Figure | None:
+def _improvements(report: Mapping[str, Any]) -> list[Figure]:
     """The probability of improvement of each pair of groups."""
     bars = [
         Bar(number, " > ".join(pair["groups"]), pair["probability_of_improvement"], pair["ci95"])
         for number, pair in enumerate(report["comparisons"])
     ]
     title = "Probability of improvement, all levels"
-    return _intervals("improvement", bars, title, "probability", zero=0.5) if bars else None
+    return [_intervals("improvement", bars, title, "probability", zero=0.5)] if bars else []
 
 
 def _intervals(name: str, bars: Sequence[Bar], title: str, x_label: str, zero: float | None = None) -> Figure:
@@ -92,7 +112,7 @@ def _spoken(interval: Sequence[float] | None) -> str:
     return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
-def profiles(groups: Groups) -> list[Figure]:
+def _profiles(groups: Groups) -> list[Figure]:
     """One plot per level set: the share of runs above each score."""
     return [figure for level_set in LEVEL_SETS if (figure := _profile(groups, level_set)) is not None]
 
@@ -129,14 +149,8 @@ def _share_at_half(profile: Mapping[str, Any]) -> float:
     return float(profile["share_above"][at_half])
 
 
-def curves(groups: Groups, axis: str, level_set: str) -> list[Figure]:
-    """One plot per game and mode that has curves on this axis.
-
-    Args:
-        groups: of the report.
-        axis: `env_steps` or `hours`.
-        level_set: whose returns.
-    """
+def _all_curves(groups: Groups, axis: str, level_set: str) -> list[Figure]:
+    """One plot per game and mode that has curves on this axis."""
     places = sorted({(game, group["distribution_mode"] or "") for group in groups for game in group["curves"]})
     return [figure for place in places if (figure := _curves(groups, axis, level_set, *place)) is not None]
 

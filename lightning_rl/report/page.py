@@ -7,8 +7,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from lightning_rl.report import figures
-from lightning_rl.report.figures import LEVEL_NAMES
+from lightning_rl.report.figures import LEVEL_NAMES, Figure, Figures, game_name
 from lightning_rl.report.run_folders import LEVEL_SETS
 from lightning_rl.report.svg import key
 
@@ -55,25 +54,21 @@ _WITHOUT_TIMES = (
 )
 
 
-def page(report: Mapping[str, Any]) -> str:
+def page(report: Mapping[str, Any], figures: Figures) -> str:
     """The page of a report.
 
     Args:
         report: what report.json holds. Its texts are escaped here.
+        figures: its plots.
     """
     groups = list(enumerate(report["groups"]))
-    curves = _curves(report["groups"])
+    curves = _curves(report["groups"], figures)
     aggregates = {
         name: [(number, group) for number, group in groups if (group[name] or {}).get("iqm") is not None]
         for name in LEVEL_SETS
     }
     gaps = [pair for pair in groups if pair[1]["generalization_gap"] is not None]
     examples = [(*pair, run, example) for pair in groups for run in pair[1]["runs"] for example in run["examples"]]
-    drawn = {
-        "aggregates": figures.aggregates(report["groups"]),
-        "profiles": figures.profiles(report["groups"]),
-        "improvements": figures.improvements(report),
-    }
     return (
         _environment()
         .get_template("page.html")
@@ -83,12 +78,12 @@ def page(report: Mapping[str, Any]) -> str:
             css=Markup(plot_style() + (_FOLDER / "page.css").read_text(encoding="utf-8")),
             curves=curves,
             examples=examples,
-            figures=drawn,
+            figures=figures,
             gaps=gaps,
             generator=GENERATOR,
             groups=groups,
             kept=[
-                (number, group, figures.game_name(report["groups"], game, group["distribution_mode"]), values)
+                (number, group, game_name(report["groups"], game, group["distribution_mode"]), values)
                 for number, group in groups
                 for game, values in group["teacher_return_kept"].items()
             ],
@@ -96,7 +91,7 @@ def page(report: Mapping[str, Any]) -> str:
             level_names=LEVEL_NAMES,
             per_game=_per_game(report["groups"]),
             script=Markup((_FOLDER / "page.js").read_text(encoding="utf-8")),
-            sections=_sections(report, curves, gaps, examples, drawn),
+            sections=_sections(report, curves, gaps, examples, figures),
             summary=_summary(report["groups"]),
             title="Results by method and setting",
             version=report["lightning_rl_version"],
@@ -123,10 +118,10 @@ def _fixed(value: float, digits: int) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def _curves(groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, list[figures.Figure]]]:
+def _curves(groups: Sequence[Mapping[str, Any]], figures: Figures) -> list[tuple[str, str, str, list[Figure]]]:
     found = []
     for name, axis, level_set, label, text in _CURVES:
-        drawn = figures.curves(groups, axis, level_set)
+        drawn = figures.curves[axis, level_set]
         lacking = [group["name"] for group in groups if axis == "hours" and group["runs"] and group["hours"] is None]
         if drawn:
             without = _WITHOUT_TIMES.format("; ".join(lacking)) if lacking else ""
@@ -142,7 +137,7 @@ def _per_game(groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, Mappi
     """The rows of the table of returns: by game, level set and group."""
     games = sorted({(game, group["distribution_mode"] or "") for group in groups for game in group["games"]})
     return [
-        (figures.game_name(groups, game, mode), number, group, level_set, group["per_game"][game][level_set])
+        (game_name(groups, game, mode), number, group, level_set, group["per_game"][game][level_set])
         for game, mode in games
         for level_set in LEVEL_SETS
         for number, group in enumerate(groups)
@@ -166,11 +161,11 @@ def _sections(
     curves: Sequence[tuple[Any, ...]],
     gaps: Sequence[Any],
     examples: Sequence[Any],
-    drawn: Mapping[str, Any],
+    figures: Figures,
 ) -> list[tuple[str, str]]:
     """What the page holds, for its navigation."""
     found = [("notes", "What is compared"), ("aggregates", "All games together")]
-    found += [("profiles", "Performance profiles")] if drawn["profiles"] else []
+    found += [("profiles", "Performance profiles")] if figures.profiles else []
     found += [("improvement", "Probability of improvement")] if report["comparisons"] else []
     found += [("gap", "Generalization gap")] if gaps else []
     students = any(group["teacher_return_kept"] for group in report["groups"])
