@@ -1,7 +1,10 @@
 """Plots as SVG: lines with bands, and intervals. Colors come from a style sheet, so that dark mode changes them."""
 
 import math
+import re
+import textwrap
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from markupsafe import Markup, escape
@@ -12,6 +15,7 @@ STYLES = 10
 Number = float | int
 """Coordinates: a whole one is as good."""
 
+_LINE = 12  # pixels from one line of a text to the next
 _LEGEND_ROW = 16
 _MARKS = ("circle", "square", "diamond", "triangle")
 
@@ -105,8 +109,10 @@ def line_plot(
     drawn = [_axes(frame, x_label, ticks_y=True)]
     drawn += [_band(frame, one) for one in series if one.low]
     drawn += [_curve(frame, one) for one in series]
-    drawn += [_named(frame.left, height + 6 + _LEGEND_ROW * row, *entry) for row, entry in enumerate(legend)]
-    return _drawing(width, height + _LEGEND_ROW * len(legend), title, alt, drawn)
+    entries = [(style, _wrapped(name, 46)) for style, name in legend]
+    tops = list(accumulate((_LEGEND_ROW + _LINE * (len(lines) - 1) for _, lines in entries), initial=height))
+    drawn += [_named(frame.left, top + 6, *entry) for top, entry in zip(tops, entries, strict=False)]
+    return _drawing(width, tops[-1], title, alt, drawn)
 
 
 def interval_plot(bars: Sequence[Bar], *, title: str, x_label: str, alt: str, zero: Number | None = None) -> Markup:
@@ -119,15 +125,17 @@ def interval_plot(bars: Sequence[Bar], *, title: str, x_label: str, alt: str, ze
         alt: what the plot shows, in words.
         zero: value of a dashed line, such as that of no difference.
     """
-    longest = max(len(bar.label) for bar in bars)
-    left, row = min(16 + 6.4 * min(longest, 36), 246), 22
-    width, height = 460, 66 + row * len(bars)
+    labels = [_wrapped(bar.label, 36) for bar in bars]
+    left = 16 + 6.4 * max(len(line) for lines in labels for line in lines)
+    tops = list(accumulate((22 + _LINE * (len(lines) - 1) for lines in labels), initial=0))
+    width, height = 460, 66 + tops[-1]
     values = [value for bar in bars for value in (bar.value, *(bar.interval or ()))] + ([] if zero is None else [zero])
-    frame = _Frame(left, 26, width - 14, height - 40, _padded(values), (len(bars), 0))
+    frame = _Frame(left, 26, width - 14, height - 40, _padded(values), (tops[-1], 0))
     drawn = [_axes(frame, x_label, ticks_y=False)]
     if zero is not None:
         drawn.append(_line(frame.px(zero), frame.top, frame.px(zero), frame.bottom, "zero"))
-    drawn += [_row(frame, number + 0.5, bar) for number, bar in enumerate(bars)]
+    places = [(top + bottom) / 2 for top, bottom in pairwise(tops)]
+    drawn += [_row(frame, *row) for row in zip(places, bars, labels, strict=True)]
     return _drawing(width, height, title, alt, drawn)
 
 
@@ -171,13 +179,22 @@ def _key(x: Number, y: Number, style: int) -> list[Markup]:
     return [_line(x, y, x + 28, y, f"line s{style % STYLES}"), _mark(x + 14, y, style)]
 
 
-def _named(x: Number, y: Number, style: int, name: str) -> Markup:
-    """A row of a legend."""
-    return element("g", *_key(x, y, style), _text(x + 34, y + 4, _cut(name, 44), "tick", "start"))
+def _named(x: Number, y: Number, style: int, name: Sequence[str]) -> Markup:
+    """A row of a legend, its first line at y."""
+    return element("g", *_key(x, y, style), *_label(x + 34, y + _LINE * (len(name) - 1) / 2, name, "start"))
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def _label(x: Number, y: Number, lines: Sequence[str], anchor: str) -> list[Markup]:
+    """Lines of text, their middle at y."""
+    first = y + 4 - _LINE * (len(lines) - 1) / 2
+    return [_text(x, first + _LINE * number, line, "tick", anchor) for number, line in enumerate(lines)]
+
+
+def _wrapped(text: str, most: int) -> list[str]:
+    """A label's lines, an option and its value on one. Names of groups differ at their ends: few are cut."""
+    kept = re.sub(r"(?<=[^,>]) (?!>)", "\N{NO-BREAK SPACE}", text)
+    lines = textwrap.wrap(kept, most, max_lines=6, placeholder="…")
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines] or [""]
 
 
 def _widened(low: Number, high: Number) -> tuple[Number, Number]:
@@ -207,12 +224,12 @@ def _axes(frame: _Frame, x_label: str, *, ticks_y: bool) -> Markup:
     return element("g", *drawn)
 
 
-def _row(frame: _Frame, place: Number, bar: Bar) -> Markup:
+def _row(frame: _Frame, place: Number, bar: Bar, label: Sequence[str]) -> Markup:
     y = frame.py(place)
-    drawn = [_text(frame.left - 8, y + 4, _cut(bar.label, 36), "tick", "end"), _mark(frame.px(bar.value), y, bar.style)]
+    drawn = [*_label(frame.left - 8, y, label, "end"), _mark(frame.px(bar.value), y, bar.style)]
     if bar.interval is not None:
         low, high = map(frame.px, bar.interval)
-        drawn.insert(1, _line(low, y, high, y, f"line solid s{bar.style % STYLES}"))
+        drawn.insert(-1, _line(low, y, high, y, f"line solid s{bar.style % STYLES}"))
     return element("g", *drawn)
 
 

@@ -96,3 +96,26 @@ class TestDrawing:
         assert len(marks) == 2
         assert float(marks[0]["cx"]) == pytest.approx(sum(ends) / 2, abs=0.1)
         assert drawn.attrib["aria-label"] == "a"
+
+    def test_a_long_name_takes_several_lines_none_of_which_parts_an_option_from_its_value(self) -> None:
+        names = [f"ppo, num_levels 200, total_env_steps 500000 > ppo, hidden {size}" for size in (32, 64)]
+        drawn = ET.fromstring(
+            interval_plot([Bar(0, name, 0.5, None) for name in names], title="t", x_label="x", alt="a")
+        )
+
+        lines = [node for node in drawn.iter("text") if node.attrib["text-anchor"] == "end"]
+        heights = [float(line.attrib["y"]) for line in lines]
+        first = ["ppo, num_levels 200,", "total_env_steps 500000 > ppo,", "hidden 32"]
+        assert [line.text for line in lines] == [*first, *first[:2], "hidden 64"]
+        assert heights == sorted(set(heights))
+        marks = [float(node.attrib["cy"]) for node in drawn.iter("circle")]
+        assert marks == pytest.approx([heights[1] - 4, heights[4] - 4])
+
+    def test_a_legend_grows_with_its_names(self) -> None:
+        name = ", ".join(f"an_option {number}" for number in range(6))
+        drawn = line_plot([Series(0, [0, 1], [0, 1])], title="t", x_label="x", alt="a", legend=[(0, name), (1, "b")])
+
+        root = ET.fromstring(drawn)
+        lines = [node for node in root.iter("text") if node.attrib["text-anchor"] == "start"]
+        assert " ".join(line.text or "" for line in lines) == f"{name} b"
+        assert all(float(line.attrib["y"]) < float(root.attrib["height"]) for line in lines)
