@@ -208,8 +208,10 @@ def test_ppo_distill_is_rullos_table_1() -> None:
 def test_ppo_distill_rnd_is_openais_ppo_with_a_normalised_intrinsic_reward() -> None:
     cli, alone = build("ppo_distill_rnd.yaml"), build("ppo.yaml")
     distillation = cli.model.distillation
-    normalised = ("running_std", 0.25, 0.0)
-    assert (distillation.normalization, distillation.intrinsic_weight, distillation.dropout) == normalised
+    assert (distillation.normalization, distillation.num_outputs, distillation.dropout) == ("running_std", 512, 0.0)
+    assert (distillation.gamma, distillation.episodic) == (0.99, False)
+    assert (distillation.extrinsic_weight, distillation.intrinsic_weight) == (2.0, 1.0)
+    assert distillation.update_share * cli.model.minibatch_size == 1024  # as Burda et al., and CleanRL's 0.25 of 4096
     assert cli.config.fit.data == alone.config.fit.data
     given, ppos = (each.config.fit.model.init_args.as_dict() for each in (cli, alone))
     assert {key: value for key, value in given.items() if value != ppos.get(key)}.keys() == {"distillation"}

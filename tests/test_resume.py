@@ -152,6 +152,7 @@ def test_the_checkpoint_holds_what_must_survive(runs: SharedRuns) -> None:
         "/optimizer_states/0/state/0/exp_avg:",
         "/optimizer_states/0/state/0/exp_avg_sq:",
         f"/{GAMES}/collectors/0/generator",
+        f"/{GAMES}/collectors/0/memory/intrinsic_rollouts",
         f"/{GAMES}/collectors/0/memory/intrinsic_sums",
         f"/{GAMES}/collectors/0/env",
         f"/{GAMES}/env_steps: 32 and 64",

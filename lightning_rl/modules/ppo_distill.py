@@ -39,6 +39,10 @@ class DistillationConfig:
             distillation.
         extrinsic_weight: factor on the extrinsic advantages.
         intrinsic_weight: factor on the intrinsic advantages.
+        update_share: share of each minibatch's samples that the teacher learns from.
+        warmup_rollouts: rollouts at the beginning that pay no intrinsic reward and do not count in the running standard
+            deviation, while the teacher learns. Its first errors are many times the later ones, and an average over all
+            rollouts is slow to forget them.
 
     Raises:
         ValueError: a value outside its range.
@@ -57,6 +61,8 @@ class DistillationConfig:
     episodic: bool = True
     extrinsic_weight: float = 1.0
     intrinsic_weight: float = 1.0
+    update_share: float = 1.0
+    warmup_rollouts: int = 0
 
     def __post_init__(self) -> None:
         check_option("model.distillation.learning_rate", self.learning_rate, self.learning_rate > 0, "positive")
@@ -65,6 +71,10 @@ class DistillationConfig:
         check_option("model.distillation.gamma", self.gamma, 0 <= self.gamma <= 1, "in [0, 1]")
         check_option("model.distillation.scale", self.scale, self.scale > 0, "positive")
         check_option("model.distillation.max_reward", self.max_reward, self.max_reward > 0, "positive")
+        check_option("model.distillation.update_share", self.update_share, 0 < self.update_share <= 1, "in (0, 1]")
+        check_option(
+            "model.distillation.warmup_rollouts", self.warmup_rollouts, self.warmup_rollouts >= 0, "at least 0"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +84,7 @@ class DistilledBatch(PPOBatch):
     next_obs: UInt8[Tensor, "N H W C"]
     student_outputs: Float32[Tensor, "N D"]
     intrinsic_rewards: Float32[Tensor, "N"]
+    intrinsic_shares: Float32[Tensor, "N"]
     intrinsic_behavior_values: Float32[Tensor, "N"]
     intrinsic_returns: Float32[Tensor, "N"]
 
@@ -90,6 +101,7 @@ class DistilledTrajectories(Trajectories):
     """
 
     intrinsic_rewards: Float32[Tensor, "T B"]
+    intrinsic_shares: Float32[Tensor, "T B"]  # of the advantages
     intrinsic_behavior_values: Float32[Tensor, "T B"]
     intrinsic_returns: Float32[Tensor, "T B"]
     student_outputs: Float32[Tensor, "T B D"]
@@ -144,10 +156,14 @@ class PPODistillModule(PPOModule):
         return [*super().parameter_groups(), teacher]
 
     def estimates(self, rollout: Rollout, memory: dict[str, Tensor]) -> DistilledTrajectories:
-        """The rollout with both reward streams; `memory` carries the filter of the intrinsic rewards."""
+        """The rollout with both reward streams; `memory` carries the rollouts before it, and the rewards' filter."""
         config = self.distillation
         self.normalizer.update(rollout.obs[1:].flatten(0, 1), collectives.all_reduce_sum)
-        rewards, student_outputs = self.intrinsic_rewards(rollout.obs[1:], memory)
+        rollouts = memory.get("intrinsic_rollouts", torch.zeros(rollout.rewards.shape[1], dtype=torch.int64))
+        memory["intrinsic_rollouts"] = rollouts + 1
+        counts = int(rollouts.min()) >= config.warmup_rollouts
+        rewards, student_outputs = self.intrinsic_rewards(rollout.obs[1:], memory, update=counts)
+        rewards = rewards * counts
         last_values = self.last_values(rollout)
         game = Trajectories.from_rollout(rollout, gamma=self.gamma, lambda_=self.lambda_, last_values=last_values[:, 0])
         values = rollout.behavior_values[..., 1]
@@ -158,9 +174,11 @@ class PPODistillModule(PPOModule):
             next_values=torch.cat([values[1:], last_values[None, :, 1]]),
             lambda_=self.lambda_,
         )
+        extrinsic, intrinsic = config.extrinsic_weight * game.advantages, config.intrinsic_weight * advantages
         own = {
-            "advantages": config.extrinsic_weight * game.advantages + config.intrinsic_weight * advantages,
+            "advantages": extrinsic + intrinsic,
             "intrinsic_rewards": rewards,
+            "intrinsic_shares": _shares(intrinsic, extrinsic),
             "intrinsic_behavior_values": values,
             "intrinsic_returns": advantages + values,
             "student_outputs": student_outputs,
@@ -168,11 +186,16 @@ class PPODistillModule(PPOModule):
         return DistilledTrajectories(**(vars(game) | own))
 
     def intrinsic_rewards(
-        self, next_obs: UInt8[Tensor, "T B H W C"], memory: dict[str, Tensor]
+        self, next_obs: UInt8[Tensor, "T B H W C"], memory: dict[str, Tensor], *, update: bool
     ) -> tuple[Float32[Tensor, "T B"], Float32[Tensor, "T B D"]]:
         """Intrinsic rewards, computed from the teacher's error on each next frame, and the student's outputs.
 
         Where an episode ended, the next frame is the first of the next episode, because Procgen never shows the last.
+
+        Args:
+            next_obs: the frames that the actions led to.
+            memory: carries the filter of the errors from rollout to rollout.
+            update: count the errors in the running standard deviation, which is of training's.
         """
         shape = next_obs.shape[:2]
         teacher, student = self._outputs(next_obs.flatten(0, 1))
@@ -180,7 +203,7 @@ class PPODistillModule(PPOModule):
         if self.distillation.normalization == "scale":
             error = absolute_prediction_error(teacher, student) * self.distillation.scale
             return error.clamp(max=self.distillation.max_reward), student
-        return self._divided_by_running_std(prediction_error(teacher, student), memory), student
+        return self._divided_by_running_std(prediction_error(teacher, student), memory, update=update), student
 
     def _outputs(self, obs: UInt8[Tensor, "N H W C"]) -> tuple[Tensor, ...]:
         """Outputs of teacher and student, without dropout and without gradient."""
@@ -192,7 +215,7 @@ class PPODistillModule(PPOModule):
         return self.map_in_chunks(outputs, obs, size=256)  # bounds the memory that activations take
 
     def _divided_by_running_std(
-        self, errors: Float32[Tensor, "T B"], memory: dict[str, Tensor]
+        self, errors: Float32[Tensor, "T B"], memory: dict[str, Tensor], *, update: bool
     ) -> Float32[Tensor, "T B"]:
         """Errors divided by the running standard deviation of their discounted sum.
 
@@ -201,9 +224,10 @@ class PPODistillModule(PPOModule):
         start = memory.get("intrinsic_sums", torch.zeros(errors.shape[1])).to(errors.device)
         sums = forward_discounted_sums(errors, start, self.distillation.gamma)
         memory["intrinsic_sums"] = sums[-1].cpu()
-        new = collectives.all_reduce_moments(collectives.moments_of(sums))
-        moments = RunningMoments(*self.intrinsic_moments.tolist()).merged(new)
-        self.intrinsic_moments.copy_(torch.tensor(moments, dtype=torch.float64))
+        moments = RunningMoments(*self.intrinsic_moments.tolist())
+        if update:
+            moments = moments.merged(collectives.all_reduce_moments(collectives.moments_of(sums)))
+            self.intrinsic_moments.copy_(torch.tensor(moments, dtype=torch.float64))
         return errors / math.sqrt(moments.variance)
 
     def objective(self, batch: DistilledBatch, generator: torch.Generator) -> Objective:  # type: ignore[override]  # its own
@@ -213,9 +237,17 @@ class PPODistillModule(PPOModule):
             batch, logits, values[:, 0], epsilon=self.epsilon, value_epsilon=self.value_epsilon
         )
         intrinsic = (values[:, 1], batch.intrinsic_behavior_values, batch.intrinsic_returns)
-        # the frames that the rewards were computed on, with the same normalization
-        teacher = self.teacher(self.normalizer(batch.next_obs), generator)
+        # the frames that the rewards were computed on, with the same normalization; samples come in random order
+        learned = math.ceil(self.distillation.update_share * len(batch))
+        teacher = self.teacher(self.normalizer(batch.next_obs[:learned]), generator)
         losses["intrinsic_value"] = value_loss(*intrinsic, epsilon=self.value_epsilon).mean()
-        losses["distill"] = prediction_error(teacher, batch.student_outputs).mean()
+        losses["distill"] = prediction_error(teacher, batch.student_outputs[:learned]).mean()
         metrics["intrinsic/reward"] = batch.intrinsic_rewards.mean()
+        metrics["intrinsic/share"] = batch.intrinsic_shares.mean()
         return Objective(losses, metrics)
+
+
+def _shares(intrinsic: Float32[Tensor, "T B"], extrinsic: Float32[Tensor, "T B"]) -> Float32[Tensor, "T B"]:
+    """The intrinsic advantage's share of each sample's advantage, by magnitude, each less its mean over the rollout."""
+    own, other = ((advantages - advantages.mean()).abs() for advantages in (intrinsic, extrinsic))
+    return own / (own + other).clamp_min(torch.finfo(own.dtype).tiny)

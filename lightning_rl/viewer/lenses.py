@@ -84,9 +84,8 @@ class DistillationLens:
 
     def look(self, obs: Obs, memory: Any) -> Sight:
         """The intrinsic reward, by the statistics of training, which looking does not change."""
-        moments = self._model.intrinsic_moments.clone()
-        rewards, _ = self._model.intrinsic_rewards(torch.from_numpy(obs).to(self._model.device)[None], {})
-        self._model.intrinsic_moments.copy_(moments)
+        frames = torch.from_numpy(obs).to(self._model.device)[None]
+        rewards, _ = self._model.intrinsic_rewards(frames, {}, update=False)
         return Sight(numbers={"Intrinsic reward": float(rewards[0, 0])})
 
 

@@ -55,13 +55,6 @@ class Run(NamedTuple):
 
 
 _HALF_A_MILLION = ("--data.total_env_steps", "500000")
-_BONUS = (  # as random network distillation has it, so that it lives
-    *("--model.distillation.num_outputs", "512"),
-    *("--model.distillation.episodic", "false"),
-    *("--model.distillation.gamma", "0.99"),
-    *("--model.distillation.extrinsic_weight", "2"),
-    *("--model.distillation.intrinsic_weight", "1"),
-)
 _REAL_STEPS = ("--data.total_env_steps", "102400")
 _HARD = ("--data.total_env_steps", "5000000", "--data.num_actors", "0")
 STUDIES = (
@@ -70,7 +63,7 @@ STUDIES = (
     Study("impala", ("impala_cpu",), ("starpilot",), _HALF_A_MILLION),
     Study("impala_vae", ("impala_vae_cpu",), ("starpilot",), _HALF_A_MILLION),
     Study("surprise", ("impala_vae_cpu", "variants/surprise"), ("starpilot",), _HALF_A_MILLION),
-    Study("rnd", ("ppo_distill_rnd",), ("starpilot", "coinrun"), (*_HALF_A_MILLION, *_BONUS)),
+    Study("rnd", ("ppo_distill_rnd",), ("starpilot", "coinrun"), _HALF_A_MILLION),
     Study("paper", ("ppo_distill",), ("starpilot",), _HALF_A_MILLION),
     # the second game of IMPALA's is one on which it is above random play after 200 000 env steps
     Study("probe_impala", ("impala_cpu",), ("coinrun", "fruitbot"), ("--data.total_env_steps", "200000"), (1,)),

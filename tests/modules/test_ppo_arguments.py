@@ -35,6 +35,8 @@ BAD_DISTILLATIONS: dict[str, list[Any]] = {
     "scale": [0.0, -1.0],
     "max_reward": [0.0],
     "gamma": [-0.1, 1.1],
+    "update_share": [0.0, 1.1],
+    "warmup_rollouts": [-1],
 }
 
 
@@ -91,6 +93,8 @@ ALTERED_DISTILLATION: dict[str, Any] = {
     "episodic": False,
     "extrinsic_weight": 2.0,
     "intrinsic_weight": 2.0,
+    "update_share": 0.5,
+    "warmup_rollouts": 1,
 }
 
 

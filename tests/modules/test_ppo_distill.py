@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.rollout_dataset import RolloutDataset
 from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.losses.policy import log_probs_of
@@ -262,8 +263,8 @@ def test_frame_changes_the_intrinsic_reward_of_the_step_before_it_only(changed: 
     other = obs.clone()
     other[changed] = 255 - other[changed]
 
-    before, _ = module.intrinsic_rewards(obs[1:], {})
-    after, _ = module.intrinsic_rewards(other[1:], {})
+    before, _ = module.intrinsic_rewards(obs[1:], {}, update=True)
+    after, _ = module.intrinsic_rewards(other[1:], {}, update=True)
     rewards = make_trajectories(make_distilled(), replace(draw_rollout(2), obs=obs)).intrinsic_rewards
 
     steps = (before != after).any(1)
@@ -290,7 +291,7 @@ def test_intrinsic_reward_decays_when_the_teacher_learns_the_same_frames() -> No
     module = make_distilled(distillation={"dropout": 0.5, "learning_rate": 3e-3})
     rollout = draw_rollout(2)
     batch = whole_batch(module, rollout)
-    before, _ = module.intrinsic_rewards(rollout.obs[1:], {})
+    before, _ = module.intrinsic_rewards(rollout.obs[1:], {}, update=True)
     optimizer = module.configure_optimizers()
 
     for seed in range(50):
@@ -298,7 +299,7 @@ def test_intrinsic_reward_decays_when_the_teacher_learns_the_same_frames() -> No
         module.objective(batch, generator(seed)).losses["distill"].backward()
         optimizer.step()
 
-    after, _ = module.intrinsic_rewards(rollout.obs[1:], {})
+    after, _ = module.intrinsic_rewards(rollout.obs[1:], {}, update=True)
     assert after.mean() < 0.3 * before.mean()
 
 
@@ -324,6 +325,19 @@ def test_teacher_learns_nothing_from_the_frames_that_were_acted_on() -> None:
     assert not torch.equal(losses["value"], other["value"])
 
 
+def test_teacher_learns_from_its_share_of_the_samples_only() -> None:
+    module, all_ = make_distilled(distillation={"update_share": 0.4}), make_distilled()
+    batch = whole_batch(module, draw_rollout(2))
+    learned = NUM_STEPS * NUM_ENVS * 2 // 5
+
+    losses = module.objective(batch, generator()).losses
+    part = all_.objective(batch.split(MicroBatchConfig(size=learned))[0], generator()).losses  # type: ignore[arg-type]
+
+    assert len(batch) == 15
+    assert_is(losses["distill"], array(part["distill"]))
+    assert torch.equal(losses["value"], all_.objective(batch, generator()).losses["value"])
+
+
 def test_pixel_statistics_take_each_frame_that_was_led_to_once() -> None:
     module = make_distilled()
     rollout = draw_rollout(2)
@@ -340,29 +354,62 @@ def test_running_std_is_of_the_filter_over_time_of_all_rollouts(num_rollouts: in
     frames = [torch.from_numpy(draw_frames(NUM_STEPS, NUM_ENVS, seed=seed)) for seed in range(num_rollouts)]
     memory: dict[str, Tensor] = {}
 
-    rewards = [module.intrinsic_rewards(each, memory)[0] for each in frames][-1]
+    rewards = [module.intrinsic_rewards(each, memory, update=True)[0] for each in frames][-1]
 
-    errors = np.concatenate([_squared_errors(module, each) for each in frames])
+    errors = np.concatenate([squared_errors(module, each) for each in frames])
     sums = reference.forward_discounted_sums(errors, np.zeros(NUM_ENVS), 0.9)
-    variance = _variance_with_pseudo_observation(sums)
+    variance = variance_with_pseudo_observation(sums)
     assert_matches(rewards, errors[-NUM_STEPS:] / np.sqrt(variance))
     assert float(module.intrinsic_moments[1]) == pytest.approx(variance, rel=1e-5)
     assert_matches(memory["intrinsic_sums"], sums[-1])
 
 
-def _squared_errors(module: PPODistillModule, frames: Tensor) -> Array:
+def squared_errors(module: PPODistillModule, frames: Tensor) -> Array:
     with torch.no_grad():
         images = module.normalizer(frames.flatten(0, 1))
         errors = reference.prediction_error(array(module.teacher(images)), array(module.student(images)))
     return errors.reshape(frames.shape[:2])
 
 
-def _variance_with_pseudo_observation(sums: Array) -> float:
+def variance_with_pseudo_observation(sums: Array) -> float:
     """Of the sums, and of weight 1e-4 at mean 0 with variance 1: what RND's running statistics start from."""
     weight = 1e-4
     mean = sums.sum() / (sums.size + weight)
     squares = ((sums - mean) ** 2).sum() + weight * (1 + mean**2)
     return float(squares / (sums.size + weight))
+
+
+def test_rollouts_of_the_warmup_pay_nothing_and_do_not_count_in_the_running_std() -> None:
+    options = {"normalization": "running_std", "gamma": 0.9, "num_outputs": 2, "warmup_rollouts": 2}
+    module = make_distilled(distillation=options)
+    memory: dict[str, Tensor] = {}
+    rollouts = [draw_rollout(2, seed=seed) for seed in range(4)]
+
+    made: list[DistilledTrajectories] = []
+    errors: list[Array] = []
+    for rollout in rollouts:
+        trajectories = module.trajectories(rollout, memory)
+        assert isinstance(trajectories, DistilledTrajectories)
+        made.append(trajectories)
+        errors.append(squared_errors(module, rollout.obs[1:]))  # by the pixel statistics of that rollout
+
+    sums = reference.forward_discounted_sums(np.concatenate(errors), np.zeros(NUM_ENVS), 0.9)
+    variance = variance_with_pseudo_observation(sums[2 * NUM_STEPS :])
+    assert not any(one.intrinsic_rewards.any() for one in made[:2])
+    assert_matches(made[3].intrinsic_rewards, errors[3] / np.sqrt(variance))
+    assert float(module.intrinsic_moments[1]) == pytest.approx(variance, rel=1e-5)
+
+
+def test_looking_at_rewards_leaves_the_running_std_alone() -> None:
+    module = make_distilled(distillation={"normalization": "running_std"})
+    obs = draw_rollout(2).obs[1:]
+    module.intrinsic_rewards(obs, {}, update=True)
+    before = module.intrinsic_moments.clone()
+
+    rewards, _ = module.intrinsic_rewards(obs, {}, update=False)
+
+    assert torch.equal(module.intrinsic_moments, before)
+    assert_matches(rewards, squared_errors(module, obs) / np.sqrt(float(before[1])))
 
 
 def test_running_std_goes_on_through_the_ends_of_episodes() -> None:
@@ -381,7 +428,7 @@ def test_trajectories_carry_no_gradient(normalization: str) -> None:
     trajectories = make_trajectories(make_distilled(distillation={"normalization": normalization}), draw_rollout(2))
 
     tensors = [value for value in vars(trajectories).values() if isinstance(value, Tensor)]
-    assert len(tensors) == 10
+    assert len(tensors) == 11
     assert not any(value.requires_grad for value in tensors)
 
 
@@ -531,6 +578,30 @@ def test_logged_intrinsic_reward_is_the_mean_of_the_minibatch() -> None:
     metrics = module.objective(batch, generator()).metrics
 
     assert torch.equal(metrics["intrinsic/reward"], batch.intrinsic_rewards.mean())
+
+
+def test_logged_share_is_how_much_of_the_advantages_is_intrinsic() -> None:
+    options = {"gamma": 0.7, "extrinsic_weight": 2.0, "intrinsic_weight": 0.5}
+    module = make_distilled(gamma=0.9, lambda_=0.8, distillation=options)
+    rollout = draw_rollout(2)
+    trajectories = make_trajectories(module, rollout)
+
+    metrics = module.objective(whole_batch(module, rollout), generator()).metrics
+
+    extrinsic, intrinsic = streams_of(module, rollout, trajectories)
+    game = 2.0 * advantages_of(extrinsic, ends=ENDS, gamma=0.9, lambda_=0.8)
+    own = 0.5 * advantages_of(intrinsic, ends=ENDS, gamma=0.7, lambda_=0.8)
+    game, own = abs(game - game.mean()), abs(own - own.mean())
+    assert 0.1 < float(metrics["intrinsic/share"]) < 0.9
+    assert float(metrics["intrinsic/share"]) == pytest.approx((own / (own + game)).mean(), rel=1e-4)
+
+
+def test_what_pays_nothing_has_no_share() -> None:
+    module = make_distilled(distillation={"intrinsic_weight": 0.0, "extrinsic_weight": 0.0})
+
+    metrics = module.objective(whole_batch(module, draw_rollout(2)), generator()).metrics
+
+    assert float(metrics["intrinsic/share"]) == 0.0
 
 
 @pytest.mark.parametrize("name", ["value", "intrinsic_value"])
