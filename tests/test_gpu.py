@@ -5,6 +5,7 @@ Acting is captured as a CUDA graph there, and the environments take turns in two
 `pytest -m gpu`, where there is one.
 """
 
+import json
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_rl.cli.program import main
 from lightning_rl.data import deciding
 from lightning_rl.data.deciding import captured_steps, forget
 from lightning_rl.gpu.captured_step import CapturedStep
@@ -24,8 +26,9 @@ from tests.support.runs import fit, rows, unlike
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 
-CAPTURED: dict[str, Any] = {"model__captured_acting": True}
-ON_GPU: dict[str, Any] = {"trainer__accelerator": "gpu", "trainer__precision": "bf16-mixed"}
+CAPTURED: Options = {"model.captured_acting": True}
+ON_GPU: Options = {"trainer.accelerator": "gpu", "trainer.devices": 1, "trainer.precision": "bf16-mixed"}
+STEPS = "data.total_env_steps"
 
 
 @pytest.mark.parametrize("halves", [2, 1])
@@ -35,16 +38,27 @@ def test_stopped_and_resumed_on_a_gpu_a_run_has_the_bits_of_one_that_never_stopp
 ) -> None:
     options = ON_GPU | CAPTURED | options
     if halves == 2 and "data.num_actors" not in options:
-        options |= {"data__halves": 2}
-    steps = options["data__total_env_steps"]
+        options |= {"data.halves": 2}
+    steps = options[STEPS]
     straight = fit(tmp_path / "straight", config=config, **options)
 
-    fit(tmp_path / "run", config=config, **options | {"data__total_env_steps": steps // 2})
+    fit(tmp_path / "run", config=config, **options | {STEPS: steps // 2})
     torch.manual_seed(99)  # the GPU's, too: whatever a new process finds in its generators
     resumed = fit(tmp_path / "run", "--ckpt_path", "last", config=config, **options)
 
     assert unlike(straight, resumed) == []
     assert rows(tmp_path / "run") == rows(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("config", METHODS)
+def test_what_a_gpu_has_trained_is_judged_and_played_there(config: str, tmp_path: Path) -> None:
+    fit(tmp_path, config=config, iterations=1, **ON_GPU)
+    checkpoint = ["--ckpt_path", str(tmp_path / "last.ckpt"), "--trainer.accelerator", "gpu", "--trainer.devices", "1"]
+
+    assert [main([command, *checkpoint]) for command in ("validate", "test", "predict")] == [0, 0, 0]
+
+    assert json.loads((tmp_path / "test.json").read_text())["level_sets"]
+    assert (tmp_path / "episodes.npz").exists()
 
 
 @pytest.mark.parametrize(("config", "options"), variants(lambda row: row.on_gpu[:1]))
@@ -116,7 +130,7 @@ def test_a_gpu_computes_the_losses_of_the_cpu(
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     for device in ("cpu", "gpu"):
-        fit(tmp_path / device, config=config, iterations=1, trainer__accelerator=device, **options)
+        fit(tmp_path / device, config=config, iterations=1, trainer__accelerator=device, trainer__devices=1, **options)
 
     cpu, gpu = (rows(tmp_path / device)[0] for device in ("cpu", "gpu"))
     losses = [key for key in cpu if key.startswith("loss/")]

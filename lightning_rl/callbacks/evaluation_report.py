@@ -69,8 +69,9 @@ class EvaluationReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stores the episodes of a level set, of all ranks."""
-        self._episodes.setdefault(batch.game, {})[batch.level_set] = _joined(collectives.all_gather(batch))
+        """Stores the episodes of a level set, of all ranks, in the CPU's memory; Lightning moves batches to a GPU."""
+        own = batch.to(torch.device("cpu"))
+        self._episodes.setdefault(batch.game, {})[batch.level_set] = _joined(collectives.all_gather(own))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the table and writes `test.json`."""

@@ -126,6 +126,7 @@ def _trained(sizes: Sizes, run_dir: Path) -> list[dict[str, float]]:
     options = {
         "run_dir": run_dir,
         "trainer.accelerator": sizes.accelerator,
+        "trainer.devices": 1,
         "trainer.logger": "false",
         "trainer.enable_progress_bar": "false",
         "trainer.check_val_every_n_epoch": sizes.iterations + 1,

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_rl.gpu.captured_step import CapturedStep
+from lightning_rl.gpu.captured_step import CapturedStep, copy_weights
 from lightning_rl.protocols import CapturablePolicy, Policy
 from lightning_rl.types import ActorOutput, RecurrentInputs, StepInputs
 
@@ -170,7 +170,7 @@ class _PolicyStep:
     @torch.no_grad()
     def refresh(self, policy: CapturablePolicy) -> None:
         """Copies the weights that learning has changed into the mirror's memory."""
-        torch._foreach_copy_(self._mirror.acting_weights(), policy.acting_weights())
+        copy_weights(self._mirror.acting_weights(), policy.acting_weights())
 
     def __call__(self, inputs: StepInputs) -> ActorOutput:
         """Runs the step."""

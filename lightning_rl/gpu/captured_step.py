@@ -1,7 +1,8 @@
 """A function of tensors that a GPU runs again and again without the CPU launching its kernels one by one."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Generic, TypeVar
 
 import torch
@@ -13,6 +14,18 @@ Inputs = TypeVar("Inputs", bound=TensorFields)
 Outputs = TypeVar("Outputs", bound=TensorFields)
 
 _WARM_UPS = 3  # cuDNN and cuBLAS choose and load their kernels, which must not happen while a graph is captured
+
+
+def copy_weights(to: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+    """Copies tensors into others, which may have another type, where those are in memory.
+
+    Up to torch 2.10, the copy of a list on a GPU takes all to have the type of the first
+    (https://github.com/pytorch/pytorch/issues/173383), so each type is copied for itself.
+    """
+    pairs = sorted(zip(to, given, strict=True), key=lambda pair: str(pair[0].dtype))
+    for _, alike in groupby(pairs, key=lambda pair: pair[0].dtype):
+        own, others = zip(*alike, strict=True)
+        torch._foreach_copy_(own, others)
 
 
 class CapturedStep(Generic[Inputs, Outputs]):
@@ -84,7 +97,9 @@ class CapturedStep(Generic[Inputs, Outputs]):
                     self._function(self.inputs)
             torch.cuda.current_stream(device).wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the GPU meanwhile
+            # other threads may use the GPU meanwhile; where capturing fails, only the outer context leaves the stream
+            capture = torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local")
+            with torch.cuda.stream(aside), capture:
                 outputs = self._function(self.inputs)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]

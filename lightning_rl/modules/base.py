@@ -322,6 +322,11 @@ class RLModule(ActingModule, ABC):
         """
         if gradient_clip_val is not None:
             raise ValueError("trainer.gradient_clip_val must be null: model.max_grad_norm clips each parameter group")
+        if self._skips_infinite_gradients and getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise ValueError(
+                "model.optimizer.fused must be false with trainer.precision 16-mixed, whose scaled gradients cannot be"
+                " clipped before a fused step"
+            )
         norms = clip_groups(optimizer.param_groups, max_norm=self.max_grad_norm)
         if not self._skips_infinite_gradients:
             self._unread.add("the norm of a gradient", *norms)

@@ -75,8 +75,9 @@ class IterationMetrics(Callback):
         self._env_steps = data.env_steps
         # Lightning averages over all ranks, but one that has finished no episode yet has no return
         pl_module.log_dict(collectives.all_reduce_mean(means), sync_dist=True)
-        # float32, Lightning's default, cannot count past 16.7 million
-        pl_module.log("env_steps", torch.tensor(data.env_steps, dtype=torch.float64), sync_dist=True)
+        # float32, Lightning's default, cannot count past 16.7 million; NCCL takes what is on a GPU only
+        env_steps = torch.tensor(data.env_steps, dtype=torch.float64, device=pl_module.device)
+        pl_module.log("env_steps", env_steps, sync_dist=True)
         if data.env_steps >= data.total_env_steps:
             trainer.should_stop = True
 

@@ -146,9 +146,9 @@ _TINY_LATENT: Options = {
     "model.world_model.latent.prior_size": 4,
 }
 _SIMPLE_ON_GPU = {
-    "data.num_envs": 4,
+    "data.num_envs": 12,  # the eleventh is held out, for the world model's metrics
     "data.num_steps": 64,
-    "data.total_env_steps": 512,
+    "data.total_env_steps": 1536,
     "model.world_model.hidden": 64,
     "model.world_model.compress_steps": 5,
     "model.world_model.batch_size": 8,
@@ -274,6 +274,7 @@ ROWS = {
         resumed=(Variant("real-fp32", {"model.learn_from_real": True}, slow=True),),
         on_gpu=(
             Variant("stochastic-bf16", _SIMPLE_ON_GPU),
+            Variant("stochastic-not-captured", _SIMPLE_ON_GPU | {"model.captured_acting": False}),
             Variant("stochastic-fp32", _SIMPLE_ON_GPU | _FP32),
         ),
     ),

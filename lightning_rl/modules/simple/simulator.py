@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64, UInt8
 from torch import Tensor, nn
 
 from lightning_rl.cpu.micro_batches import MicroBatchConfig, threads
-from lightning_rl.gpu.captured_step import CapturedStep
+from lightning_rl.gpu.captured_step import CapturedStep, copy_weights
 from lightning_rl.modules.simple.world_model import COLORS
 from lightning_rl.networks.world_model.next_frame import NextFramePredictor
 from lightning_rl.networks.world_model.timing_signal import TimingSignal
@@ -84,7 +84,8 @@ class Simulator:
         """The model's recurrent state before the newest frame of each stack; None without a recurrent state."""
         if self._model.memory is None:
             return None
-        state = None
+        size = (len(obs), self._model.memory.size, *obs.shape[1:3])
+        state: Tensor | None = torch.zeros(size, device=self._device)
         for frames in obs.to(self._device).split(COLORS, dim=-1)[:-1]:
             with torch.no_grad(), self._precision():
                 state = self._model.next_state(frames, state)
@@ -99,7 +100,7 @@ class Simulator:
     ) -> ImaginedStep:
         """The model's prediction of the next step."""
         seen = (obs if self._model.memory is None else obs[..., -COLORS:]).to(self._device)
-        actions = actions.to(self._device)
+        actions, state = actions.to(self._device), None if state is None else state.to(self._device)
         if self._is_captured and self.temperature is None:
             drawn = self._model.uniforms(len(obs), generator)
             return self._captured(_Imagining(seen=seen, actions=actions, state=state, drawn=drawn))
@@ -187,8 +188,11 @@ def _mirror_of(
     if known is None or next(known.parameters()).device != device:
         made = cast(model)
         known = _MIRRORS[model] = (deepcopy(model) if made is model else made).requires_grad_(False)
+        for layer in known.modules():
+            if isinstance(layer, nn.RNNBase):
+                layer.flatten_parameters()  # which copying undoes
     with torch.no_grad():
-        torch._foreach_copy_(list(known.parameters()), list(model.parameters()))
+        copy_weights(list(known.parameters()), list(model.parameters()))
     return known
 
 

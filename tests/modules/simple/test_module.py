@@ -284,6 +284,19 @@ def test_a_recurrent_models_state_is_warmed_up_on_the_older_frames_of_the_stack(
     assert torch.equal(state, expected)
 
 
+def test_a_recurrent_models_state_before_a_stack_of_one_frame_is_that_of_the_first_frame() -> None:
+    simulator = module("stochastic").simulator()
+    frame = windows(2).frames[:, 0]
+    actions = torch.tensor([0, 1])
+
+    state = simulator.begin(frame)
+
+    assert state is not None
+    steps = [simulator.imagine(frame, actions, torch.Generator().manual_seed(5), known) for known in (state, None)]
+    assert not state.any()
+    assert torch.equal(steps[0].frames, steps[1].frames)
+
+
 def test_a_recurrent_model_imagines_from_its_state_and_the_newest_frame_of_the_stack() -> None:
     learner = module("stochastic")
     obs = torch.cat(list(windows(4).frames[:, :K].unbind(1)), dim=-1)
