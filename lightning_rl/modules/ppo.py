@@ -40,8 +40,7 @@ class PPOBatch(TensorFields):
 
     def split(self, micro_batches: MicroBatchConfig) -> Sequence["PPOBatch"]:
         """The same samples in consecutive parts, without copying."""
-        bounds = range(0, len(self), micro_batches.size)
-        return [self._rows(slice(start, start + micro_batches.size)) for start in bounds]
+        return [self._rows(part) for part in micro_batches.even_parts(len(self))]
 
     def _rows(self, rows: slice) -> "PPOBatch":
         return self.map_tensors(lambda tensor: tensor[rows])

@@ -22,7 +22,7 @@ def known(gradients: dict[str, Tensor | None]) -> dict[str, Tensor]:
     return {name: gradient for name, gradient in gradients.items() if gradient is not None}
 
 
-@pytest.mark.parametrize("size", [1, 4, 5, 15, 100])  # 4 leaves a last part of 3
+@pytest.mark.parametrize("size", [1, 4, 5, 15, 100])  # 4 cuts unevenly
 def test_gradients_of_parts_add_up_to_those_of_the_minibatch(size: int) -> None:
     whole, _ = learned(None)
 
@@ -31,6 +31,15 @@ def test_gradients_of_parts_add_up_to_those_of_the_minibatch(size: int) -> None:
     assert known(whole).keys() == known(parts).keys()
     # float32 sums of 15 terms in another order, through a network a dozen layers deep
     torch.testing.assert_close(known(parts), known(whole), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(256, [128, 128]), (320, [160, 160]), (2048, [256] * 8)])
+def test_minibatches_are_cut_so_that_no_thread_is_idle(number: int, expected: list[int]) -> None:
+    batch = whole_batch(make_distilled(), draw_rollout(2))
+    rows = torch.zeros(number, dtype=torch.int64)
+    batch = replace(batch, **{name: getattr(batch, name)[rows] for name in vars(batch)})
+
+    assert [len(part) for part in batch.split(MicroBatchConfig(size=256, num_threads=2))] == expected
 
 
 @pytest.mark.parametrize("size", [1, 4, 5, 15, 100])
@@ -63,16 +72,17 @@ def test_loss_of_parts_is_the_loss_of_the_minibatch() -> None:
 @pytest.mark.parametrize("num_threads", [2, 3])
 def test_number_of_threads_changes_no_bit(num_threads: int) -> None:
     options: dict[str, Any] = {"dropout": 0.5, "distillation": {"dropout": 0.5}}
-    gradients, logged = learned(MicroBatchConfig(size=2, num_threads=1), **options)
+    gradients, logged = learned(MicroBatchConfig(size=1, num_threads=1), **options)
 
-    other_gradients, other_logged = learned(MicroBatchConfig(size=2, num_threads=num_threads), **options)
+    # of one sample each, they are the same parts
+    other_gradients, other_logged = learned(MicroBatchConfig(size=1, num_threads=num_threads), **options)
 
     torch.testing.assert_close(known(other_gradients), known(gradients), rtol=0, atol=0)
     torch.testing.assert_close(other_logged, logged, rtol=0, atol=0)
 
 
 def test_dropout_differs_from_part_to_part() -> None:
-    module = make_distilled(dropout=0.5, micro_batches=MicroBatchConfig(size=5))
+    module = make_distilled(dropout=0.5, micro_batches=MicroBatchConfig(size=5, num_threads=3))
     batch = whole_batch(module, draw_rollout(2))
     rows = torch.zeros(len(batch), dtype=torch.int64)  # 15 times the same sample
     batch = replace(batch, **{name: getattr(batch, name)[rows] for name in vars(batch)})

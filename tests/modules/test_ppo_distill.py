@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.rollout_dataset import RolloutDataset
 from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.losses.policy import log_probs_of
@@ -331,7 +330,7 @@ def test_teacher_learns_from_its_share_of_the_samples_only() -> None:
     learned = NUM_STEPS * NUM_ENVS * 2 // 5
 
     losses = module.objective(batch, generator()).losses
-    part = all_.objective(batch.split(MicroBatchConfig(size=learned))[0], generator()).losses  # type: ignore[arg-type]
+    part = all_.objective(batch.map_tensors(lambda tensor: tensor[:learned]), generator()).losses
 
     assert len(batch) == 15
     assert_is(losses["distill"], array(part["distill"]))
