@@ -7,6 +7,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
 from lightning_rl.distributed import collectives
+from lightning_rl.modules.base import RLModule
 from lightning_rl.modules.iteration_metrics import data_of
 from lightning_rl.state import from_plain, to_plain
 from lightning_rl.types import Episodes, State
@@ -36,6 +37,8 @@ class ValidationPaceState:
 
 class ValidationPace(Callback):
     """Lets validation come at the first epoch end where it takes at most a tenth of the work since the last one.
+
+    A method may say instead when it is due, as SimPLe does, whose passes take their time elsewhere than in env steps.
 
     Work is counted in env steps, not in seconds: a resumed run validates where an unbroken one does, and so do all
     ranks. The next validation is expected to be as long as the last one.
@@ -68,7 +71,8 @@ class ValidationPace(Callback):
     ) -> None:
         """Decides at the epoch's end; Lightning asks right after this hook."""
         if trainer.is_last_batch:
-            self._validate(trainer, self._is_due(trainer))
+            own = pl_module.validation_is_due if isinstance(pl_module, RLModule) else None
+            self._validate(trainer, self._is_due(trainer) if own is None else own)
 
     def _is_due(self, trainer: Trainer) -> bool:
         if self._state.played is None:

@@ -337,6 +337,11 @@ class RLModule(ActingModule, ABC):
         trainer = attached_trainer(self)
         return trainer is not None and getattr(trainer.precision_plugin, "scaler", None) is not None
 
+    @property
+    def validation_is_due(self) -> bool | None:
+        """Whether `ValidationPace` is to validate after this iteration; None where that is a matter of time."""
+        return None
+
     def validation_step(self, episodes: Episodes, _batch_idx: int, dataloader_idx: int = 0) -> None:
         """Stores the mean return on one level set."""
         self.validation_returns = returns_with(self.validation_returns, episodes)

@@ -9,6 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lightning_rl.callbacks.validation_pace import FIRST_EPOCH, PLAYED_PER_TRAINED, ValidationPace
 from lightning_rl.cli.trainer_options import pace_validation
+from lightning_rl.modules.ppo import PPOModule
 from tests.support.runs import fit, fit_args, load, rows, start_ranks
 from tests.support.toys import CountingVectorEnv
 from tests.support.worlds import NUM_ACTIONS, NUM_ENVS, NUM_STEPS, OBS_SHAPE, ToyData, make_module, make_trainer
@@ -86,6 +87,13 @@ def test_other_validations_count_for_nothing(tmp_path: Path) -> None:
     data = ToyData(num_envs=NUM_ENVS, num_steps=NUM_STEPS, validation_episodes=2, total_env_steps=ITERATION)
     trainer.validate(make_module(num_actions=NUM_ACTIONS), data, verbose=False)
     assert pace.state_dict()["played"] is None
+
+
+def test_a_method_may_say_itself_when_it_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = iter([False, True, False, False, True, *[False] * 8])
+    monkeypatch.setattr(PPOModule, "validation_is_due", property(lambda _: next(ends)))
+
+    assert validated(epochs=13) == [2, 5]  # neither the first 10 are waited for nor is the tenth one
 
 
 def test_an_interval_given_by_hand_is_obeyed_and_counted(tmp_path: Path) -> None:

@@ -234,12 +234,7 @@ class SimPLeModule(RLModule):
                 parameter: layer.count for layer in stacks for parameter in layer.parameters()
             }
             optimizer = Adafactor(model, lr=options.learning_rate, stacked=stacked)
-        return JointOptimizer(
-            [
-                optimizer,
-                adam(policy, lr=self.learning_rate, betas=(0.85, 0.997), eps=1e-6),
-            ]
-        )
+        return JointOptimizer([optimizer, adam(policy, lr=self.learning_rate, betas=(0.85, 0.997), eps=1e-6)])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Warms up the world model's learning rate over its own updates."""
@@ -260,6 +255,11 @@ class SimPLeModule(RLModule):
         """Whether the world model has just finished learning in this pass."""
         slices, index = self._slices(), int(self.slice_index)
         return slices[index].phase == "policy" and slices[index - 1].phase == "world model"
+
+    @property
+    def validation_is_due(self) -> bool:
+        """After the last slice of each pass, when `_advance` has begun to count anew."""
+        return int(self.slice_index) == 0
 
     def _advance(self) -> None:
         """Counts the slice as done when it starts, because no code runs after the last batch of an epoch."""

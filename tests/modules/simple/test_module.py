@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,20 @@ def test_the_phase_that_runs_is_told(source: Recorded) -> None:
         ("pass 1: world model 40%", True),
         ("pass 1: policy 60%", False),
     ]
+
+
+def test_validation_is_due_after_the_last_slice_of_each_pass(source: Recorded) -> None:
+    learner = module()
+    lengths = [len(learner.outer_loop.slices(number, 4 * 6)) for number in range(3)]
+
+    due = []
+    for _ in range(sum(lengths)):
+        for _batch in learner.batches(source):
+            now = learner.validation_is_due
+        due.append(now)
+
+    assert lengths == [5, 6, 4]
+    assert [number for number, now in enumerate(due, start=1) if now] == list(accumulate(lengths))
 
 
 def test_the_policy_learns_from_collected_play_only_if_asked_to(source: Recorded) -> None:
