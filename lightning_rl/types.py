@@ -61,7 +61,7 @@ class RecurrentInputs(TensorFields):
     """
 
     previous_actions: Int64[Tensor, "B"]
-    previous_rewards: Float32[Tensor, "B"]  # as returned by the wrapped environment
+    previous_rewards: Float32[Tensor, "B"]  # the game's own, unscaled
     starts: Bool[Tensor, "B"]  # whether the frame is the first of an episode
     state: Float32[Tensor, "B S"]  # the policy's recurrent state after the preceding frame; S = 0 if it has none
 

@@ -46,7 +46,7 @@ UNKNOWN = {
 }
 """Layers below that a layer has no business with all the same."""
 
-EXCEPTIONS = {"callbacks/world_model_report.py": {"networks"}}
+EXCEPTIONS: dict[str, set[str]] = {}
 
 LIGHTNING = ("data/datamodule.py", "data/episode_datamodule.py", "modules/", "callbacks/", "cli/", "runs/")
 LIBRARIES: dict[str, tuple[str, ...]] = {

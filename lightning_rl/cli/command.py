@@ -3,7 +3,7 @@
 from argparse import SUPPRESS
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from jsonargparse import Namespace
@@ -35,6 +35,7 @@ from lightning_rl.cli.config_files import (
 from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.loggers import check_one_writer, place_loggers
 from lightning_rl.cli.notices import notices_held_back
+from lightning_rl.cli.parser import Parser
 from lightning_rl.cli.policy_folders import asked_policy, find_location, policy_at, trained_for, with_policy_config
 from lightning_rl.cli.registry import check_annotated, class_paths, data_class, import_plugins, module_class
 from lightning_rl.cli.run_location import users_path
@@ -59,24 +60,6 @@ from lightning_rl.runs.wandb_run import drop_obsolete_settings, outlive
 from lightning_rl.version import __version__
 
 _NO_GAMES = ("seed", "allow_inexact_resume", "num_actors")  # options that play no other games
-
-
-_HELP = {  # in place of Lightning's, which names what this program refuses
-    "ckpt_path": "A checkpoint or its run folder, or `last`: continue the run in --run_dir, or start it where there is"
-    " none. Evaluation takes an exported policy, too.",
-    "weights_only": "A checkpoint that holds more than plain data is refused, whatever is given.",
-}
-
-
-class _Parser(LightningArgumentParser):
-    def add_method_arguments(self, *args: Any, **options: Any) -> list[str]:
-        added: list[str] = super().add_method_arguments(*args, **options)
-        for action in self._actions:
-            action.help = _HELP.get(action.dest, action.help)
-        return added
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UsageError(message) from ex
 
 
 class RunCLI(StagedCLI):
@@ -114,7 +97,7 @@ class RunCLI(StagedCLI):
             seed_everything_default=1,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            parser_class=_Parser,
+            parser_class=Parser,
             parser_kwargs={
                 "prog": "lightning-rl",
                 "version": __version__,

@@ -192,7 +192,7 @@ class ProcgenDataModule(RolloutDataModule):
         return tuple(sorted({reward for game in self.game_names for reward in REWARDS[game]}))
 
     def normalized_return(self, value: float) -> float | None:
-        """On the scale of a blind agent's return and the best possible one, or None; see `envs/procgen.py`."""
+        """On the scale of a blind agent's return and the best possible one, or None; see `envs/procgen_games.py`."""
         return normalized_return(self.game, self.distribution_mode, value)
 
     def games(self, num_envs: int, levels: tuple[int, int], seed: int) -> ResumableVectorEnv:

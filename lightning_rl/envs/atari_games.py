@@ -38,9 +38,6 @@ RANDOM_AND_HUMAN_RETURNS: dict[str, tuple[float, float]] = {
 """Mean returns of random play and of a human tester in the 26 games of Kaiser et al. 2020: eloialonso/iris, results."""
 
 
-PAPER_GAMES = tuple(RANDOM_AND_HUMAN_RETURNS)
-
-
 _NEED_TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}  # the emulator ends the process over these
 
 

@@ -41,7 +41,7 @@ class ImaginedVectorEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
     Reference:
         Kaiser et al. 2020, Model-based reinforcement learning for Atari, section 4 and algorithm 1,
-        https://arxiv.org/abs/1903.00374; tensor2tensor, rl/simulated_batch_gym_env.py
+        https://arxiv.org/abs/1903.00374; tensor2tensor, rl/envs/simulated_batch_gym_env.py
     """
 
     def __init__(

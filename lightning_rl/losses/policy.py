@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-_MAX_LOG_RATIO = 80.0  # float32's exp overflows from 88.7 on; the gradient of a clipped infinity would be NaN
+MAX_LOG_RATIO = 80.0  # float32's exp overflows from 88.7 on; the gradient of a clipped infinity would be NaN
 
 
 def log_probs_of(actions: Int64[Tensor, "*batch"], logits: Float[Tensor, "*batch A"]) -> Float[Tensor, "*batch"]:
@@ -92,7 +92,7 @@ def clipped_surrogate_loss(
         Schulman et al. 2017, Proximal policy optimization algorithms, eq. 7, https://arxiv.org/abs/1707.06347;
         Rullo 2024, Procgen-Solving agent using PPO and Distillation network strategy, eqs. 1 and 2
     """
-    ratio = (log_probs - behavior_log_probs.detach()).clamp(max=_MAX_LOG_RATIO).exp()
+    ratio = (log_probs - behavior_log_probs.detach()).clamp(max=MAX_LOG_RATIO).exp()
     costs = -advantages.detach()
     return torch.maximum(costs * ratio, costs * ratio.clamp(1 - epsilon, 1 + epsilon))
 
@@ -117,7 +117,7 @@ def approx_kl(
     Reference:
         Schulman 2020, Approximating KL divergence, estimator k3, http://joschu.net/blog/kl-approx.html
     """
-    log_ratio = (log_probs - behavior_log_probs).clamp(max=_MAX_LOG_RATIO)
+    log_ratio = (log_probs - behavior_log_probs).clamp(max=MAX_LOG_RATIO)
     return log_ratio.expm1() - log_ratio  # expm1, since exp(x) − 1 is mostly rounding error for PPO's small steps
 
 

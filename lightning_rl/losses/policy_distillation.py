@@ -3,6 +3,8 @@
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from lightning_rl.losses.policy import MAX_LOG_RATIO
+
 
 def policy_divergence(
     teacher_logits: Float[Tensor, "*batch A"], student_logits: Float[Tensor, "*batch A"], *, temperature: float = 1.0
@@ -51,7 +53,7 @@ def proximal_divergence(
         Spigler 2024, Proximal policy distillation, eq. 5, https://arxiv.org/abs/2407.15134; spiglerg/sb3_distill,
         sb3_distill/ppd.py
     """
-    ratio = (log_probs - behavior_log_probs.detach()).clamp(max=80.0).exp()  # as in `clipped_surrogate_loss`
+    ratio = (log_probs - behavior_log_probs.detach()).clamp(max=MAX_LOG_RATIO).exp()
     return ratio.clamp(min=1 - epsilon) * divergences
 
 

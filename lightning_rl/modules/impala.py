@@ -64,7 +64,7 @@ class ImpalaModule(RLModule):
         num_actions: actions of the environment.
         obs_shape: height, width and channels of its frames.
         pooling: what follows the CNN: `flatten` keeps every position (published), `average` takes the mean over
-            positions, with a sixth of the weights (Impoola).
+            positions, with about half of the weights (Impoola).
         pooling_size: with `average`, rows and columns of parts that are averaged separately.
         width: factor on the channels of the CNN.
         gamma: γ, discount per env step.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_rl.report.run_folders import LEVEL_SETS, LeftOut, Run, Task, shown
+from lightning_rl.report.run_folders import LeftOut, Run, Task, shown
 from lightning_rl.report.settings import Setting, group_names, leads_to_a_run, path_forms
 
 _SAME_STEPS = 1.05  # within 5 %, tests are compared
@@ -263,9 +263,3 @@ def comparable(first: Group, second: Group) -> bool:
     """Whether both count at the same env steps, or one never learned, as random play."""
     steps = (first.env_steps, second.env_steps)
     return 0 in steps or _near(steps)
-
-
-def common_level_sets(groups: Sequence[Group]) -> list[str]:
-    """The level sets that at least one group has."""
-    there = {name for group in groups for found in group.scores.values() for score in found for name in score.returns}
-    return [name for name in LEVEL_SETS if name in there]

@@ -129,7 +129,7 @@ class TestRefused:
 
     def test_a_number_of_batches_where_epochs_differ_in_length(self, capsys: pytest.CaptureFixture[str]) -> None:
         simple = ["fit", "--config", str(CONFIGS / "simple_cpu.yaml"), "--run_dir", "run"]
-        message = refusal([*simple, "--trainer.val_check_interval", "1"], capsys)
+        message = refusal([*simple, *_EVERY_EPOCH, "--trainer.val_check_interval", "1"], capsys)
         assert "trainer.val_check_interval must be a share of an epoch for SimPLeModule" in message
 
     @pytest.mark.parametrize(("environment", "told"), [

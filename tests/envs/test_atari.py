@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from lightning_rl.envs.atari import AtariVectorEnv, cartridge
 from lightning_rl.envs.atari_games import (
     GAMES,
-    PAPER_GAMES,
     RANDOM_AND_HUMAN_RETURNS,
     canonical_game,
     check_options,
@@ -430,8 +429,8 @@ def test_the_26_games_are_among_all_that_one_can_play_alone() -> None:
     playable = {game for game in roms.get_all_rom_ids() if ALEInterface.isSupportedROM(str(roms.get_rom_path(game)))}
 
     assert set(GAMES) == playable
-    assert len(PAPER_GAMES) == 26
-    assert set(PAPER_GAMES) <= playable
+    assert len(RANDOM_AND_HUMAN_RETURNS) == 26
+    assert RANDOM_AND_HUMAN_RETURNS.keys() <= playable
 
 
 def test_human_normalized_return_is_zero_at_random_play_and_one_at_the_humans() -> None:

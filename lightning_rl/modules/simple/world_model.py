@@ -216,7 +216,7 @@ def window_losses(
     reward_cutoff: float,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Losses of the predictions along windows, means over the target frames.
+    """Losses of the predictions along windows, means over all target frames, those that are masked counted as zeros.
 
     After the first stack, each frame that the model is fed is its own prediction or the real frame. A recurrent model
     also predicts its warm-up frames: their mean frame loss is added to that of the targets, and the prior's loss is a
