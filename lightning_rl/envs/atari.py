@@ -313,6 +313,7 @@ class _Game:
                 self._reset()
 
     def _reset(self) -> None:
+        self._emulator.restoreState(_new[self._game])  # in 17 games a reset alone keeps memory of the play before
         self._emulator.reset_game()
         self.joystick = _NOOP
         self._emulator.getScreenRGB(self._frames[1])

@@ -63,10 +63,13 @@ def test_of_procgen(game: str, mode: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sticky_actions", [False, True])
-def test_of_atari(sticky_actions: bool, tmp_path: Path) -> None:
-    """The second episodes, too, which open with other no-ops and go on with another random stream."""
-    steps = 70
-    data = AtariDataModule(game="breakout", sticky_actions=sticky_actions, max_episode_steps=steps, seed=3)
+@pytest.mark.parametrize(("game", "steps"), [("breakout", 70), ("assault", 150), ("beam_rider", 150)])
+def test_of_atari(game: str, steps: int, sticky_actions: bool, tmp_path: Path) -> None:
+    """The second episodes, too, which open with other no-ops and go on with another random stream.
+
+    A reset of the emulator keeps memory of the play before in the last two games.
+    """
+    data = AtariDataModule(game=game, sticky_actions=sticky_actions, max_episode_steps=steps, seed=3)
     episodes, frames = played(data, tmp_path / "file", episodes_per_env=2)
     assert episodes.lengths.tolist() == [steps] * 4
 
