@@ -84,9 +84,8 @@ class EvaluationReport(Callback):
             "distribution_mode": data.distribution_mode,
             "checkpoint": None if checkpoint is None else str(checkpoint),
             "env_steps": data.env_steps,
+            "greedy": bool(getattr(pl_module, "greedy", False)),
         }
-        if getattr(pl_module, "greedy", False):
-            head["greedy"] = True
         played = zip(data.each_game, self._episodes.values(), strict=True)
         found = {one.game: _measured(episodes, one) for one, episodes in played}
         only = found.get(data.game)

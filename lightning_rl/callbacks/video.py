@@ -59,13 +59,14 @@ class RecordMedia(Callback):
         self._played[outputs.game] = {"returns": outputs.returns.tolist(), "lengths": outputs.lengths.tolist()}
         if len(self._played) < len(data_of(trainer).game_names):
             return
+        cut = " (its first steps: episodes that go on are cut off)" if self._recorder.is_cut else ""
         self._recorder.write(self.video)
         only = self._played.get("")
         returns = self.video.with_suffix(".json")
         returns.write_text(json.dumps({"games": self._played} if only is None else only) + "\n", encoding="utf-8")
         for game, played in self._played.items():
             sys.stdout.write(f"returns {played['returns']}{game and f' in {game}'}\n")
-        sys.stdout.write(f"video   {self.video}\nreturns {returns}\n")
+        sys.stdout.write(f"video   {self.video}{cut}\nreturns {returns}\n")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plays episodes with the trained policy and draws the curve, unless a signal stopped the run.

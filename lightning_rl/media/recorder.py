@@ -31,11 +31,19 @@ class EpisodeRecorder:
         self._max_steps = max_steps
         self._frames: list[_RecordedStep] = []  # of the game that is played
         self._before: list[list[_RecordedStep]] = []  # of the games before it
+        self._is_cut = False
 
     def __call__(self, obs: UInt8[NDArray[Any], "B H W C"], playing: Bool[NDArray[Any], "B"]) -> None:
         """Records a step."""
         if len(self._frames) < self._max_steps:
             self._frames.append((np.ascontiguousarray(obs[..., -_RGB:]), playing.copy()))
+        else:
+            self._is_cut = True
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the video ends before the longest episode."""
+        return self._is_cut
 
     def next_game(self) -> None:
         """What follows is of another game."""
@@ -44,7 +52,7 @@ class EpisodeRecorder:
     def write(self, path: Path) -> None:
         """Writes the video, and begins anew."""
         write_video(path, self._tiles(), frames_per_second=_FRAMES_PER_SECOND)
-        self._frames, self._before = [], []
+        self._frames, self._before, self._is_cut = [], [], False
 
     def _tiles(self) -> Iterator[UInt8[NDArray[Any], "H2 W2 C"]]:
         games = [steps for steps in (*self._before, self._frames) if steps]

@@ -37,7 +37,7 @@ def model_card(
         f'policy = load_policy("{name}")\n{_EXAMPLES[config.recurrent]}\n```',
         _input(config),
         "## Results",
-        "Nothing was measured." if results is None else _table(results) + _GREEDY * greedy + _ROUNDED[config.dtype],
+        "Nothing was measured." if results is None else _results(config, results, greedy=greedy),
         "## Training",
         "The command is not known." if command is None else f"```bash\n{command}\n```",
     ]
@@ -53,6 +53,12 @@ _EXAMPLES = {
 }
 
 
+def _results(config: PolicyConfig, results: dict[str, Any], *, greedy: bool) -> str:
+    latent = _SAMPLED if config.network.latent_size and not greedy else ""
+    return _table(results) + _GREEDY * greedy + latent + _ROUNDED[config.dtype]
+
+
+_SAMPLED = "\n\nThe latent was sampled, where this folder takes its mean."
 _GREEDY = "\n\nActions were the most likely ones (`--model.greedy true`)."
 _ROUNDED = {
     "float32": "",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 HUB = "hf://"
-_FILES = ["config.json", "policy.safetensors"]
+_FILES = ["config.json", "policy.safetensors", "autoencoder.safetensors", "world_model.safetensors"]
 """What loading needs; nothing else of a repository is fetched."""
 
 

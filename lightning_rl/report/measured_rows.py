@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from lightning_rl.runs.metrics_rows import Row
 
+_FAR = 1.5  # times the env steps between two rows
+
 Numbers = Float64[NDArray[Any], " N"]
 
 
@@ -50,6 +52,12 @@ def _working(rows: Sequence[Row]) -> Numbers:
 
 
 def steps_per_second(rows: Sequence[Row]) -> float:
-    """Env steps over seconds of training; NaN where some row does not tell its time, as in `hours`."""
-    seconds = float((_seconds(rows) * _working(rows)).sum())
-    return number(rows[-1], "env_steps") / seconds if rows and seconds > 0 else math.nan
+    """Env steps over seconds of training; NaN where some row does not tell its time, as in `hours`.
+
+    A first row far from zero, as that of a run that goes on with another's checkpoint, is where counting begins.
+    """
+    spent, steps = _seconds(rows) * _working(rows), np.diff(column(rows, "env_steps"), prepend=0.0)
+    if len(steps) > 1 and steps[0] > _FAR * steps[1:].max() > 0:
+        spent, steps = spent[1:], steps[1:]
+    seconds = float(spent.sum())
+    return float(steps.sum()) / seconds if seconds > 0 else math.nan

@@ -22,6 +22,7 @@ _RESULTS = "test.json or metrics.csv"
 _FILES = ("config.yaml", "test.json", "metrics.csv")
 _EPISODES = "episodes.npz"
 _LARGEST = 1e15
+_MOST_VALUES = 100_000
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # written in C where PyYAML has it: ten times as fast
 
 
@@ -228,7 +229,7 @@ def read_run(folder: Path) -> Run:
         raise ValueError(f"test.json is of another run: game {tested['game']}, config.yaml has {'+'.join(games)}")
     if tested is not None:
         _check_same_play(tested, config)
-    env_steps = tested["env_steps"] if tested is not None else _finished(rows, data.get("total_env_steps"))
+    env_steps = _finished(rows, data.get("total_env_steps")) if tested is None else _counted(tested, rows)
     return Run(
         folder=folder,
         config=config,
@@ -250,6 +251,7 @@ def _config(path: Path) -> Mapping[str, Any]:
         config = yaml.load(path.read_bytes(), Loader=_Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"config.yaml is not YAML: {str(error).splitlines()[0]}") from error
+    _check_extent(config)
     for key in ("model", "data"):
         part = config.get(key) if isinstance(config, dict) else None
         if not isinstance(part, dict) or not isinstance(part.get("class_path"), str):
@@ -262,6 +264,16 @@ def _config(path: Path) -> Mapping[str, Any]:
     if type(seed) is not int:
         raise ValueError(f"config.yaml: seed_everything must be an integer, found {seed!r}")
     return dict(config)
+
+
+def _check_extent(config: object) -> None:
+    """Raises a ValueError for more values than any run has, as aliases of aliases make in a small file."""
+    left, seen = [config], 0
+    while left:
+        value, seen = left.pop(), seen + 1
+        if seen > _MOST_VALUES:
+            raise ValueError(f"config.yaml is not of this package: more than {_MOST_VALUES} values")
+        left += list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
 
 
 def _check_same_play(tested: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -313,6 +325,12 @@ def _finished(rows: Sequence[Row], total: object) -> int:
     if isinstance(total, int) and reached < 0.95 * total:
         raise ValueError(f"is unfinished: {reached} of {total} env steps; `lightning-rl test` judges it as it is")
     return reached
+
+
+def _counted(tested: Mapping[str, Any], rows: Sequence[Row]) -> int:
+    """Env steps that a test stands for: those of its checkpoint, but of `best.ckpt`, chosen from all, the run's."""
+    end = int(rows[-1]["env_steps"]) if rows and _file_name(tested.get("checkpoint")) == "best.ckpt" else 0
+    return max(int(tested["env_steps"]), end)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -190,7 +190,9 @@ def command(
     run_dir = shlex.quote(run_dir)
     paths = {key: json.loads(value) for key, value in (setting or {}).items() if leads_to_a_run(key)}
     given = "".join(
-        f"--{key} {_in_shell(path)} " for key, path in paths.items() if "{game}" in path or "{seed}" in path
+        f"{shlex.quote(f'--{key}')} {_in_shell(path)} "
+        for key, path in paths.items()
+        if "{game}" in path or "{seed}" in path
     )
     by_seeds: dict[tuple[int, ...], list[str]] = {}
     for game, numbers in seeds.items():

@@ -179,6 +179,7 @@ class Table:
             start = scene.levels.first_of("training") if level is None else level
             others.append(self._like(first, scene, scene.levels.beside(start, ahead) if ahead else start))
         self._keep_only(first)
+        first.history.forget_later()  # or the moment that is shown would be another one in a smaller memory
         self.sessions += others
         for session in self.sessions:
             session.stride = -(-number // len(scenes))

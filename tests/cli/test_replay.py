@@ -105,6 +105,7 @@ def test_a_video_has_as_many_steps_as_it_may(options: dict[str, Any], frames: in
     recorder = EpisodeRecorder(**options)
     for _ in range(1005):
         recorder(np.zeros((1, 8, 8, 3), dtype=np.uint8), np.ones(1, dtype=bool))
+    assert recorder.is_cut == (frames < 1005)
     recorder.write(tmp_path / "video.mp4")
 
     with av.open(str(tmp_path / "video.mp4")) as file:

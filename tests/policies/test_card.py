@@ -62,6 +62,16 @@ def test_results_of_the_likeliest_actions_are_said_to_be_so() -> None:
     assert [told in text for text in texts] == [False, True]
 
 
+def test_results_of_a_sampled_latent_are_said_to_be_so() -> None:
+    config, told = description(NetworkConfig(name=RECURRENT, latent_size=5)), "The latent was sampled"
+
+    texts = [
+        model_card(config, "a", results={"maze": LEVEL_SETS}, command=None, greedy=greedy) for greedy in (False, True)
+    ]
+
+    assert [told in text for text in texts] == [True, False]
+
+
 def test_results_of_several_games_are_told_apart() -> None:
     config = description(NetworkConfig(name="two_conv"), game=["maze", "heist"], distribution_mode="easy")
 

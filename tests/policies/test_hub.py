@@ -62,6 +62,21 @@ def test_only_what_loading_needs_is_fetched_and_damage_is_told(
         load_policy(fetched)
 
 
+def test_what_is_shown_beside_the_policy_is_fetched_too(
+    repositories: Repositories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = Path(__file__).parents[2] / "checkpoints"
+    files = [path for path in agents.rglob("*.safetensors") if path.name != WEIGHTS]
+    repositories[NAME] = {path.name: b"any" for path in files}
+    with serving(repositories) as address:
+        reach(address, monkeypatch)
+
+        fetched = hub.local_folder(f"hf://{NAME}")
+
+    assert files
+    assert {path.name for path in fetched.iterdir()} == {path.name for path in files}
+
+
 def test_a_missing_repository_is_told_in_one_line(repositories: Repositories, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(repositories) as address:
         reach(address, monkeypatch)

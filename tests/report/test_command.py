@@ -390,6 +390,14 @@ def test_rows_that_only_learn_tell_their_time() -> None:
     assert steps_per_second(rows) == pytest.approx(3600 / (0.75 * 7200))
 
 
+def test_the_speed_of_a_run_that_goes_on_with_anothers_checkpoint_is_its_own() -> None:
+    own = {"time/validating": "0", "time/saving": "0", "time/env_steps_per_second": "500", "time/seconds": "2"}
+    rows = [own | {"env_steps": str(5_000_000 + 1000 * number)} for number in range(1, 5)]
+
+    assert steps_per_second(rows) == pytest.approx(500)
+    assert steps_per_second([{**own, "env_steps": "1000"}, {**own, "env_steps": "2000"}]) == pytest.approx(500)
+
+
 def test_hours_need_every_rows_speed() -> None:
     rows = [{"env_steps": "3600", "time/env_steps_per_second": "1"}, {"env_steps": "7200"}]
 

@@ -121,6 +121,18 @@ class TestSetting:
         assert method_name(options) == "impala_vae_sm"
 
 
+def test_a_test_of_the_best_checkpoint_stands_for_the_whole_run(tmp_path: Path) -> None:
+    rows = [{"env_steps": steps, "validation/return": 3.0} for steps in (300_000, 507_904)]
+    for seed in (1, 2, 3):
+        write_run(tmp_path / str(seed), config(seed=seed), results(train=5.0, full=4.0), rows)
+    earlier = results(train=5.0, full=4.0, env_steps=300_000) | {"checkpoint": "runs/4/best.ckpt"}
+    write_run(tmp_path / "4", config(seed=4), earlier, rows)
+
+    [group] = groups_of(tmp_path)
+
+    assert (group.env_steps, returns(group)) == (507_904, [4.0] * 4)
+
+
 class TestNames:
     def write(self, folder: Path, **options: Any) -> None:
         write_run(folder, config(**options), results(train=5.0, full=4.0))

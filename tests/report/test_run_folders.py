@@ -54,6 +54,11 @@ def foreign_config(folder: Path) -> None:
     (good_run(folder) / "config.yaml").write_text("defaults: [env: atari]")
 
 
+def bomb(folder: Path) -> None:
+    levels = "".join(f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]\n" for number in range(1, 9))
+    (good_run(folder) / "config.yaml").write_text(f"a0: &a0 [1, 1, 1]\n{levels}")
+
+
 def torn_test(folder: Path) -> None:
     (good_run(folder) / "test.json").write_text('{"method": "ppo", "ga')
 
@@ -148,6 +153,7 @@ FAULTS: dict[Callable[[Path], None], str] = {
     empty: "holds no run: expected config.yaml beside test.json or metrics.csv",
     no_results: "holds config.yaml and no test.json or metrics.csv",
     no_config: "holds test.json and no config.yaml",
+    bomb: "config.yaml is not of this package: more than 100000 values",
     torn_config: "config.yaml is not YAML: while parsing a flow mapping",
     config_with_code: "config.yaml is not YAML: could not determine a constructor",
     foreign_config: "config.yaml is not of this package: no model.class_path",

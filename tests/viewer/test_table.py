@@ -83,6 +83,18 @@ def test_several_games_share_the_memory_of_the_last_minute(monkeypatch: pytest.M
     assert shown.is_paused
 
 
+def test_a_grid_goes_on_from_the_moment_that_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_rl.viewer.table.REMEMBERED", 90)
+    shown = table()
+    for _ in range(30):
+        shown.step()
+    ask(shown, "seek", at=5)
+
+    ask(shown, "grid", number=9)
+
+    assert (shown.now.length, shown.session.history.is_rewound) == (5, False)
+
+
 def test_pausing_and_the_agents_choice_are_those_of_all() -> None:
     shown = table()
     shown.is_paused = True
