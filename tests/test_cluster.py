@@ -122,6 +122,19 @@ class TestSlurm:
         cli = started(options(call, "lightning-rl"), monkeypatch)
         assert (cli.run_dir, cli.config.fit.seed_everything) == (tmp_path / "run" / "seed_3", 3)
 
+    def test_of_an_array_the_stopped_job_alone_is_queued_again(self, tmp_path: Path) -> None:
+        array = {
+            "SLURM_JOB_ID": "16",
+            "SLURM_ARRAY_JOB_ID": "16",
+            "SLURM_ARRAY_TASK_ID": "3",
+        }  # the last one's
+        _, calls = slurm(tmp_path, status=143, **array)
+        assert [call.split("\t")[:3] for call in calls[1:]] == [
+            ["squeue", "--noheader", "--jobs"],
+            ["scontrol", "requeue", "16_3"],
+        ]
+        assert "16_3" in calls[1].split("\t")
+
     def test_does_not_go_round_for_ever(self, tmp_path: Path) -> None:
         assert slurm(tmp_path, status=143, SLURM_RESTART_COUNT="3", MAX_RESTARTS="3")[0] == 143
         assert "scontrol" not in (tmp_path / "calls").read_text()
@@ -228,7 +241,7 @@ class TestSweep:
 
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
-for task in 0 1; do SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & tasks+=($!); done
+for task in 0 1; do SLURM_STEP_ID=0 SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & tasks+=($!); done
 worst=0
 for task in "${tasks[@]}"; do wait "$task"; status=$?; ((status > worst)) && worst=$status; done
 exit "$worst"

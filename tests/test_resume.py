@@ -186,6 +186,19 @@ def test_a_run_with_a_schedule_is_not_continued_without(
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("key", ["model.scheduler.total_iters", "model.learning_rate"])
+def test_a_schedule_goes_on_as_it_began(
+    key: str, tmp_path: Path, runs: SharedRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = runs.finished("ppo", **ANNEALED) / "last.ckpt"
+    options = ANNEALED | {key: 7 if key.endswith("iters") else 0.5}
+
+    assert main(fit_args(tmp_path / "run", "--ckpt_path", str(checkpoint), iterations=4, **options)) == 2
+
+    told = f"the schedule of {checkpoint} goes on as it began; give {'.'.join(key.split('.')[:2])} as it was trained"
+    assert told in capsys.readouterr().err
+
+
 def actors_of(learner: BaseProcess) -> list[int]:
     """Its actor processes, in the order of their start; not the tracker that Python starts beside them."""
     found = []
@@ -335,11 +348,49 @@ class TestOfOneRun:
                 path.unlink()
         content = (run_dir / left).read_bytes()
         assert main(fit_args(run_dir)) == 2
+        on = ", or --ckpt_path last to continue that one" if left in ("last.ckpt", "previous.ckpt") else ""
         assert capsys.readouterr().err == (
-            f"lightning-rl: run_dir: {run_dir} holds a run already ({left}); give another folder, or --ckpt_path last"
-            " to continue that one\n"
+            f"lightning-rl: run_dir: {run_dir} holds a run already ({left}); give another folder{on}\n"
         )
         assert (run_dir / left).read_bytes() == content
+
+    def test_nor_is_its_best_by_a_command_that_finds_no_last(
+        self, run_dir: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (run_dir / "last.ckpt").rename(run_dir / "best.ckpt")
+        (run_dir / "previous.ckpt").unlink()
+        before = {path: path.read_bytes() for path in run_dir.glob("*.*")}
+
+        assert main(fit_args(run_dir, *LAST, iterations=3)) == 2
+
+        assert "holds best.ckpt of a run and no last.ckpt; give --ckpt_path best" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in run_dir.glob("*.*")} == before
+
+    def test_nor_is_a_good_previous_by_a_damaged_last(self, run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        last, previous, best = (run_dir / f"{name}.ckpt" for name in ("last", "previous", "best"))
+        shutil.copy(previous, best)
+        last.write_bytes(last.read_bytes()[:-1000])
+
+        assert main(fit_args(run_dir, "--ckpt_path", "best", iterations=2)) == 2
+        assert f"goes on until {previous}, which a run from {best} would replace" in capsys.readouterr().err
+
+        previous.unlink()
+        fit(run_dir, "--ckpt_path", "best", iterations=3)
+        assert not checkpoint_files.is_readable(run_dir / "damaged.ckpt")
+        assert all(checkpoint_files.is_readable(path) for path in (last, previous))
+
+    def test_a_branch_that_was_killed_before_it_saved_begins_again(self, run_dir: Path, tmp_path: Path) -> None:
+        checkpoint, branch = str(run_dir / "last.ckpt"), tmp_path / "branch"
+        begun = fit_args(branch, "--ckpt_path", checkpoint, iterations=3)
+        branch.mkdir()
+        (branch / "config.yaml").write_text(f"ckpt_path: {checkpoint}\n")
+        (branch / "metrics.csv").write_text("env_steps,epoch\n")
+        before = load(run_dir)
+
+        assert main(begun) == 0
+
+        assert load(branch)["global_step"] > before["global_step"]
+        assert [row["env_steps"] for row in rows(branch)] == ["96"]
 
     def test_nor_is_it_by_one_that_goes_on_from_elsewhere(
         self, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -356,7 +356,7 @@ class RunCLI(StagedCLI):
         """
         with self.location.held_alone():
             self._run()
-        if self.stopper.received is None and checkpoint_files.LAST in self._checkpoint_io.unsaved:
+        if checkpoint_files.LAST in self._checkpoint_io.unsaved:
             last = self.run_dir / checkpoint_files.LAST
             raise UnsavedError(f"{last} is older than the end of the run, which could not be saved")
 

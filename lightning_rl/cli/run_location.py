@@ -4,11 +4,13 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from lightning_rl.distributed import collectives
 from lightning_rl.errors import BusyError, UsageError
@@ -125,7 +127,7 @@ class RunLocation:
                 raise BusyError(f"run_dir: another process trains in {self.run_dir}; let it end, or give another one")
             if _identity(self.run_dir / checkpoint_files.LAST) != self.last_seen:
                 raise BusyError(f"run_dir: another process has just saved in {self.run_dir}; give the command again")
-            _set_damaged_aside(self.checkpoint)
+            _set_damaged_aside(self.run_dir, self.checkpoint)
             yield
 
     @contextmanager
@@ -169,6 +171,12 @@ def checkpoint_at(path: Path) -> tuple[Path, tuple[str, ...]]:
 
 def _last_of(subcommand: str, run_dir: Path) -> tuple[Path | None, tuple[str, ...]]:
     if subcommand == "fit" and not any((run_dir / name).exists() for name in _FILES_OF_A_RUN[:2]):
+        best = run_dir / checkpoint_files.BEST
+        if best.exists() and checkpoint_files.is_readable(best) and checkpoint_files.read(best).get("epoch", 0) > 0:
+            raise UsageError(
+                f"run_dir: {run_dir} holds {best.name} of a run and no {checkpoint_files.LAST}; give --ckpt_path best"
+                " to go on from there, or another folder"
+            )
         return None, (f"{run_dir} holds no checkpoint yet: a new run starts",)
     return _newest_in(run_dir)
 
@@ -197,7 +205,7 @@ def _run_id(run_dir: Path, checkpoint: Path | None, saved: dict[str, Any] | None
     new = re.sub(r"[^A-Za-z0-9_-]", "-", run_dir.name) + (f"-{secrets.token_hex(2)}" if named else "")
     if checkpoint is None or saved is None or checkpoint.parent.resolve() != run_dir.resolve():
         return new
-    return str(saved[checkpoint_files.METADATA].get("run_id", new))
+    return str(saved[checkpoint_files.METADATA].get("run_id") or new)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -209,12 +217,12 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def _set_damaged_aside(checkpoint: Path | None) -> None:
+def _set_damaged_aside(run_dir: Path, checkpoint: Path | None) -> None:
     """Renames a damaged `last.ckpt`, which would else become the `previous.ckpt` at the first save."""
-    if checkpoint is not None and checkpoint.name == checkpoint_files.PREVIOUS:
-        last = checkpoint.with_name(checkpoint_files.LAST)
-        if last.exists() and not checkpoint_files.is_readable(last):
-            last.replace(last.with_name("damaged.ckpt"))
+    last = run_dir / checkpoint_files.LAST
+    other = checkpoint is not None and checkpoint.resolve() != last.resolve()
+    if other and last.exists() and not checkpoint_files.is_readable(last):
+        last.replace(last.with_name("damaged.ckpt"))
 
 
 def _refuse_to_overwrite(run_dir: Path, checkpoint: Path | None, *, anew_or_on: bool) -> None:
@@ -228,17 +236,29 @@ def _refuse_to_overwrite(run_dir: Path, checkpoint: Path | None, *, anew_or_on: 
     """
     names = _FILES_OF_A_RUN[:2] if anew_or_on else _FILES_OF_A_RUN
     found = [name for name in names if (run_dir / name).exists()]
-    if found and (checkpoint is None or checkpoint.parent.resolve() != run_dir.resolve()):
+    is_branch = checkpoint is None or checkpoint.parent.resolve() != run_dir.resolve()
+    if found and is_branch and not _was_begun_from(checkpoint, run_dir, found):
+        continued = ", or --ckpt_path last to continue that one" if found[0] in _FILES_OF_A_RUN[:2] else ""
+        raise UsageError(f"run_dir: {run_dir} holds a run already ({found[0]}); give another folder{continued}")
+    later = _FILES_OF_A_RUN[: 1 if checkpoint is not None and checkpoint.name == checkpoint_files.PREVIOUS else 2]
+    goes_on = [run_dir / name for name in later if checkpoint_files.is_readable(run_dir / name)]
+    if checkpoint is not None and checkpoint.name != checkpoint_files.LAST and goes_on:
         raise UsageError(
-            f"run_dir: {run_dir} holds a run already ({found[0]}); give another folder, or --ckpt_path last to"
-            " continue that one"
-        )
-    last = run_dir / checkpoint_files.LAST
-    if checkpoint is not None and checkpoint.name != checkpoint_files.LAST and checkpoint_files.is_readable(last):
-        raise UsageError(
-            f"run_dir: {run_dir} goes on until {last}, which a run from {checkpoint} would replace; give another"
+            f"run_dir: {run_dir} goes on until {goes_on[0]}, which a run from {checkpoint} would replace; give another"
             " --run_dir to branch off there, or --ckpt_path last"
         )
+
+
+def _was_begun_from(checkpoint: Path | None, run_dir: Path, found: Sequence[str]) -> bool:
+    """Whether the folder is of the same branch, killed before it saved, so that the same command may begin it again."""
+    if checkpoint is None or {*found} & {*_FILES_OF_A_RUN[:3]}:
+        return False
+    try:
+        begun = yaml.safe_load((run_dir / "config.yaml").read_bytes())
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    given = begun.get("ckpt_path") if isinstance(begun, dict) else None
+    return isinstance(given, str) and Path(given).resolve() in (checkpoint.resolve(), checkpoint.parent.resolve())
 
 
 def _folder(given: str) -> Path:

@@ -80,7 +80,7 @@ def planned(args: list[str]) -> tuple[list[SeedRun], int]:
         raise UsageError(f"seed_everything is set by --seeds, found {given['--seed_everything'][-1]}")
     if set(given["--ckpt_path"]) - {"last"}:
         raise UsageError(f"ckpt_path must be last with --seeds, found {given['--ckpt_path'][-1]}")
-    folder, rest = Path(given["--run_dir"][-1]), _without(args, *given)
+    folder, rest = Path(given["--run_dir"][-1]).expanduser(), _without(args, *given)
     runs = []
     for seed in _seeds((given["--seeds"] or [""])[-1]):
         run_dir = folder / f"seed_{seed}"

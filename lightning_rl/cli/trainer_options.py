@@ -207,7 +207,7 @@ def cluster_environment(given: Sequence[Any]) -> list[ClusterEnvironment]:
     tasks = os.environ["SLURM_NTASKS"]
     if not tasks.isdigit():
         raise UsageError(f"SLURM_NTASKS must be a number, found {tasks}")
-    if int(tasks) > 1 and "SLURM_PROCID" not in os.environ:
+    if int(tasks) > 1 and not {"SLURM_STEP_ID", "SLURM_STEPID"} & os.environ.keys():  # a batch script has a PROCID, too
         raise UsageError(
             f"SLURM_NTASKS must be 1 without srun, found {tasks}; put srun before the command, or ask for --ntasks=1"
         )

@@ -193,7 +193,14 @@ class RLModule(ActingModule, ABC):
         """Raises a ValueError if the method cannot learn with this Trainer; accepts every Trainer by default."""
 
     def check_continuation(self, checkpoint: dict[str, Any], path: Path) -> None:
-        """Raises a ValueError if the method cannot go on learning from this checkpoint; accepts all by default."""
+        """Raises a ValueError if the method cannot go on learning from this checkpoint, or its schedule is another."""
+        saved, own = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}), as_plain(dict(self.hparams))
+        for key in ("scheduler", "learning_rate") if self.scheduler is not None and saved.get("scheduler") else ():
+            if saved[key] != own[key]:
+                raise ValueError(
+                    f"ckpt_path: the schedule of {path} goes on as it began; give model.{key} as it was trained, or"
+                    " train anew, if you like by --policy_from"
+                )
 
     def training_step(self, batch: Batch, _batch_idx: int) -> Tensor:
         """Weighted sum of the method's losses on one batch."""

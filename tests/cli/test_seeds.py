@@ -57,6 +57,14 @@ def test_each_seed_has_its_folder_and_the_rest_of_the_command() -> None:
     assert at_once == 1
 
 
+def test_the_folder_may_be_below_the_users_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    runs, _ = planned(["fit", "--config=ppo", "--seeds=7", "--run_dir=~/a"])  # which a shell leaves as it is
+
+    assert [run.run_dir for run in runs] == [tmp_path / "a" / "seed_7"]
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [

@@ -135,7 +135,8 @@ class TestRefused:
     @pytest.mark.parametrize(("environment", "told"), [
         ({"SLURM_NTASKS": "2"}, ["SLURM_NTASKS must be 1 without srun, found 2", "srun"]),
         ({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}, ["SLURM_NTASKS must be 1 without srun, found 2"]),
-        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, ["SLURM_NTASKS_PER_NODE", "--ntasks-per-node=2"]),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, ["SLURM_NTASKS must be 1 without srun, found 2"]),  # as in sbatch
+        ({"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0"}, ["SLURM_NTASKS_PER_NODE", "--ntasks-per-node=2"]),
         ({"SLURM_NTASKS": "two", "SLURM_PROCID": "0"}, ["SLURM_NTASKS must be a number, found two"]),
     ])  # fmt: skip
     def test_tasks_that_slurm_has_not_started(
