@@ -166,8 +166,8 @@ def compute_deterministically(trainer: Namespace) -> None:
 def check_built(trainer: Trainer, *, batches: int) -> None:
     """Refuses what shows only once the Trainer is built.
 
-    Strategies that shard parameters, and those that fork processes, which games do not survive; plugins that bring
-    another precision; a validation that would never come.
+    Strategies that shard parameters, and those that fork processes, which games do not survive; other numbers of
+    processes than the cluster has started; plugins that bring another precision; a validation that would never come.
 
     Args:
         trainer: of `fit`, or of judging.
@@ -180,6 +180,11 @@ def check_built(trainer: Trainer, *, batches: int) -> None:
     known = type(strategy) in (DDPStrategy, SingleDeviceStrategy)
     if not known or starts_by_multiprocessing(strategy):
         raise UsageError(f"trainer.strategy must be auto or ddp, found {type(strategy).__name__}")
+    if isinstance(strategy, DDPStrategy) and (environment := strategy.cluster_environment) is not None:
+        try:
+            environment.validate_settings(trainer.num_devices, trainer.num_nodes)
+        except ValueError as error:
+            raise UsageError(f"trainer.devices and trainer.num_nodes: {error}") from error
     if trainer.precision not in SUPPORTED_PRECISIONS:
         plugin = type(trainer.precision_plugin).__name__
         raise UsageError(f"trainer.plugins must leave trainer.precision as it is, found {plugin}")

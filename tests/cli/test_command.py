@@ -545,6 +545,20 @@ def test_under_slurm_lightning_does_not_requeue(tmp_path: Path, monkeypatch: pyt
     assert not environment.auto_requeue
 
 
+def test_other_numbers_than_slurms_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_ID"), "0")
+    numbers = dict.fromkeys(("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NNODES"), "1")
+    for key, value in {**ids, **numbers, "SLURM_JOB_ID": "1234", "SLURM_JOB_NAME": "ppo"}.items():
+        monkeypatch.setenv(key, value)
+
+    message = refusal(fit_args(tmp_path / "run", trainer__devices=2, trainer__strategy="ddp"), capsys)
+
+    assert "trainer.devices and trainer.num_nodes: You set `devices=2`" in message
+    assert not (tmp_path / "run").exists()
+
+
 class TestSimPLe:
     @pytest.fixture(autouse=True)
     def _few_windows(self, monkeypatch: pytest.MonkeyPatch) -> None:
