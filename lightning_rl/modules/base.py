@@ -196,7 +196,7 @@ class RLModule(ActingModule, ABC):
         """Raises a ValueError if the method cannot go on learning from this checkpoint, or its schedule is another."""
         saved, own = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}), as_plain(dict(self.hparams))
         for key in ("scheduler", "learning_rate") if self.scheduler is not None and saved.get("scheduler") else ():
-            if saved[key] != own[key]:
+            if saved.get(key) != own.get(key):
                 raise ValueError(
                     f"ckpt_path: the schedule of {path} goes on as it began; give model.{key} as it was trained, or"
                     " train anew, if you like by --policy_from"
