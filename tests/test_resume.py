@@ -19,6 +19,7 @@ from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.program import main
 from lightning_rl.errors import BusyError
 from lightning_rl.modules.acting import ActingModule
+from lightning_rl.modules.ppo import PPOModule
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.folder_lock import folder_lock
 from tests.support.methods import ANNEALED, METHODS, RUNNING_STD, Options, variants
@@ -379,14 +380,20 @@ class TestOfOneRun:
         assert not checkpoint_files.is_readable(run_dir / "damaged.ckpt")
         assert all(checkpoint_files.is_readable(path) for path in (last, previous))
 
-    def test_a_branch_that_was_killed_before_it_saved_begins_again(self, run_dir: Path, tmp_path: Path) -> None:
-        checkpoint, branch = str(run_dir / "last.ckpt"), tmp_path / "branch"
-        begun = fit_args(branch, "--ckpt_path", checkpoint, iterations=3)
-        branch.mkdir()
-        (branch / "config.yaml").write_text(f"ckpt_path: {checkpoint}\n")
-        (branch / "metrics.csv").write_text("env_steps,epoch\n")
-        before = load(run_dir)
+    def test_a_branch_that_was_killed_before_it_saved_begins_again(
+        self, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        branch, before = tmp_path / "branch", load(run_dir)
+        begun = fit_args(branch, "--ckpt_path", str(run_dir / "last.ckpt"), iterations=3)
 
+        def interrupted(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(PPOModule, "training_step", interrupted)
+            with pytest.raises(SystemExit):
+                main(begun)
+        assert not (branch / "last.ckpt").exists()
         assert main(begun) == 0
 
         assert load(branch)["global_step"] > before["global_step"]

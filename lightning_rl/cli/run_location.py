@@ -4,13 +4,11 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from lightning_rl.distributed import collectives
 from lightning_rl.errors import BusyError, UsageError
@@ -237,7 +235,9 @@ def _refuse_to_overwrite(run_dir: Path, checkpoint: Path | None, *, anew_or_on: 
     names = _FILES_OF_A_RUN[:2] if anew_or_on else _FILES_OF_A_RUN
     found = [name for name in names if (run_dir / name).exists()]
     is_branch = checkpoint is None or checkpoint.parent.resolve() != run_dir.resolve()
-    if found and is_branch and not _was_begun_from(checkpoint, run_dir, found):
+    if checkpoint is not None and found == ["config.yaml"]:
+        found = []  # of a branch that was killed before its first row: the same command may begin it again
+    if found and is_branch:
         continued = ", or --ckpt_path last to continue that one" if found[0] in _FILES_OF_A_RUN[:2] else ""
         raise UsageError(f"run_dir: {run_dir} holds a run already ({found[0]}); give another folder{continued}")
     later = _FILES_OF_A_RUN[: 1 if checkpoint is not None and checkpoint.name == checkpoint_files.PREVIOUS else 2]
@@ -247,18 +247,6 @@ def _refuse_to_overwrite(run_dir: Path, checkpoint: Path | None, *, anew_or_on: 
             f"run_dir: {run_dir} goes on until {goes_on[0]}, which a run from {checkpoint} would replace; give another"
             " --run_dir to branch off there, or --ckpt_path last"
         )
-
-
-def _was_begun_from(checkpoint: Path | None, run_dir: Path, found: Sequence[str]) -> bool:
-    """Whether the folder is of the same branch, killed before it saved, so that the same command may begin it again."""
-    if checkpoint is None or {*found} & {*_FILES_OF_A_RUN[:3]}:
-        return False
-    try:
-        begun = yaml.safe_load((run_dir / "config.yaml").read_bytes())
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
-    given = begun.get("ckpt_path") if isinstance(begun, dict) else None
-    return isinstance(given, str) and Path(given).resolve() in (checkpoint.resolve(), checkpoint.parent.resolve())
 
 
 def _folder(given: str) -> Path:
