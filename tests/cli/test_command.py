@@ -319,6 +319,7 @@ class TestFinishedRun:
             "distribution_mode": "easy",
             "checkpoint": str(checkpoint),
             "env_steps": 4 * ENV_STEPS,
+            "greedy": False,
         }
         levels = {name: (row["num_levels"], row["start_level"], row["episodes"]) for name, row in sets.items()}
         assert levels == {"train_levels": (200, 0, 2), "full_distribution": (0, 0, 2), "random_policy": (0, 0, 2)}
