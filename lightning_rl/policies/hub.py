@@ -7,7 +7,7 @@ from typing import Any
 
 HUB = "hf://"
 _FILES = ["config.json", "policy.safetensors", "autoencoder.safetensors", "world_model.safetensors"]
-"""What loading needs; nothing else of a repository is fetched."""
+"""What loading and `play` need; nothing else of a repository is fetched."""
 
 
 def _client() -> Any:
