@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from lightning_rl.cli.finding import Finding
 from lightning_rl.cpu.allocator import keep_freed_memory
 from lightning_rl.cpu.cores import usable_cores
+from lightning_rl.runs.wandb_key import has_key
 from lightning_rl.version import __version__
 
 if TYPE_CHECKING:
@@ -274,10 +275,8 @@ def logging_mode(environ: Mapping[str, str]) -> Finding:
     mode = environ.get("WANDB_MODE", "offline")
     if mode not in ("online", "offline", "disabled"):
         return Finding("note", "wandb", "offline", f"that is what WANDB_MODE={mode} is taken for")
-    if mode == "online" and "WANDB_API_KEY" not in environ:
-        netrc = Path(environ["NETRC"]) if "NETRC" in environ else Path.home() / ".netrc"
-        if not netrc.exists():
-            return Finding("bad", "wandb", "online without a key", "wandb login, or WANDB_MODE=offline")
+    if mode == "online" and not has_key(environ):
+        return Finding("bad", "wandb", "online without a key", "wandb login, or WANDB_MODE=offline")
     return Finding("ok", "wandb", mode)
 
 

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_rl.errors import UsageError
 from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.wandb_key import can_log_in
 from lightning_rl.runs.wandb_run import silent_server
 
 _OWN_CHECKPOINTS = (checkpoint_files.LAST, checkpoint_files.PREVIOUS, checkpoint_files.BEST)
@@ -29,6 +30,9 @@ def place_loggers(trainer: Namespace, *, run_dir: Path, run_id: str) -> list[str
 
     Returns:
         What the user should be told.
+
+    Raises:
+        UsageError: W&B is to log online and cannot log in.
     """
     if trainer.logger is True:
         trainer.logger = _lightnings_own()
@@ -98,7 +102,11 @@ def _one_wandb_run(options: Namespace, run_id: str) -> list[str]:
         options.name = run_id
     if mode := os.environ.get("WANDB_MODE"):
         options.offline = mode != "online"
-    if options.get("offline") or getattr(rank_zero_only, "rank", 0) != 0 or (server := silent_server()) is None:
+    if options.get("offline") or getattr(rank_zero_only, "rank", 0) != 0:
+        return []
+    if (server := silent_server()) is None:
+        if not can_log_in():
+            raise UsageError("trainer.logger: W&B is to log online and has no key: wandb login, or WANDB_MODE=offline")
         return []
     options.offline = True
     return [f"W&B's {server} does not answer: the run is logged offline, for `wandb sync`"]

@@ -27,7 +27,13 @@ def all_gather(value: T) -> list[T]:
 
 def all_reduce_moments(own: RunningMoments) -> RunningMoments:
     """Moments of all ranks' samples together, bit-identical on every rank; a collective call."""
-    first, *others = all_gather(own)
+    if world_size() == 1:
+        return own
+    # numbers in a tensor, not pickled objects, which take several collectives: minibatches may be normalized by this
+    numbers = torch.tensor(own, dtype=torch.float64, device="cuda" if distributed.get_backend() == "nccl" else "cpu")
+    gathered = [torch.empty_like(numbers) for _ in range(world_size())]
+    distributed.all_gather(gathered, numbers)
+    first, *others = [RunningMoments(*of_rank) for of_rank in torch.stack(gathered).tolist()]
     for moments in others:
         first = first.merged(moments)
     return first

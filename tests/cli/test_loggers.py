@@ -1,5 +1,6 @@
 """Loggers: all of Lightning's, in every form, write into the run folder; metrics.csv has one writer."""
 
+import io
 import os
 from collections.abc import Callable
 from functools import cache
@@ -43,6 +44,13 @@ class Comet(CometLogger):
 class MLFlow(MLFlowLogger):
     def __init__(self, experiment_name: str = "a", save_dir: str | None = "./mlruns") -> None:
         self.place = save_dir
+
+
+class Terminal(io.StringIO):
+    """Where somebody can answer."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture(autouse=True)
@@ -169,6 +177,7 @@ class TestMode:
         self, mode: str | None, offline: bool, form: Form, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("lightning_rl.cli.loggers.silent_server", lambda: None)
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         if mode is None:
             monkeypatch.delenv("WANDB_MODE")
         else:
@@ -183,6 +192,25 @@ class TestMode:
         (_, wandb), told = built(WANDB, FORMS["after another"])
         assert wandb._offline
         assert told == ["W&B's http://nowhere does not answer: the run is logged offline, for `wandb sync`"]
+
+    @every_form
+    @pytest.mark.parametrize("asked", ["environment", "config"])
+    def test_online_needs_a_key_or_a_terminal_to_ask_for_it(
+        self, asked: str, form: Form, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("lightning_rl.cli.loggers.silent_server", lambda: None)
+        monkeypatch.delenv("WANDB_API_KEY", raising=False)
+        monkeypatch.setenv("NETRC", str(folder / "netrc"))
+        if asked == "config":
+            monkeypatch.delenv("WANDB_MODE")
+        else:
+            monkeypatch.setenv("WANDB_MODE", "online")
+        online = {"class_path": f"{LOGGERS}.WandbLogger", "init_args": {"offline": asked == "environment"}}
+        with pytest.raises(UsageError, match="has no key: wandb login, or WANDB_MODE=offline"):
+            built(online, form)
+        monkeypatch.setattr("sys.stdin", Terminal())
+        loggers, _ = built(online, form)
+        assert not any(logger._offline for logger in loggers if isinstance(logger, WandbLogger))
 
 
 def test_a_list_of_loggers_goes_on_with_one_wandb_run_and_all_is_in_the_run_folder(folder: Path) -> None:
