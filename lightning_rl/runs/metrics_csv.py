@@ -12,6 +12,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from typing_extensions import override
 
+from lightning_rl.errors import UsageError
 from lightning_rl.runs.atomic_files import atomic_write, flush
 from lightning_rl.runs.metrics_rows import Row, read_metrics, read_table
 
@@ -28,11 +29,15 @@ class MetricsCSV(Logger):
 
     Args:
         path: the file; its folder is made with the first row.
+
+    Raises:
+        UsageError: a file is there that no run has written.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
+        self._check()
         self._columns: list[str] = []  # of the file as it is known to be; empty: unknown, the next write is a rewrite
         self._unwritten: list[Row] = []
         self._given: Row = {}
@@ -101,6 +106,15 @@ class MetricsCSV(Logger):
                 os.truncate(self.path, len(after))  # which a full disk allows
             self._columns = columns
         self._given = {}
+
+    def _check(self) -> None:
+        try:
+            for row in read_metrics(self.path):
+                int(row["env_steps"])
+        except (ValueError, KeyError, csv.Error) as error:
+            what = str(error).removeprefix(f"{self.path}: ")
+            message = f"{self.path} must be a run's curve, to be continued; found another file ({what}): move it away"
+            raise UsageError(message) from error
 
     def _write(self) -> None:
         keys = {key: None for row in self._unwritten for key in row}

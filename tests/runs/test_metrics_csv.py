@@ -11,6 +11,7 @@ from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from lightning_rl.errors import UsageError
 from lightning_rl.runs.metrics_csv import MetricsCSV, read_metrics
 from lightning_rl.runs.wandb_run import end_run, log_media, use_env_steps_axis
 from tests.support.full_disk import RememberingWandb
@@ -34,6 +35,17 @@ def offline_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_no_file_before_the_first_row(path: Path) -> None:
     MetricsCSV(path).log_hyperparams({"gamma": 0.999})
     assert not path.parent.exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"epoch,accuracy\n1,0.5\n", b"env_steps,a\nmany,0.5\n", b"env_steps,a\n,0.5\n", b"\xff\xfe\x00\n"]
+)
+def test_a_file_that_no_run_has_written_is_refused_and_left(content: bytes, path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"metrics\.csv must be a run's curve, to be continued; found another file"):
+        MetricsCSV(path)
+    assert path.read_bytes() == content
 
 
 def test_each_row_is_on_disk_when_logged_with_env_steps_first_and_whole(path: Path) -> None:
@@ -138,14 +150,6 @@ def test_a_torn_last_line_is_dropped_even_if_it_looks_complete(path: Path, *, tr
         assert path.read_text() == "env_steps,a\n100,0.5\n"
     resumed.log_metrics({"env_steps": 200, "a": 0.75})
     assert path.read_text() == "env_steps,a\n100,0.5\n200,0.75\n"
-
-
-def test_a_file_that_is_no_metrics_csv_is_named(path: Path) -> None:
-    path.parent.mkdir()
-    path.write_text("step,loss\n1,0.5\n")
-    with pytest.raises(ValueError, match=r"metrics.csv: expected 'env_steps' as the first column.*found 'step'"):
-        MetricsCSV(path).log_metrics({"env_steps": 1})
-    assert path.read_text() == "step,loss\n1,0.5\n"
 
 
 def widened(path: Path) -> None:
