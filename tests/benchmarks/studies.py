@@ -56,6 +56,10 @@ class Run(NamedTuple):
 
 _HALF_A_MILLION = ("--data.total_env_steps", "500000")
 _REAL_STEPS = ("--data.total_env_steps", "102400")
+_EARLIER_POLICY = (  # SimPLe's policy as it learned while its steps were too large: nine of ten features died
+    "--model.learning_rate", "1e-3", "--model.epsilon", "0.2", "--model.epochs", "8",
+    "--model.imagined_outcomes", "likeliest", "--model.outer_loop.imagined_steps", "16000",
+)  # fmt: skip
 _HARD = ("--data.total_env_steps", "5000000", "--data.num_actors", "0")
 STUDIES = (
     Study("ppo", ("ppo",), ("coinrun", "starpilot"), _HALF_A_MILLION),
@@ -64,10 +68,18 @@ STUDIES = (
     Study("impala_vae", ("impala_vae_cpu",), ("starpilot",), _HALF_A_MILLION),
     Study("surprise", ("impala_vae_cpu", "variants/surprise"), ("starpilot",), _HALF_A_MILLION),
     Study("rnd", ("ppo_distill_rnd",), ("starpilot", "coinrun"), _HALF_A_MILLION),
+    # with PPO's ε the teacher hardly learns: how much of the gain is novelty?
+    Study(
+        "rnd_slow_teacher",
+        ("ppo_distill_rnd",),
+        ("starpilot",),
+        (*_HALF_A_MILLION, "--model.distillation.adam_epsilon", "1e-5"),
+    ),
     Study("paper", ("ppo_distill",), ("starpilot",), _HALF_A_MILLION),
     # the second game of IMPALA's is one on which it is above random play after 200 000 env steps
     Study("probe_impala", ("impala_cpu",), ("coinrun", "fruitbot"), ("--data.total_env_steps", "200000"), (1,)),
     Study("simple", ("simple_atari_cpu",), ("ms_pacman",), _REAL_STEPS),
+    Study("simple_earlier", ("simple_atari_cpu",), ("ms_pacman",), (*_REAL_STEPS, *_EARLIER_POLICY), (1,)),
     # of two learning rates and two lengths of rollouts, the best by seed 1 is to be PPO's there
     Study("ppo", ("ppo_atari",), ("ms_pacman",), _REAL_STEPS, (1,)),
     Study("probe_rate", ("ppo_atari",), ("ms_pacman",), (*_REAL_STEPS, "--model.learning_rate", "1e-3"), (1,)),
