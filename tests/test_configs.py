@@ -201,8 +201,8 @@ def test_ppo_distill_is_rullos_table_1() -> None:
     assert (distillation.extrinsic_weight, distillation.intrinsic_weight) == (1.0, 1.0)
     assert model.normalize_advantages == "rollout"
     assert (data.distribution_mode, data.num_levels, data.start_level) == ("easy", 200, 1)
-    rates = [group["lr"] for group in model.configure_optimizers().param_groups]
-    assert rates == [5e-4, 2e-4]
+    optimized = [(group["lr"], group["eps"]) for group in model.configure_optimizers().param_groups]
+    assert optimized == [(5e-4, 1e-5), (2e-4, 1e-8)]
 
 
 def test_ppo_distill_rnd_is_openais_ppo_with_a_normalised_intrinsic_reward() -> None:

@@ -69,7 +69,7 @@ class DistillationConfig:
 
     def __post_init__(self) -> None:
         check_option("model.distillation.learning_rate", self.learning_rate, self.learning_rate > 0, "positive")
-        check_option("model.distillation.adam_epsilon", self.adam_epsilon, self.adam_epsilon > 0, "positive")
+        check_option("model.distillation.adam_epsilon", self.adam_epsilon, self.adam_epsilon >= 0, "at least 0")
         check_option("model.distillation.num_outputs", self.num_outputs, self.num_outputs >= 1, "at least 1")
         check_option("model.distillation.dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
         check_option("model.distillation.gamma", self.gamma, 0 <= self.gamma <= 1, "in [0, 1]")

@@ -30,6 +30,7 @@ BAD_VALUES: dict[str, list[Any]] = {
 }
 BAD_DISTILLATIONS: dict[str, list[Any]] = {
     "learning_rate": [0.0],
+    "adam_epsilon": [-1e-9],
     "num_outputs": [0],
     "dropout": [-0.1, 1.0],
     "scale": [0.0, -1.0],
@@ -84,6 +85,7 @@ ALTERED: dict[str, Any] = {
 }
 ALTERED_DISTILLATION: dict[str, Any] = {
     "learning_rate": 1e-3,
+    "adam_epsilon": 1e-3,
     "num_outputs": 2,
     "dropout": 0.5,
     "normalization": "running_std",

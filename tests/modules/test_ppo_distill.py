@@ -529,12 +529,30 @@ def test_every_minibatch_moves_the_teacher() -> None:
     assert [torch.equal(*pair) for pair in pairwise(states)] == [False] * 3
 
 
+@pytest.mark.parametrize("num_outputs", [1, 512])
+def test_teachers_small_gradients_move_it_by_its_learning_rate(num_outputs: int) -> None:
+    module = make_distilled(distillation={"num_outputs": num_outputs})
+    optimizer = module.configure_optimizers()
+    batch = whole_batch(module, draw_rollout(2))
+    before = [weights.detach().clone() for weights in module.teacher.parameters()]
+    module.objective(batch, generator(0)).losses["distill"].backward()
+    gradients = torch.cat(
+        [weights.grad.flatten() for weights in module.teacher.parameters() if weights.grad is not None]
+    )
+
+    optimizer.step()
+
+    moved = torch.cat([(a - b).abs().flatten() for a, b in zip(module.teacher.parameters(), before, strict=True)])
+    assert moved[gradients != 0].median() > 0.9 * module.distillation.learning_rate
+
+
 def test_agent_and_teacher_have_the_papers_learning_rates() -> None:
     module = make_distilled()
 
     agent, teacher = module.configure_optimizers().param_groups
 
     assert (agent["lr"], teacher["lr"]) == (5e-4, 2e-4)
+    assert (agent["eps"], teacher["eps"]) == (1e-5, 1e-8)
     assert {id(p) for p in agent["params"]} == {id(p) for p in module.network.parameters()}
     assert {id(p) for p in teacher["params"]} == {id(p) for p in module.teacher.parameters()}
 
