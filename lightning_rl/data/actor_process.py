@@ -74,6 +74,25 @@ def receive(connection: Connection) -> Any:
     return pickle.loads(connection.recv_bytes())
 
 
+class _LearnerGoneError(Exception):
+    """The learner has closed its end; an environment may raise the same errors for reasons of its own."""
+
+
+def _tell(connection: Connection, message: Any) -> None:
+    try:
+        send(connection, message)
+    except (BrokenPipeError, ConnectionResetError) as error:
+        raise _LearnerGoneError from error
+
+
+def _told(connection: Connection) -> Any:
+    try:
+        message = connection.recv_bytes()
+    except (EOFError, ConnectionResetError) as error:
+        raise _LearnerGoneError from error
+    return pickle.loads(message)
+
+
 def run_actor(job: Job, connection: Connection) -> None:
     """An actor process, from its start to its end."""
     end_with(job.learner)
@@ -81,8 +100,8 @@ def run_actor(job: Job, connection: Connection) -> None:
     allocator.keep_freed_memory()
     try:
         _serve(job, connection)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the learner is gone
+    except _LearnerGoneError:
+        return
     except Exception as error:  # the learner reports it; Python prints it and exits with 1
         send(connection, Failure(f"{type(error).__name__}: {error}"))
         raise
@@ -93,23 +112,23 @@ def _serve(job: Job, connection: Connection) -> None:
 
     An `Order` asks for a rollout, None for the state before the last rollout.
     """
-    send(connection, None)
-    actor: RemotePolicy = receive(connection)
+    _tell(connection, None)
+    actor: RemotePolicy = _told(connection)
     games, actions = job.seeds
     env = EpisodeStatistics(job.make_env(job.columns.stop - job.columns.start, games))
     collector = Collector(env, num_steps=job.num_steps, seed=actions)
     policy = _CountedPolicy(actor, job)
     policy.act(env.reset()[0], torch.Generator())  # compiles what is compiled at its first use
-    send(connection, None)
-    restored = receive(connection)
+    _tell(connection, None)
+    restored = _told(connection)
     if restored is not None:
         collector.load_state_dict(restored)
     before = restored
-    send(connection, None)
+    _tell(connection, None)
     while True:
-        order: Order | None = receive(connection)
+        order: Order | None = _told(connection)
         if order is None:
-            send(connection, before)
+            _tell(connection, before)
             continue
         before = collector.state_dict()
         slot, finished = job.slots[order.slot], env.num_finished
@@ -117,7 +136,7 @@ def _serve(job: Job, connection: Connection) -> None:
         frames = slot.rollout["obs"].numpy()[:, job.columns]
         _write(collector.collect(policy, frames), slot.rollout, job.columns)
         episodes = env.recent.last(env.num_finished - finished)
-        send(connection, Report(order.version, collector.mean_raw_reward, episodes))
+        _tell(connection, Report(order.version, collector.mean_raw_reward, episodes))
 
 
 def _write(rollout: Rollout, tensors: SharedTensors, columns: slice) -> None:

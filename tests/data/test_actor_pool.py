@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,14 +69,26 @@ def make_env(num_envs: int, seed: int) -> IdentityVectorEnv:
 class FailingVectorEnv(IdentityVectorEnv):
     """Fails in its third step."""
 
+    error: type[Exception] = OverflowError
+
     def step(self, actions: NDArray[np.int64]) -> Any:
         if self.steps[0] == 2:
-            raise OverflowError("three is too many")
+            raise self.error("three is too many")
         return super().step(actions)
 
 
-def make_failing_env(num_envs: int, seed: int) -> FailingVectorEnv:
-    return FailingVectorEnv(num_envs, seed=seed, episode_length=99, obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
+class DisconnectedVectorEnv(FailingVectorEnv):
+    """Loses the connection to a game server of its own, which is not the connection to the learner."""
+
+    error = ConnectionResetError
+
+
+class TruncatedVectorEnv(FailingVectorEnv):
+    error = EOFError
+
+
+def make_failing_env(num_envs: int, seed: int, kind: type[FailingVectorEnv] = FailingVectorEnv) -> FailingVectorEnv:
+    return kind(num_envs, seed=seed, episode_length=99, obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)
 
 
 def make_hanging_env(num_envs: int, seed: int) -> IdentityVectorEnv:
@@ -209,9 +222,13 @@ def test_continued_from_a_state_the_rollouts_are_the_same_and_a_hung_actor_is_na
     assert are_gone(pids)
 
 
-def test_an_actor_that_raises_is_named_with_what_it_raised(capfd: pytest.CaptureFixture[str]) -> None:
-    pool = pool_of(make_env=make_failing_env, num_actors=1, seeds=SEEDS[:1])
-    with pytest.raises(ActorError, match=r"actor 0 of 1, .* raised OverflowError: three is too many; exit code 1$"):
+@pytest.mark.parametrize("kind", [FailingVectorEnv, DisconnectedVectorEnv, TruncatedVectorEnv])
+def test_an_actor_that_raises_is_named_with_what_it_raised(
+    kind: type[FailingVectorEnv], capfd: pytest.CaptureFixture[str]
+) -> None:
+    pool = pool_of(make_env=partial(make_failing_env, kind=kind), num_actors=1, seeds=SEEDS[:1])
+    raised = rf"raised {kind.error.__name__}: three is too many; exit code 1$"
+    with pytest.raises(ActorError, match=rf"actor 0 of 1, .* {raised}"):
         pool.collect(CountingPolicy())
     assert "make_failing_env" not in capfd.readouterr().out  # its traceback goes to stderr
 
