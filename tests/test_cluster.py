@@ -229,6 +229,7 @@ class TestSweep:
         for key, value in ids.items():
             monkeypatch.setenv(key, value)
         monkeypatch.setattr("lightning_rl.cli.loggers.silent_server", lambda: None)  # there is a network on a cluster
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         args = options(call, "lightning-rl")
         assert args[args.index("--ckpt_path") + 1] == "last"
         cli = started(args, monkeypatch)

@@ -194,9 +194,13 @@ def _episodes(tested: Sequence[Mapping[str, Any]], runs: Float64[NDArray[Any], "
     keys = ("return_variance", "return_max", "return_min", "episodes")
     if not all(_is_number(values.get(key)) for values in tested for key in keys):
         return None
-    variance = float(np.mean([values["return_variance"] for values in tested]) + runs.var())
+    counts = [values["episodes"] for values in tested]
+    if min(counts) < 1:
+        return None
+    spread = (runs - np.average(runs, weights=counts)) ** 2
+    within = [values["return_variance"] for values in tested]
     return {
-        "return_variance": variance,
+        "return_variance": float(np.average(within + spread, weights=counts)),
         "return_max": float(max(values["return_max"] for values in tested)),
         "return_min": float(min(values["return_min"] for values in tested)),
         "episodes": int(sum(values["episodes"] for values in tested)),

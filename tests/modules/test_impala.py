@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_rl.cpu.micro_batches import MicroBatchConfig
 from lightning_rl.data.evaluation_dataset import EvaluationDataset
+from lightning_rl.envs.normalize import ReturnScaling
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.losses.policy import log_probs_of
 from lightning_rl.modules.impala_vae import ImpalaVAEModule
@@ -188,12 +189,32 @@ def test_evaluation_lets_every_environment_recall_its_own_past() -> None:
     )
 
 
-def test_behavior_logits_are_those_of_the_actions_taken() -> None:
-    module = make_impala()
-    batch = collected(module, make_collector(world()))
+def test_rewards_that_are_scaled_for_learning_are_not_those_that_the_policy_is_told() -> None:
+    module, collector = make_impala(), make_collector(ReturnScaling(world()))
 
-    assert batch.actions.unique().numel() > 1
-    assert torch.isfinite(log_probs_of(batch.actions, batch.behavior_logits)).all()
+    for _ in range(3):
+        batch = collected(module, collector)
+        with torch.no_grad():
+            logits, _ = outputs(module, batch)
+            ratio = module.objective(batch, generator()).metrics["vtrace/rho_mean"]
+        assert not torch.equal(batch.rewards, batch.env_rewards.clamp(-1, 1))
+        torch.testing.assert_close(logits[:-1], batch.behavior_logits, rtol=1e-4, atol=1e-4)
+        assert float(ratio) == pytest.approx(1, abs=1e-4)
+
+
+def test_clipped_fraction_is_the_share_of_ratios_above_the_bound() -> None:
+    module = make_impala()
+    batch = drawn(module)
+
+    with torch.no_grad():
+        logits, _ = outputs(module, batch)
+        metrics = module.objective(batch, generator()).metrics
+
+    ratios = (log_probs_of(batch.actions, logits[:-1]) - log_probs_of(batch.actions, batch.behavior_logits)).exp()
+    share = float((ratios > 1).float().mean())
+    assert 0 < share < 1
+    assert share != 0.5
+    assert float(metrics["vtrace/clipped_fraction"]) == pytest.approx(share)
 
 
 BAD_VALUES: dict[str, list[Any]] = {

@@ -26,6 +26,7 @@ from tests.support.worlds import (
     Batches,
     OnGradients,
     draw_frames,
+    draw_rollout,
     fit,
     generator,
     make_collector,
@@ -279,6 +280,37 @@ def test_the_surprise_minimising_reward_goes_on_from_rollout_to_rollout() -> Non
     assert not whole.surprise_rewards[whole.terminated].any()
     torch.testing.assert_close(whole.rewards, whole.env_rewards.clamp(-1, 1) + whole.surprise_rewards)
     assert float(total(module, whole)[1].metrics["intrinsic/reward"]) == pytest.approx(float(together.mean()), rel=1e-4)
+
+
+def test_the_surprise_minimising_reward_is_of_the_frame_that_the_action_led_to_and_weighted() -> None:
+    module = make_impala_vae(vae={"feed": "mean"}, surprise=SurpriseConfig(weight=0.5, min_deviation=0.03))
+    rollout = draw_rollout(1)  # of noise: the frames of `world` have one latent
+
+    rewards = module._surprise_rewards(rollout, {})
+
+    with torch.no_grad():
+        means = module._latent_distribution(rollout.obs.flatten(0, 1)).mean.unflatten(0, rollout.obs.shape[:2])
+    latents, ended = means.double().numpy(), rollout.terminated.long().numpy()
+    expected = 0.5 * reference.surprise_minimizing_rewards(latents[1:], ended, latents[0], 0.03)
+    assert len(np.unique(expected)) > NUM_STEPS
+    assert rewards is not None
+    torch.testing.assert_close(rewards.double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-3)
+
+
+def test_a_reconstruction_of_pixels_is_judged_with_the_deviation_that_was_asked_for() -> None:
+    module = make_impala_vae(vae={"images": "rgb", "deviation": 0.3, "feed": "sample"})
+    batch = drawn(module)
+    assert batch.noise is not None
+
+    images = module.vae.images(batch.obs.flatten(0, 1))
+    with torch.no_grad():
+        decoded = module.vae.decode(module.vae.encode(images).sample(batch.noise.flatten(0, 1)))
+    pixels, log_variance = images.flatten(1).double().numpy(), 2 * math.log(0.3)
+    density = reference.gaussian_log_density(
+        pixels, decoded.flatten(1).double().numpy(), np.full(pixels.shape, log_variance)
+    )
+    reconstruction = total(module, batch)[1].metrics["vae/reconstruction"]
+    assert float(reconstruction) == pytest.approx(-density.mean(), rel=1e-4)
 
 
 def test_without_it_nothing_is_remembered() -> None:

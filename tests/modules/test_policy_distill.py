@@ -575,3 +575,13 @@ def test_divergence_of_a_certain_teacher_is_finite() -> None:
     losses, _ = module.objective(batch, generator())
 
     assert math.isfinite(losses["distill"].detach())
+
+
+def test_where_the_teacher_plays_the_students_own_values_are_kept(tmp_path: Path) -> None:
+    module = make_student(tmp_path, teacher_share=2 / NUM_ENVS)
+
+    (batch,) = module.batches(make_collector(games()))
+
+    with torch.no_grad():
+        values = module.network(batch.obs).values[:, 0]
+    torch.testing.assert_close(batch.behavior_values, values, rtol=1e-4, atol=1e-5)

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lightning_rl.envs.procgen_games import GAMES
+from lightning_rl.report.analysis import _episodes
 from lightning_rl.report.baselines import baselines, between, random_play
 from lightning_rl.report.groups import Group, grouped
 from lightning_rl.report.run_folders import read_runs
@@ -439,3 +441,19 @@ def test_a_command_repeats_every_game_and_seed() -> None:
         "--data.game $game --seed_everything $seed --run_dir runs/ppo/$game/seed_$seed && lightning-rl test "
         "--ckpt_path runs/ppo/$game/seed_$seed/last.ckpt; done; done"
     )
+
+
+def test_a_groups_episodes_are_those_of_all_runs_however_many_each_has() -> None:
+    generator = np.random.default_rng(3)
+    played = [generator.normal(0, 1, 1000), generator.normal(10, 5, 100), generator.normal(2, 3, 7)]
+    tested = [
+        {"return_variance": run.var(), "return_max": run.max(), "return_min": run.min(), "episodes": len(run)}
+        for run in played
+    ]
+
+    found = _episodes(tested, np.array([run.mean() for run in played]))
+
+    pooled = np.concatenate(played)
+    expected = {"return_variance": pooled.var(), "return_max": pooled.max(), "return_min": pooled.min()}
+    assert found == pytest.approx(expected | {"episodes": 1107})
+    assert _episodes([*tested[:2], tested[2] | {"episodes": 0}], np.zeros(3)) is None

@@ -217,6 +217,53 @@ def test_the_world_models_learning_rate_warms_up_by_its_own_updates() -> None:
     assert rates == [[pytest.approx(0.03), 1e-4], [pytest.approx(0.15), 1e-4], [0.3, 1e-4], [0.3, 1e-4]]
 
 
+def test_in_training_each_update_of_the_world_model_has_the_rate_of_its_own_number(source: Recorded) -> None:
+    learner = module(world_model={"learning_rate": 0.1, "warm_up": 10})
+    optimizer = learner.configure_optimizers()
+
+    rates = []
+    for _ in range(3):
+        for batch in learner.batches(source):
+            assert isinstance(batch, WorldModelBatch)
+            learner.on_before_optimizer_step(optimizer)
+            rates.append((batch.update, optimizer.param_groups[0]["lr"]))
+
+    assert rates == [(update, pytest.approx(0.01 * update)) for update in range(1, len(rates) + 1)]
+
+
+@pytest.mark.parametrize("outcomes", ["likeliest", "expected"])
+def test_imagined_steps_pay_what_was_asked_for(outcomes: Outcomes, source: Recorded) -> None:
+    learner = module(imagined_outcomes=outcomes)
+    head, logits = learner.world_model.reward[2], torch.tensor([0.0, 1.0, 0.0, 0.5])
+    torch.nn.init.zeros_(head.weight)
+    head.bias.data = logits
+    source.replay.append(play())
+
+    rewards = learner.imagined_rollout(source.replay, source.generator).rewards
+
+    paid = float(logits.softmax(0) @ learner.reward_values) if outcomes == "expected" else REWARDS[1]
+    assert rewards.unique().tolist() == pytest.approx([paid], abs=1e-6)
+
+
+def test_real_play_is_bootstrapped_from_the_value_of_the_frame_that_follows_it(
+    source: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = module(learn_from_real=True)
+    seen, trajectories = [], learner.trajectories
+
+    def recorded(rollout: Rollout, last_values: Tensor) -> Any:
+        seen.append((rollout, last_values))
+        return trajectories(rollout, last_values)
+
+    monkeypatch.setattr(learner, "trajectories", recorded)
+    next(iter(learner.batches(source)))
+
+    [(rollout, last_values)] = seen
+    with torch.no_grad():
+        values = learner.network(rollout.obs[-1]).values
+    torch.testing.assert_close(last_values, values, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [1e-5, 1e-3])
 def test_output_channels_of_the_world_model_move_equally_whatever_the_size_of_their_gradients(size: float) -> None:
     learner = module("stochastic", world_model={"learning_rate": 0.01})
