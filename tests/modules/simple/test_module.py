@@ -235,8 +235,10 @@ def test_in_training_each_update_of_the_world_model_has_the_rate_of_its_own_numb
 def test_imagined_steps_pay_what_was_asked_for(outcomes: Outcomes, source: Recorded) -> None:
     learner = module(imagined_outcomes=outcomes)
     head, logits = learner.world_model.reward[2], torch.tensor([0.0, 1.0, 0.0, 0.5])
+    assert isinstance(head, torch.nn.Linear)
     torch.nn.init.zeros_(head.weight)
     head.bias.data = logits
+    assert source.replay is not None
     source.replay.append(play())
 
     rewards = learner.imagined_rollout(source.replay, source.generator).rewards
