@@ -27,8 +27,7 @@ class DistillationConfig:
 
     Args:
         learning_rate: Adam's learning rate for the teacher.
-        adam_epsilon: Adam's ε for the teacher, whose gradients are about a hundred times smaller than the agent's: with
-            PPO's 1e-5 it would hardly learn.
+        adam_epsilon: Adam's ε for the teacher, whose gradients are about 1e-7: with PPO's 1e-5 it would hardly learn.
         num_outputs: size of the output of teacher and student; 1 in the paper, 512 in random network distillation.
         dropout: dropout of the teacher while it learns; rewards are computed without.
         normalization: `scale` multiplies |teacher − student| by `scale` and clips it (the paper); `running_std` divides

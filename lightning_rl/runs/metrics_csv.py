@@ -98,7 +98,10 @@ class MetricsCSV(Logger):
         """
         if self.path.exists():
             columns, rows = read_table(self.path)
-            kept = [row for row in rows if int(row["env_steps"]) <= env_steps and int(row.get("epoch", -1)) < epochs]
+            places = [_place(row) for row in rows]
+            kept = [
+                row for row, (step, epoch) in zip(rows, places, strict=True) if step <= env_steps and epoch < epochs
+            ]
             before, after = self.path.read_bytes(), _lines(columns, kept).encode()
             if not before.startswith(after):
                 _replace(self.path, after)
@@ -110,7 +113,7 @@ class MetricsCSV(Logger):
     def _check(self) -> None:
         try:
             for row in read_metrics(self.path):
-                int(row["env_steps"])
+                _place(row)
         except (ValueError, KeyError, csv.Error) as error:
             what = str(error).removeprefix(f"{self.path}: ")
             message = f"{self.path} must be a run's curve, to be continued; found another file ({what}): move it away"
@@ -125,6 +128,11 @@ class MetricsCSV(Logger):
         columns = list(dict.fromkeys(["env_steps", *known, *keys]))
         _replace(self.path, _lines(columns, [*rows, *self._unwritten]).encode())
         self._columns = columns
+
+
+def _place(row: Row) -> tuple[int, int]:
+    """A row's env steps and its epoch, -1 where it has none."""
+    return int(row["env_steps"]), int(row.get("epoch", -1))
 
 
 def _cell(key: str, value: float | int) -> str:

@@ -56,7 +56,7 @@ class Run(NamedTuple):
 
 _HALF_A_MILLION = ("--data.total_env_steps", "500000")
 _REAL_STEPS = ("--data.total_env_steps", "102400")
-_EARLIER_POLICY = (  # SimPLe's policy as it learned while its steps were too large: nine of ten features died
+_EARLIER_POLICY = (  # SimPLe's policy as it learned while its steps were too large: most of its features died
     "--model.learning_rate", "1e-3", "--model.epsilon", "0.2", "--model.epochs", "8",
     "--model.imagined_outcomes", "likeliest", "--model.outer_loop.imagined_steps", "16000",
 )  # fmt: skip

@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,12 +39,20 @@ def test_no_file_before_the_first_row(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"epoch,accuracy\n1,0.5\n", b"env_steps,a\nmany,0.5\n", b"env_steps,a\n,0.5\n", b"\xff\xfe\x00\n"]
+    ("content", "found"),
+    [
+        (b"step,loss\n1,0.5\n", "expected 'env_steps' as the first column of a metrics.csv, found 'step'"),
+        (b"env_steps,a\nmany,0.5\n", "'many'"),
+        (b"env_steps,epoch\n32,0.0\n", "'0.0'"),
+        (b"env_steps,a\n,0.5\n", "env_steps"),
+        (b"\xff\xfe\x00\n", "can't decode"),
+    ],
 )
-def test_a_file_that_no_run_has_written_is_refused_and_left(content: bytes, path: Path) -> None:
+def test_a_file_that_no_run_has_written_is_refused_and_left(content: bytes, found: str, path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"metrics\.csv must be a run's curve, to be continued; found another file"):
+    message = r"metrics\.csv must be a run's curve, to be continued; found another file"
+    with pytest.raises(UsageError, match=rf"{message} \(.*{re.escape(found)}.*\): move it away$"):
         MetricsCSV(path)
     assert path.read_bytes() == content
 
