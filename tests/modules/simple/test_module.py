@@ -23,7 +23,7 @@ from lightning_rl.protocols import Replay, Source, WorldModel
 from lightning_rl.runs.checkpoint_files import METADATA
 from lightning_rl.types import ImaginedStep, Rollout
 from tests.support.dreams import KINDS, OBS_SHAPE, REWARDS, K, Recorded, module, play, windows
-from tests.support.worlds import Batches, fit, learn_once
+from tests.support.worlds import Batches, fit, generator, learn_once
 
 
 @pytest.fixture
@@ -229,6 +229,39 @@ def test_in_training_each_update_of_the_world_model_has_the_rate_of_its_own_numb
             rates.append((batch.update, optimizer.param_groups[0]["lr"]))
 
     assert rates == [(update, pytest.approx(0.01 * update)) for update in range(1, len(rates) + 1)]
+
+
+def test_world_model_and_policy_are_clipped_each_by_its_own_bound() -> None:
+    learner = module(world_model={"max_grad_norm": 0.3}, max_grad_norm=0.7)
+    optimizer = learner.configure_optimizers()
+    for parameter in learner.parameters():
+        parameter.grad = torch.ones_like(parameter)
+
+    learner.configure_gradient_clipping(optimizer)
+
+    norms = [
+        torch.stack([parameter.grad.norm() for parameter in network.parameters() if parameter.grad is not None]).norm()
+        for network in (learner.world_model, learner.network)
+    ]
+    assert [float(norm) for norm in norms] == pytest.approx([0.3, 0.7], rel=1e-4)
+
+
+def test_the_policy_moves_by_adam_as_the_published_code_sets_it() -> None:
+    learner = module(learning_rate=0.01)
+    optimizer = learner.configure_optimizers()
+    weight = next(learner.network.parameters())
+    before = weight.detach().double().clone()
+    gradients = torch.randn(2, *weight.shape, generator=generator()) * 1e-5  # small enough for ε to count
+
+    moment, square = torch.zeros_like(before), torch.zeros_like(before)
+    for count, gradient in enumerate(gradients, start=1):
+        weight.grad = gradient
+        optimizer.step()
+        moment = 0.85 * moment + 0.15 * gradient.double()
+        square = 0.997 * square + 0.003 * gradient.double().square()
+        before -= 0.01 * (moment / (1 - 0.85**count)) / ((square / (1 - 0.997**count)).sqrt() + 1e-6)
+
+    torch.testing.assert_close(weight.detach().double(), before, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("outcomes", ["likeliest", "expected"])

@@ -28,8 +28,10 @@ VALUES = torch.tensor(REWARDS)
 END = 10**9  # an update by which all ramps have ended
 
 
-def losses(given: Windows, *, kind: str = "deterministic", update: int = 0, seed: int = 0) -> dict[str, Tensor]:
-    learner = module(kind, world_model={"dropout": 0.0, "residual_dropout": 0.0})
+def losses(
+    given: Windows, *, kind: str = "deterministic", update: int = 0, seed: int = 0, **options: Any
+) -> dict[str, Tensor]:
+    learner = module(kind, world_model={"dropout": 0.0, "residual_dropout": 0.0, **options})
     batch = WorldModelBatch(windows=given, update=update)
     generator = torch.Generator().manual_seed(seed)
     return window_losses(
@@ -193,6 +195,38 @@ def test_probabilities_grow_as_in_the_released_code() -> None:
     assert own_frame_probability(0, 40_000) == pytest.approx(1e-4)
     assert own_frame_probability(10_000, 40_000) == pytest.approx(0.2575)
     assert own_frame_probability(40_000, 40_000) == 1.0
+
+
+def test_a_model_learns_by_the_ramp_of_its_own_options() -> None:
+    given, mixed = windows(), []
+    learner = module("stochastic", world_model={"ramp": 7})
+    with mock.patch.object(learner.world_model, "forward", wraps=learner.world_model.forward) as forward:
+        learner.objective(WorldModelBatch(windows=given, update=2), torch.Generator().manual_seed(0))
+        mixed = [call.kwargs["mixing"] for call in forward.call_args_list]
+
+    grown = 0.01 + 0.99 * 2 / 7
+    assert len(mixed) == K + 1
+    assert all(found == pytest.approx((grown, 0.5 * grown, 0.8 * (0.01 + 0.99 * 2 / 3))) for found in mixed)
+    early, late = losses(given, update=7, ramp=7), losses(given, update=7, ramp=10**9)
+    assert early["frames"].equal(losses(given, update=END)["frames"])  # fed its own
+    assert late["frames"].equal(losses(given, update=0)["frames"])  # fed real ones
+    assert not early["frames"].equal(late["frames"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_frame_loss_forgives_what_its_cutoff_says(kind: str) -> None:
+    forgiven = [losses(windows(), kind=kind, frame_cutoff=cutoff)["frames"].item() for cutoff in (0.0, 0.5, 1e9)]
+
+    assert forgiven[0] > forgiven[1] > forgiven[2] == 0
+    if kind == "deterministic":
+        assert forgiven[0] - forgiven[1] < 0.5  # errors under it are forgiven whole, the others half a squared level
+
+
+def test_each_loss_has_its_own_weight() -> None:
+    learner = module("stochastic", world_model={"frame_weight": 3.0, "reward_weight": 5.0})
+    batch = WorldModelBatch(windows=windows(), update=1)
+
+    assert learner.weights(batch) == {"frames": 3.0, "reward": 5.0, "end": 1.0, "prior": 1.0}
 
 
 def test_micro_batches_hold_every_window_once() -> None:
