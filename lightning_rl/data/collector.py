@@ -199,6 +199,16 @@ class Collector:
         self._recurrent_inputs = saved.recall
         self._snapshot = self._boundary()
 
+    def take_statistics(self, state: State) -> None:
+        """Goes on with the games' running statistics of another collector, of whatever number of environments.
+
+        Args:
+            state: its `state_dict`.
+        """
+        if isinstance(self.env, ResumableVectorWrapper | SideBySide):
+            self.env.take_statistics(state["env"])
+            self._snapshot = self._boundary()
+
     def close(self) -> None:
         """Ends the games."""
         self.env.close()

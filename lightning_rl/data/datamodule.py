@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -160,19 +161,20 @@ class RolloutDataModule(EpisodeDataModule):
             if self._left is not None:
                 self._collector.load_state_dict(self._left)
 
-    def _new_collector(self) -> Collector | ActorPool:
+    def _new_collector(self, begun: int = 0) -> Collector | ActorPool:
+        seed_for = partial(self.seed_for, begun=begun)
         if self.num_actors == 0:
-            env = with_statistics(self.training_games()(self.num_envs, self.seed_for(GAMES)))
+            env = with_statistics(self.training_games()(self.num_envs, seed_for(GAMES)))
             replay = self._replay() if self.trainer is not None and self._agent.uses_replay else None
-            return Collector(env, num_steps=self.num_steps, seed=self.seed_for(ACTIONS), replay=replay)
+            return Collector(env, num_steps=self.num_steps, seed=seed_for(ACTIONS), replay=replay)
         return ActorPool(
             self.training_games(),
             num_actors=self.num_actors,
             num_envs=self.num_envs,
             num_steps=self.num_steps,
             obs_shape=self.obs_shape,
-            seeds=[(self.seed_for(GAMES, i), self.seed_for(ACTIONS, i)) for i in range(1, self.num_actors + 1)],
-            seed=self.seed_for(ACTIONS),
+            seeds=[(seed_for(GAMES, i), seed_for(ACTIONS, i)) for i in range(1, self.num_actors + 1)],
+            seed=seed_for(ACTIONS),
             hang_seconds=self._actor_timeout,
         )
 
@@ -238,6 +240,9 @@ class RolloutDataModule(EpisodeDataModule):
     def load_state_dict(self, state_dict: State) -> None:
         """Continues the games of this rank, or starts others; a replay buffer goes on either way.
 
+        Other games show other levels than those that the run began with, and go on with the statistics that scale
+        their rewards, unless actors keep or kept these, each its own.
+
         Raises:
             ValueError: the state is of another number of ranks or of other games.
         """
@@ -247,6 +252,9 @@ class RolloutDataModule(EpisodeDataModule):
                 rank_zero_warn(f"{told}: the run's own training levels are judged")
             return
         games = self.check_state(state_dict)
+        if not is_exact(state_dict, self._sizes):
+            self._collector.close()
+            self._collector = self._new_collector(begun=games.env_steps)
         self._continue(self._collector, games.collectors, anew=not is_exact(state_dict, self._sizes))
         self._other_env_steps = games.env_steps - self._collector.env_steps * self._world_size
 
@@ -258,7 +266,10 @@ class RolloutDataModule(EpisodeDataModule):
         try:
             if not anew:
                 collector.load_state_dict(states[self._rank])
-            elif collector.replay is not None:
+                return
+            if isinstance(collector, Collector) and "env" in states[0]:
+                collector.take_statistics(states[0])  # at a boundary, all ranks' are the same
+            if collector.replay is not None:
                 collector.replay.load_state(from_plain(ReplayState, states[self._rank].get("replay"), "replay"))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             # only the games and their wrappers know what their states must hold

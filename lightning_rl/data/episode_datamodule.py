@@ -139,10 +139,16 @@ class EpisodeDataModule(LightningDataModule, ABC):
     def _rank(self) -> int:
         return 0 if self.trainer is None else self.trainer.global_rank
 
-    def seed_for(self, purpose: int, actor: int = 0) -> int:
-        """A seed of its own for every use of random numbers; actors count from one."""
+    def seed_for(self, purpose: int, actor: int = 0, begun: int = 0) -> int:
+        """A seed of its own for every use of random numbers; actors count from one.
+
+        Args:
+            purpose: the use.
+            actor: its number; 0 is the learner.
+            begun: env steps of the run before these games begin.
+        """
         seed = global_seed() if self._seed is None else self._seed
-        sequence = np.random.SeedSequence([seed, purpose, self._rank, actor])
+        sequence = np.random.SeedSequence([seed, purpose, self._rank, actor, *([begun] if begun else [])])
         return int(sequence.generate_state(1)[0]) % MAX_SEED
 
     def evaluation(

@@ -39,7 +39,8 @@ class ProcgenDataModule(RolloutDataModule):
         actor_timeout: seconds without a step after which an actor counts as hung.
         halves: 2: the environments take turns in two halves, of which one plays while the policy decides for the other;
             1: all play at once; null: 1, or what a continued run had.
-        return_scaling: divide rewards by the running standard deviation of the discounted return.
+        return_scaling: divide rewards by the running standard deviation of the discounted return; each actor by that
+            of its own games.
         return_scaling_gamma: discount of that return. OpenAI's baseline learns with 0.999 and scales with 0.99.
         validation_episodes: episodes per game and level set in validation.
         test_episodes: likewise in `test`, rounded up to the same number in each environment.

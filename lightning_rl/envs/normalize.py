@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.envs.wrapper import ResumableVectorWrapper
 from lightning_rl.protocols import EnvStep, ResumableVectorEnv
+from lightning_rl.state import from_plain
 from lightning_rl.types import State
 
 _NOTHING = RunningMoments(0.0, 0.0, 0.0)
@@ -102,6 +103,12 @@ class ReturnScaling(ResumableVectorWrapper[ReturnScalingState]):
         """See `ResumableVectorWrapper`."""
         super().sync_statistics(merged)
         self._own.moments = self._agreed = self._agreed.merged(merged(self._new))
+        self._new = _NOTHING
+
+    def take_statistics(self, state: State) -> None:
+        """See `ResumableVectorWrapper`."""
+        super().take_statistics(state)
+        self._own.moments = self._agreed = from_plain(ReturnScalingState, state, type(self).__name__).moments
         self._new = _NOTHING
 
     def set_state(self, state: State) -> UInt8[NDArray[Any], "B H W C"]:

@@ -80,6 +80,11 @@ class SideBySide(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         for env in self.games.values():
             env.sync_statistics(merged)
 
+    def take_statistics(self, state: State) -> None:
+        """Goes on with the statistics of each game in other environments; see `ResumableVectorWrapper`."""
+        for game, env in self.games.items():
+            env.take_statistics(state[game])
+
     def get_state(self) -> State:
         """The state of each game's environments, by its name."""
         return {game: env.get_state() for game, env in self.games.items()}

@@ -48,6 +48,15 @@ class ResumableVectorWrapper(VectorWrapper[Any, Any, Any, Any, NDArray[Any]], Ge
         if isinstance(self._inner, ResumableVectorWrapper):
             self._inner.sync_statistics(merged)
 
+    def take_statistics(self, state: State) -> None:
+        """Goes on with the running statistics of other environments of the same game, of whatever number.
+
+        Args:
+            state: what `get_state` returned there, under the same wrappers.
+        """
+        if isinstance(self._inner, ResumableVectorWrapper):
+            self._inner.take_statistics(state["env"])
+
     def step(self, actions: Int64[NDArray[Any], "B"]) -> EnvStep:
         """One step of the environment inside, as this wrapper passes it on."""
         return self.passed_on(self._inner.step(actions))

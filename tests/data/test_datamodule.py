@@ -455,16 +455,44 @@ def test_a_state_of_another_number_of_ranks_is_refused(fitting: Build, build: Bu
 def test_an_inexact_resume_starts_other_games_and_counts_on(fitting: Build) -> None:
     original = fitting()
     collected(original)
-    other, fresh = fitting(num_envs=3, allow_inexact_resume=True), fitting(num_envs=3)
+    other, same, fresh = (fitting(num_envs=3, allow_inexact_resume=True) for _ in range(3))
 
     other.load_state_dict(original.state_dict())
+    same.load_state_dict(original.state_dict())
 
     assert other.env_steps == other.state_dict()["env_steps"] == NUM_STEPS * 2
-    assert_same(collected(other), collected(fresh))
+    rollout = collected(other)
+    assert not rollout.obs[0].equal(collected(fresh).obs[0])  # levels that the run did not begin with
+    assert_same(rollout, collected(same))
     assert other.env_steps == NUM_STEPS * (2 + 3)
     again = fitting(num_envs=3)
     again.load_state_dict(other.state_dict())
     assert again.env_steps == NUM_STEPS * (2 + 3)
+
+
+@pytest.mark.parametrize("game", ["coinrun", ["coinrun", "starpilot"]])
+def test_an_inexact_resume_scales_rewards_as_before(game: str | list[str], fitting: Build) -> None:
+    original = fitting(game=game, num_envs=4, num_steps=50, return_scaling=True)
+    for _ in range(3):
+        collected(original)
+    other = fitting(game=game, num_envs=2, num_steps=50, return_scaling=True, allow_inexact_resume=True)
+
+    other.load_state_dict(original.state_dict())
+
+    def moments(state: Any) -> list[Any]:
+        """All that are in it, in order."""
+        if not isinstance(state, dict):
+            return []
+        return [state["moments"]] if "moments" in state else [m for part in state.values() for m in moments(part)]
+
+    kept = moments(original.state_dict()["collectors"][0])
+    assert len(kept) == (1 if game == "coinrun" else 2)
+    assert moments(other.state_dict()["collectors"][0]) == kept
+    collected(other)
+    assert all(
+        after[2] == pytest.approx(before[2] + 50 * 2 / len(kept))
+        for after, before in zip(moments(other.state_dict()["collectors"][0]), kept, strict=True)
+    )
 
 
 def test_an_inexact_resume_is_exact_where_nothing_differs(fitting: Build) -> None:
