@@ -10,12 +10,12 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 
-from lightning_rl.callbacks.evaluation_report import EvaluationReport, share_kept, summary, table
+from lightning_rl.callbacks.evaluation_report import EvaluationReport, _measured, share_kept, summary, table
 from lightning_rl.distributed import collectives
 from lightning_rl.envs.procgen_games import normalized_return
 from lightning_rl.errors import UsageError
 from lightning_rl.types import Episodes
-from tests.support.worlds import make_module, make_trainer
+from tests.support.worlds import make_module, make_trainer, toy_data
 
 RETURNS = [0.0, 10.0, 10.0, 2.5, 7.5, -1.0]
 
@@ -109,6 +109,14 @@ def test_the_share_kept_of_a_teachers_return_has_the_interval_of_a_quotient() ->
         draw.choice(student, len(student)).mean() / draw.choice(teacher, len(teacher)).mean() for _ in range(4000)
     ]
     assert kept["ci95"] == pytest.approx(np.quantile(quotients, (0.025, 0.975)), abs=0.01)
+
+
+def test_it_is_kept_on_all_levels() -> None:
+    returns = {"train_levels": [9.0, 9.0], "full_distribution": [3.0, 3.0], "teacher": [4.0, 4.0]}
+
+    found = _measured({name: episodes(own) for name, own in returns.items()}, toy_data())
+
+    assert found["teacher_return_kept"]["share"] == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize(("student", "teacher"), [([0.0, 0.0], [1.0, 2.0]), ([1.0, 2.0], [-3.0, 1.0])])

@@ -15,7 +15,7 @@ from lightning_rl.envs.normalize import ReturnScaling
 from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.types import ActorOutput, RecurrentInputs, Rollout
 from tests.support.policies import PixelPolicy
-from tests.support.toys import CountingVectorEnv, IdentityVectorEnv
+from tests.support.toys import CountingVectorEnv, IdentityVectorEnv, TruncatingVectorEnv
 
 OBS_SHAPE = (4, 6, 3)
 NUM_STEPS, NUM_ENVS, NUM_ACTIONS = 7, 2, 5
@@ -71,14 +71,6 @@ def test_games_of_another_kind_are_refused(change: dict[str, Any], told: str) ->
 
     with pytest.raises(ValueError, match=f"^games must be .*{told}"):
         collector_of(env)
-
-
-class TruncatingVectorEnv(CountingVectorEnv):
-    """Its episodes are cut by a limit of time and never end by themselves."""
-
-    def step(self, actions: NDArray[np.int64]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        obs, rewards, terminated, truncated, info = super().step(actions)
-        return obs, rewards, truncated, terminated, info
 
 
 class ReusingVectorEnv(CountingVectorEnv):
@@ -219,9 +211,10 @@ class Reciting(PixelPolicy):
         return replace(super().act(obs, generator, greedy=greedy), state=state, noise=noise)
 
 
-def test_a_recurrent_policy_is_told_what_it_did_and_what_came_of_it() -> None:
+@pytest.mark.parametrize("kind", [CountingVectorEnv, TruncatingVectorEnv])
+def test_a_recurrent_policy_is_told_what_it_did_and_what_came_of_it(kind: type[CountingVectorEnv]) -> None:
     reciting = Reciting()
-    collector = collector_of(counting())
+    collector = collector_of(kind(NUM_ENVS, (3, 5), obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS))
 
     first, second = collector.collect(reciting), collector.collect(reciting)
 

@@ -12,7 +12,13 @@ from lightning_rl.envs.statistics import EpisodeStatistics
 from lightning_rl.protocols import ResumableVectorEnv
 from lightning_rl.types import ActorOutput, Episodes, RecurrentInputs
 from tests.support.policies import PixelPolicy
-from tests.support.toys import ConstantRewardVectorEnv, CountingVectorEnv, IdentityVectorEnv, ToyVectorEnv
+from tests.support.toys import (
+    ConstantRewardVectorEnv,
+    CountingVectorEnv,
+    IdentityVectorEnv,
+    ToyVectorEnv,
+    TruncatingVectorEnv,
+)
 
 OBS_SHAPE = (4, 6, 3)
 NUM_ACTIONS = 5
@@ -71,6 +77,17 @@ def test_returns_are_those_of_the_episodes() -> None:
     episodes = played(Arena().counting, episodes_per_env=2)
 
     assert episodes.returns.tolist() == returns_of([2, 3, 2, 5, 3, 5])
+
+
+def test_an_episode_ends_where_time_has_run_out() -> None:
+    kinds = (TruncatingVectorEnv, CountingVectorEnv)
+    cut, ended = (
+        played(lambda kind=kind: EpisodeStatistics(kind(3, LENGTHS, obs_shape=OBS_SHAPE, num_actions=NUM_ACTIONS)))
+        for kind in kinds
+    )
+
+    assert cut.returns.tolist() == ended.returns.tolist() == returns_of([2, 3, 5])
+    assert cut.lengths.tolist() == [2, 3, 5]
 
 
 def test_episodes_carry_the_name_of_their_levels_and_whether_each_was_solved() -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lightning_rl.distributed.running_moments import RunningMoments
 from lightning_rl.envs.normalize import ReturnScaling, RewardClipping
 from lightning_rl.protocols import ResumableVectorEnv
-from tests.support.toys import CountingVectorEnv, ToyVectorEnv
+from tests.support.toys import CountingVectorEnv, ToyVectorEnv, TruncatingVectorEnv
 
 OBS_SHAPE = (2, 2, 3)
 
@@ -88,6 +88,12 @@ def test_scaled_rewards_match_their_definition(gamma: float, max_abs_reward: flo
     np.testing.assert_allclose(scaled, expected, rtol=2e-6)
 
 
+def test_a_return_begins_anew_where_time_has_run_out() -> None:
+    truncating = TruncatingVectorEnv(2, (3, 5), obs_shape=OBS_SHAPE)
+
+    np.testing.assert_array_equal(played(ReturnScaling(truncating), 20), played(ReturnScaling(counting(3, 5)), 20))
+
+
 def test_rewards_are_clipped_on_both_sides() -> None:
     # after many tiny returns a large one is many deviations, which only the bound keeps in range
     script = [[0.001, -0.001]] * 400 + [[5.0, 0.0], [0.0, -5.0]]
@@ -125,6 +131,18 @@ def test_a_restored_wrapper_scales_as_if_it_had_never_stopped(tmp_path: Path) ->
 
     np.testing.assert_array_equal(obs, env.reset()[0])
     np.testing.assert_array_equal(played(other, 30, seed=1), played(env, 30, seed=1))
+
+
+def test_a_restored_wrapper_agrees_from_where_it_was_saved() -> None:
+    env, other = ReturnScaling(counting(4, 7)), ReturnScaling(counting(4, 7))
+    played(env, 13)
+    played(other, 50, seed=3)
+    saved = env.get_state()["moments"]
+
+    other.set_state(env.get_state())
+    other.sync_statistics(lambda own: own)
+
+    assert other.get_state()["moments"] == pytest.approx(saved, rel=1e-12)
 
 
 def _told(seen: list[RunningMoments], own: RunningMoments) -> RunningMoments:

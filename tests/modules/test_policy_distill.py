@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -149,6 +150,21 @@ def test_the_weight_of_the_divergence_falls_linearly_to_zero(tmp_path: Path) -> 
         weights.append(module.weights(batch)["distill"])
 
     assert weights == [1.5, 1.0, 0.5, 0.0, 0.0]
+
+
+def test_it_falls_by_what_all_ranks_play_and_goes_on_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"loss": "proximal", "fading_steps": 4 * NUM_STEPS * NUM_ENVS}
+    module, again = (make_student(tmp_path / name, **options) for name in ("first", "again"))
+    collector = make_collector(games())
+    monkeypatch.setattr("lightning_rl.modules.policy_distill.collectives", SimpleNamespace(world_size=lambda: 2))
+
+    first = module.weights(next(iter(module.batches(collector))))["distill"]
+    again.load_state_dict(module.state_dict())
+    second = again.weights(next(iter(again.batches(collector))))["distill"]
+
+    assert (first, second) == (0.5, 0.0)
 
 
 def taught_by(lesson: Lesson, collector: Collector) -> tuple[Rollout, Tensor, Tensor]:

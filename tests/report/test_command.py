@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,52 @@ class TestJson:
                     low, high = group[level_set][f"{name}_ci95"]
                     assert low < group[level_set][name] < high
                     assert 0.7 < group[level_set][f"{name}_coverage"] < 0.8  # three runs of one game
+
+    def test_a_gap_has_the_interval_of_each_runs_own(self, report: dict[str, Any]) -> None:
+        train, full = (
+            np.array([normalized_return("starpilot", "easy", value) or 0 for value in returns])
+            for returns in ([5.0, 6.0, 7.0], [4.5, 5.0, 5.5])
+        )
+
+        assert report["groups"][1]["generalization_gap"]["mean_ci95"] == pytest.approx(t_interval(train - full))
+
+    def test_a_comparison_resamples_both_groups_by_themselves(self, tmp_path: Path) -> None:
+        three_seeds(tmp_path / "runs" / "ppo")
+        three_seeds(tmp_path / "runs" / "impala", model="ImpalaModule", method="impala", full=4.5)
+
+        [pair] = reported(tmp_path / "runs", "--out", tmp_path / "out", "--baseline", "none")["comparisons"]
+
+        draws = np.array(list(product(range(3), repeat=3)))
+        ours, theirs = np.array([5.0, 5.5, 6.0])[draws], np.array([4.5, 5.0, 5.5])[draws]
+        wins = (np.sign(ours[:, None, :, None] - theirs[None, :, None, :]) / 2 + 0.5).mean((2, 3))
+        assert pair["ci95"] == pytest.approx(np.percentile(wins, (2.5, 97.5)))
+
+    def test_a_profile_has_95_percent_bounds(self, report: dict[str, Any]) -> None:
+        profile = report["groups"][1]["profile"]["full_distribution"]
+        lowest = normalized_return("starpilot", "easy", 4.5) or 0
+        above = [at > lowest for at in profile["thresholds"]]
+
+        bounds = np.array(profile["ci95"]).T[: above.index(True) + 1]
+
+        # of three runs, two above: none of three draws with a probability of 1/27, one or none with 7/27
+        assert bounds[:-1].tolist() == [[1.0, 1.0]] * (len(bounds) - 1)
+        assert bounds[-1].tolist() == [0.0, 1.0]
+
+    def test_curves_are_of_training_and_of_validations(self, report: dict[str, Any]) -> None:
+        curves = report["groups"][1]["curves"]["starpilot"]["env_steps"]
+
+        assert curves["full_distribution"]["mean"] == [4.0]  # the last of ten rows has the one validation
+        assert curves["train_levels"]["mean"][-1] == pytest.approx(4.0 + 0.2 * np.sin(10), rel=1e-4)
+        assert len(curves["train_levels"]["mean"]) == 10
+
+    def test_a_groups_speed_is_the_median_of_its_runs(self, tmp_path: Path) -> None:
+        for seed, speed in ((1, 400.0), (2, 900.0), (3, 500.0)):
+            rows = [row | {"time/env_steps_per_second": speed} for row in metrics(4.0)]
+            write_run(tmp_path / "runs" / str(seed), config(seed=seed), results(train=5.0, full=4.0), rows)
+
+        [group] = reported(tmp_path / "runs", "--out", tmp_path / "out", "--baseline", "none")["groups"]
+
+        assert group["env_steps_per_second"] == pytest.approx(500)
 
     def test_each_run_says_what_it_cost(self, report: dict[str, Any]) -> None:
         run = report["groups"][1]["runs"][0]

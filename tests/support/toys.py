@@ -105,6 +105,14 @@ class CountingVectorEnv(ToyVectorEnv):
         return self.rewards_of(self.steps, actions), self.steps + 1 >= self.episode_lengths
 
 
+class TruncatingVectorEnv(CountingVectorEnv):
+    """Its episodes are cut by a limit of time and never end by themselves."""
+
+    def step(self, actions: NDArray[np.int64]) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        obs, rewards, terminated, truncated, info = super().step(actions)
+        return obs, rewards, truncated, terminated, info
+
+
 class IdentityVectorEnv(ToyVectorEnv):
     """Shows a random number as the position of a bright stripe; naming it earns 1, anything else 0.
 

@@ -264,6 +264,18 @@ def test_the_policy_moves_by_adam_as_the_published_code_sets_it() -> None:
     torch.testing.assert_close(weight.detach().double(), before, rtol=1e-4, atol=1e-6)
 
 
+def test_values_are_regressed_however_far_they_have_moved() -> None:
+    learner = module(epsilon=0.1)
+    batch = replace(policy_batch(), behavior_values=torch.full((8,), 3.0))
+
+    losses, _ = learner.objective(batch, generator())
+
+    with torch.no_grad():
+        values = learner.network(batch.obs).values[:, 0]
+    assert (values - 3).abs().min() > 0.1
+    torch.testing.assert_close(losses["value"].detach(), (values - batch.returns).square().mean() / 2)
+
+
 @pytest.mark.parametrize("outcomes", ["likeliest", "expected"])
 def test_imagined_steps_pay_what_was_asked_for(outcomes: Outcomes, source: Recorded) -> None:
     learner = module(imagined_outcomes=outcomes)
@@ -444,6 +456,16 @@ def test_imagination_draws_from_the_generator_alone() -> None:
 
     assert torch.equal(steps[0].frames, steps[1].frames)
     assert torch.equal(steps[0].rewards, steps[1].rewards)
+
+
+def test_games_that_are_stepped_in_parts_draw_each_by_themselves() -> None:
+    simulator = module("stochastic", micro_batches=MicroBatchConfig(size=16, num_threads=2)).simulator()
+    simulator.temperature = 1.0
+    frames = play().obs[0, :1].expand(32, -1, -1, -1)
+
+    step = simulator.imagine(frames, torch.zeros(32, dtype=torch.int64), generator(), simulator.begin(frames))
+
+    assert not step.rewards[:16].equal(step.rewards[16:])
 
 
 def test_a_temperature_draws_rewards_ends_and_the_latent() -> None:
