@@ -483,7 +483,7 @@ def test_a_temperature_draws_rewards_ends_and_the_latent() -> None:
     usual, one, cold = imagined(None), imagined(1.0), imagined(0.0)
     assert torch.equal(usual.frames, one.frames)
     assert not torch.equal(usual.rewards, one.rewards)
-    assert len(set(cold.rewards.tolist())) == 1
+    assert len(set(cold.rewards.tolist())) == len(set(cold.end_probabilities.tolist())) == 1
     assert float(one.rewards.mean()) == pytest.approx(float(usual.expected_rewards.mean()), abs=0.3)
     assert set(one.end_probabilities.tolist()) == {0.0, 1.0}
     assert float(one.end_probabilities.mean()) == pytest.approx(float(usual.end_probabilities.mean()), abs=0.15)
