@@ -35,6 +35,7 @@ class EvaluationReport(Callback):
         run_dir: folder for `test.json`.
         method: method named in the report.
         checkpoint: tells the checkpoint that the report names, once it is judged; None without one.
+        run_id: of the run that has left the checkpoint.
         games: tells the data module's class path and options, for `episodes.npz`; None to write none.
     """
 
@@ -44,12 +45,14 @@ class EvaluationReport(Callback):
         *,
         method: str,
         checkpoint: Callable[[], Path | None],
+        run_id: str = "",
         games: Callable[[], tuple[str, dict[str, Any]]] | None = None,
     ) -> None:
         self._path = run_dir / "test.json"
         self._games = games
         self._method = method
         self._checkpoint = checkpoint
+        self._run_id = run_id
         self._episodes: dict[str, dict[str, Episodes]] = {}  # by game, where there are several, and level set
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,6 +86,7 @@ class EvaluationReport(Callback):
             "game": data.game,
             "distribution_mode": data.distribution_mode,
             "checkpoint": None if checkpoint is None else str(checkpoint),
+            "run_id": self._run_id,
             "env_steps": data.env_steps,
             "greedy": bool(getattr(pl_module, "greedy", False)),
         }

@@ -11,6 +11,7 @@ from lightning_rl.errors import UsageError, UsageParser
 from lightning_rl.policies.folder import load_policy
 from lightning_rl.policies.latency import BATCH_SIZES, Latency, latencies, policy_size
 from lightning_rl.policies.onnx_model import has_onnx, onnx_model
+from lightning_rl.runs.paths import users_path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +40,7 @@ def main(args: list[str]) -> int:
     if not 0 <= options.seconds <= 600:
         raise UsageError(f"seconds must be from 0 to 600, found {options.seconds}")
     try:
-        policy = load_policy(options.policy)
+        policy = load_policy(users_path("policy", options.policy) or "")
     except ValueError as error:
         raise UsageError(f"policy: {error}") from error
     size = policy_size(policy)

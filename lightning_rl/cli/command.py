@@ -38,7 +38,6 @@ from lightning_rl.cli.notices import notices_held_back
 from lightning_rl.cli.parser import Parser
 from lightning_rl.cli.policy_folders import asked_policy, find_location, policy_at, trained_for, with_policy_config
 from lightning_rl.cli.registry import check_annotated, class_paths, data_class, import_plugins, module_class
-from lightning_rl.cli.run_location import users_path
 from lightning_rl.cli.shipped_configs import with_shipped_configs
 from lightning_rl.cli.trainer_options import (
     check_built,
@@ -55,6 +54,7 @@ from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.boundaries import check_boundary
 from lightning_rl.runs.lightning_private import StagedCLI, callbacks_of, is_fast_dev_run
 from lightning_rl.runs.metrics_csv import MetricsCSV
+from lightning_rl.runs.paths import users_path
 from lightning_rl.runs.signals import STOPPED, SignalWatcher
 from lightning_rl.runs.wandb_run import drop_obsolete_settings, outlive
 from lightning_rl.version import __version__
@@ -75,6 +75,9 @@ class RunCLI(StagedCLI):
         policy: the exported policy that is judged, if any.
         complete: whether the checkpoint has reached `data.total_env_steps`.
     """
+
+    keeps_results = True
+    """Whether `test`, `validate` and `predict` write into the run folder."""
 
     def __init__(self, args: list[str], *, signal_watcher: SignalWatcher | None = None) -> None:
         self.stopper = StopAtBoundary(signal_watcher)
@@ -187,15 +190,23 @@ class RunCLI(StagedCLI):
         check_annotated("model", module)
         self.method = module.method(config.model.init_args.as_dict())
         self.game = data_class(config.data.class_path).games_named(config.data.init_args.get("game"))
-        self.location = find_location(config, self.policy, str(self.subcommand), method=self.method, game=self.game)
-        self.run_dir, self.checkpoint = self.location.run_dir, self.location.checkpoint
-        self._remarks.extend(self.location.remarks)
+        self._locate(config)
         asks: dict[str, Any] = {"asked": asked, "saved": self.location.saved, "subcommand": str(self.subcommand)}
         self._remarks.extend(machine.follow((config, self.saved_config), self._left_open, **asks))
         config.ckpt_path = None if self.location.saved is None else str(self.checkpoint)
         if self.subcommand != "fit" or config.trainer.fast_dev_run:
             config.trainer.logger = False  # they are for training; evaluation writes test.json and a video
         self._remarks.extend(place_loggers(config.trainer, run_dir=self.run_dir, run_id=self.location.run_id))
+
+    def _locate(self, config: Namespace) -> None:
+        """Finds the run folder and the checkpoint."""
+        self.location = find_location(config, self.policy, str(self.subcommand), method=self.method, game=self.game)
+        self.run_dir, self.checkpoint = self.location.run_dir, self.location.checkpoint
+        if self.keeps_results:
+            self.location.check_results(str(self.subcommand))
+        self._remarks.extend(self.location.remarks)
+        if self.subcommand == "fit" and self.location.saved is not None and config.policy_from is not None:
+            self._remarks.append(f"policy_from is not read again: the run goes on with the policy of {self.checkpoint}")
 
     def instantiate_classes(self) -> None:
         """Builds module, data module and trainer, and checks that they and the checkpoint fit together."""
@@ -282,7 +293,11 @@ class RunCLI(StagedCLI):
     def _callbacks(self) -> list[Callback]:
         metadata = {"method": self.method, "game": self.game, "run_id": self.location.run_id, "version": __version__}
         metadata["precision"] = full_name(self.saved_config.trainer.precision)
-        named: dict[str, Any] = {"method": self.method, "checkpoint": lambda: self._trained}
+        named: dict[str, Any] = {
+            "method": self.method,
+            "checkpoint": lambda: self._trained,
+            "run_id": self.location.trained_by,
+        }
         return [
             SameStart(self._start),
             RunFolder(self.run_dir, config=self.saved_config, parser=self.subcommand_parser),

@@ -155,14 +155,25 @@ def config_paths(args: list[str]) -> list[Path]:
 def with_run_config(args: list[str]) -> list[str]:
     """Adds the run's own config.yaml if a checkpoint is named and no config is given."""
     named = values(args, "--ckpt_path")
-    if not named or not named[-1] or values(args, "--config", "-c", "--model"):
+    if not named or not named[-1] or values(args, "--config", "-c") or any(arg.startswith("--model") for arg in args):
         return args
     run_dir, checkpoint = (Path(os.path.expanduser(paths[-1])) for paths in (values(args, "--run_dir") or [""], named))
     folder = run_dir if named[-1] in ("last", "best") else checkpoint if checkpoint.is_dir() else checkpoint.parent
     config = folder / "config.yaml"
-    if named[-1] not in ("last", "best") and "://" not in named[-1] and not config.is_file():
+    if named[-1] in ("last", "best"):
+        _check_run(named[-1], run_dir, is_given=bool(values(args, "--run_dir")))
+    elif "://" not in named[-1] and not config.is_file():
         _check_there(checkpoint)
     return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args
+
+
+def _check_run(named: str, run_dir: Path, *, is_given: bool) -> None:
+    """Refuses a run folder without a config, likewise."""
+    if not is_given:
+        raise UsageError(f"ckpt_path: {named} needs --run_dir, the folder to continue from")
+    if not (run_dir / "config.yaml").is_file():
+        what = "holds no config.yaml" if run_dir.is_dir() else "is not there"
+        raise UsageError(f"run_dir: {run_dir} {what}; give another folder, or --config FILE for a new run")
 
 
 def _check_there(checkpoint: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from lightning_rl.policies.config import FORMAT_VERSION, RECURRENT, DataConfig, 
 from lightning_rl.policies.onnx_model import onnx_model
 from lightning_rl.policies.policy import ExportedPolicy
 from lightning_rl.runs import checkpoint_files
+from lightning_rl.runs.paths import users_path
 from lightning_rl.state import validate_state
 from lightning_rl.version import __version__
 
@@ -46,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         description="Writes the agent of a checkpoint as a policy folder.",
         epilog="--ckpt_path names the checkpoint or its run folder; --config and options of `test` are taken, too.",
     )
-    options.add_argument("--out", type=Path, required=True, metavar="DIR", help="The policy folder to write.")
+    options.add_argument("--out", required=True, metavar="DIR", help="The policy folder to write.")
     options.add_argument("--episodes", type=int, metavar="N", help="Play a video of N episodes; not that of the run.")
     options.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="How weights are stored.")
     for name, told in (
@@ -63,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
 class Checkpoint(RunCLI):
     """The module and the games of a checkpoint, on the CPU, with its weights."""
 
+    keeps_results = False
     model: RLModule
     datamodule: RolloutDataModule
     trained_with: Namespace
@@ -116,7 +119,7 @@ def main(args: list[str]) -> int:
         raise UsageError("ckpt_path: export needs a checkpoint, found none; give --ckpt_path FILE")
     if folder.is_policy_folder(Path(checkpoint[-1])):
         raise UsageError(f"ckpt_path: {checkpoint[-1]} is exported already; give a checkpoint")
-    out: Path = options.out
+    out = options.out = Path(users_path("out", options.out) or "")
     _check_target(out, overwrite=options.overwrite)
     if options.episodes is not None:
         check_option("episodes", options.episodes, options.episodes >= 1, "at least 1")
@@ -125,7 +128,7 @@ def main(args: list[str]) -> int:
         rest = [*rest, "--run_dir", str(out.absolute().parent)]  # so that a run may be on a disk that is only read
     run = load_checkpoint(rest)
     write_whole(out, lambda partial: _write(partial, run, options))
-    sys.stdout.write(f"policy     {out}\nnext:      lightning-rl test --ckpt_path {out}\n")
+    sys.stdout.write(f"policy     {out}\nnext:      lightning-rl test --ckpt_path {shlex.quote(str(out))}\n")
     if name is not None:
         sys.stdout.write(f"pushed to  {hub.push(out, name)}\n")
     return 0
@@ -289,6 +292,7 @@ def _results(run: Checkpoint) -> _Results:
     except ValueError as error:
         raise UsageError(f"{path} is no report of `test`: {error}; remove it, or give `test` again") from error
     weights = report["env_steps"] == run.datamodule.env_steps and Path(report["checkpoint"]).name == checkpoint.name
+    weights &= report.get("run_id", run.location.trained_by) == run.location.trained_by
     played = {"game": run.game, "distribution_mode": run.datamodule.distribution_mode}
     if not weights or any(report.get(key, value) != value for key, value in played.items()):
         return _Results()

@@ -21,7 +21,7 @@ from lightning_rl.cli.config_files import values
 from lightning_rl.cli.error_messages import say, short_message
 from lightning_rl.cli.export import load_checkpoint
 from lightning_rl.cli.registry import data_class, import_plugins
-from lightning_rl.cli.run_location import judged_folder, users_path
+from lightning_rl.cli.run_location import judged_folder
 from lightning_rl.cpu import allocator
 from lightning_rl.data.atari import AtariDataModule
 from lightning_rl.data.datamodule import RolloutDataModule
@@ -37,6 +37,7 @@ from lightning_rl.modules.simple.module import SimPLeModule
 from lightning_rl.modules.simple.simulator import Simulator
 from lightning_rl.protocols import ResumableVectorEnv
 from lightning_rl.runs.episodes_file import NAME, EpisodeRow, PlayedEpisode, read_episode, read_rows
+from lightning_rl.runs.paths import users_path
 from lightning_rl.viewer.access import is_loopback
 from lightning_rl.viewer.keys import action_keys
 from lightning_rl.viewer.lenses import lens_of
@@ -249,7 +250,7 @@ def checkpoint_show(args: list[str]) -> Show:
     import_plugins()
     run = load_checkpoint(args)
     checkpoint = run.checkpoint or Path()
-    folder.append(checkpoint.parent if run.policy is None else judged_folder(run.policy.name))
+    folder.append(checkpoint.parent if run.policy is None else judged_folder(run.policy.identity))
     shown = show_of(run.datamodule, run.model, method=run.method, replay=checkpoint.parent / "replay" / "rank0")
     return replace(shown, episodes=episodes_in(folder, run.datamodule))
 

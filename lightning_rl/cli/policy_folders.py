@@ -12,13 +12,14 @@ from lightning_rl.cli.config_files import values
 from lightning_rl.cli.error_messages import say
 from lightning_rl.cli.machine import to_judge_on
 from lightning_rl.cli.registry import data_class
-from lightning_rl.cli.run_location import RunLocation, checkpoint_at, users_path
+from lightning_rl.cli.run_location import RunLocation, checkpoint_at
 from lightning_rl.data.continuation import GamesState
 from lightning_rl.errors import UsageError
 from lightning_rl.modules.exported import PolicyModule
 from lightning_rl.policies.config import PolicyConfig
-from lightning_rl.policies.folder import is_policy_folder, read_policy
+from lightning_rl.policies.folder import WEIGHTS, is_policy_folder, read_policy
 from lightning_rl.policies.hub import HUB, local_folder, repository
+from lightning_rl.runs.paths import users_path
 from lightning_rl.state import to_plain
 from lightning_rl.types import State
 
@@ -30,6 +31,11 @@ class AskedPolicy(NamedTuple):
     name: str
     """Of the folder, or of the repository on the hub."""
     config: PolicyConfig
+
+    @property
+    def identity(self) -> str:
+        """The name, and what tells it from another policy of that name: the beginning of its weights' digest."""
+        return f"{self.name}-{self.config.files.get(WEIGHTS, '')[:8]}"
 
 
 def policy_folder(source: str) -> Path | None:
@@ -109,7 +115,7 @@ def find_location(
         return RunLocation.find(subcommand, **named)
     if policy.config.games != game:
         raise UsageError(f"ckpt_path: {policy.folder} is of game {policy.config.games}, this command of game {game}")
-    return RunLocation.of_policy(policy.folder, policy.name, run_dir=config.run_dir)
+    return RunLocation.of_policy(policy.folder, policy.identity, run_dir=config.run_dir)
 
 
 def policy_at(source: str) -> tuple[Path, tuple[str, ...]]:

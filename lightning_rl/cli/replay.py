@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from lightning_rl.cli.registry import data_class
-from lightning_rl.cli.run_location import users_path
 from lightning_rl.data.episode_replay import ReplaysEpisodes, replay
 from lightning_rl.errors import UsageError, UsageParser
 from lightning_rl.media.recorder import EpisodeRecorder
 from lightning_rl.runs.episodes_file import NAME, read_episode
+from lightning_rl.runs.paths import users_path
 
 OPTIONS = {
     "--replay": f"A run's {NAME}: plays one of test's episodes again, and writes its video.",

@@ -1,11 +1,12 @@
 """Where a run lives and which checkpoint it continues, decided before anything is built or written."""
 
+import json
 import os
 import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lightning_rl.distributed import collectives
 from lightning_rl.errors import BusyError, UsageError
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.folder_lock import folder_lock
+from lightning_rl.runs.metrics_csv import read_metrics
 from lightning_rl.runs.signals import LAUNCHER_VARIABLE, launcher_of_this_process
 
 _FILES_OF_A_RUN = (
@@ -24,17 +26,8 @@ _FILES_OF_A_RUN = (
     "replay",
     "config.yaml",
 )
-
-
-def users_path(key: str, given: str | None) -> str | None:
-    """A path with the user's home folder in the place of `~`, which a shell replaces in some places only.
-
-    Raises:
-        UsageError: it is empty, as where it is a shell's variable that is not set.
-    """
-    if given == "":
-        raise UsageError(f"{key} must be a path, found an empty text")
-    return None if given is None else os.path.expanduser(given)
+TEST_REPORT = "test.json"
+"""What `test` leaves; `report` and model cards take it for the returns of the run beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +39,7 @@ class RunLocation:
         checkpoint: the file that is continued or judged; None for a new run.
         saved: contents of the checkpoint.
         run_id: id of the W&B run.
+        trained_by: id of the run that trains, or has left the checkpoint that is judged.
         last_seen: inode and modification time of `last.ckpt` when it was read; tells whether another process has saved.
         remarks: what the user should be told once the command is known to be right.
     """
@@ -54,6 +48,7 @@ class RunLocation:
     checkpoint: Path | None
     saved: dict[str, Any] | None
     run_id: str
+    trained_by: str
     last_seen: tuple[int, int] | None
     remarks: tuple[str, ...]
 
@@ -86,11 +81,14 @@ class RunLocation:
         _check_writable(folder)
         last_seen = _identity(folder / checkpoint_files.LAST)
         saved = None if checkpoint is None else checkpoint_files.read(checkpoint)
+        run_id = _run_id(folder, checkpoint, saved, named=given is not None)
+        judged = None if subcommand == "fit" else saved
         return cls(
             run_dir=folder,
             checkpoint=checkpoint,
             saved=saved,
-            run_id=_run_id(folder, checkpoint, saved, named=given is not None),
+            run_id=run_id,
+            trained_by=run_id if judged is None else str(judged[checkpoint_files.METADATA]["run_id"]),
             last_seen=last_seen,
             remarks=remarks,
         )
@@ -101,7 +99,7 @@ class RunLocation:
 
         Args:
             folder: the policy folder.
-            name: part of the default path.
+            name: of the policy, told from others of its name; part of the default path.
             run_dir: as given on the command line.
 
         Raises:
@@ -111,7 +109,28 @@ class RunLocation:
         if folder.resolve() in (results.resolve(), *results.resolve().parents):
             raise UsageError(f"run_dir must not be within {folder}, whose policy is judged, found {results}")
         _check_writable(results)
-        return cls(run_dir=results, checkpoint=folder, saved=None, run_id=name, last_seen=None, remarks=())
+        return cls(
+            run_dir=results, checkpoint=folder, saved=None, run_id=name, trained_by=name, last_seen=None, remarks=()
+        )
+
+    def check_results(self, subcommand: str) -> None:
+        """Refuses to judge into a folder that holds another run, or its test.json, for whose returns these would pass.
+
+        Args:
+            subcommand: validate, test or predict; what `fit` writes to is checked by `find`.
+
+        Raises:
+            UsageError: it does.
+        """
+        folder = self.run_dir
+        if subcommand == "fit" or self.checkpoint is None or self.checkpoint.parent.resolve() == folder.resolve():
+            return
+        names = (*_FILES_OF_A_RUN, TEST_REPORT) if subcommand == "test" else _FILES_OF_A_RUN
+        found = [name for name in names if os.path.lexists(folder / name)]
+        if found and _owner(folder, found) != self.trained_by:
+            raise UsageError(
+                f"run_dir: {folder} holds {found[0]} of another run than {self.checkpoint}; give another folder"
+            )
 
     @contextmanager
     def held_alone(self) -> Iterator[None]:
@@ -143,6 +162,18 @@ def judged_folder(name: str) -> Path:
     return Path("checkpoints", "judged", name)
 
 
+def _owner(folder: Path, found: list[str]) -> str | None:
+    """The run that has left these files in a folder, where one of them tells."""
+    if found == [TEST_REPORT]:
+        with suppress(OSError, ValueError, AttributeError):
+            return str(json.loads((folder / TEST_REPORT).read_text(encoding="utf-8")).get("run_id"))
+        return None
+    last = folder / checkpoint_files.LAST
+    if not checkpoint_files.is_readable(last):
+        return None
+    return str(checkpoint_files.read(last)[checkpoint_files.METADATA]["run_id"])
+
+
 def launchers_run_dir() -> Path | None:
     """The run folder of the process that has started this one, where that is another rank of the run."""
     launcher = launcher_of_this_process()
@@ -168,23 +199,47 @@ def checkpoint_at(path: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def _last_of(subcommand: str, run_dir: Path) -> tuple[Path | None, tuple[str, ...]]:
-    if subcommand == "fit" and not any((run_dir / name).exists() for name in _FILES_OF_A_RUN[:2]):
+    if subcommand == "fit" and not any(os.path.lexists(run_dir / name) for name in _FILES_OF_A_RUN[:2]):
         best = run_dir / checkpoint_files.BEST
         if best.exists() and checkpoint_files.is_readable(best) and checkpoint_files.read(best).get("epoch", 0) > 0:
             raise UsageError(
                 f"run_dir: {run_dir} holds {best.name} of a run and no {checkpoint_files.LAST}; give --ckpt_path best"
                 " to go on from there, or another folder"
             )
+        _check_curve(run_dir / "metrics.csv")
         return None, (f"{run_dir} holds no checkpoint yet: a new run starts",)
     return _newest_in(run_dir)
 
 
+def _check_curve(path: Path) -> None:
+    """Refuses to start anew over the curve of a run that has saved; one killed before its first save has a row."""
+    with suppress(ValueError):  # what no run has written is told where it would be written to
+        if path.exists() and (rows := len(read_metrics(path))) > 1:
+            raise UsageError(
+                f"run_dir: {path.parent} holds {rows} rows of a run and no {checkpoint_files.LAST}, without which it"
+                " cannot go on; bring that back, or give another folder"
+            )
+
+
 def _newest_in(run_dir: Path) -> tuple[Path, tuple[str, ...]]:
     last, previous = run_dir / checkpoint_files.LAST, run_dir / checkpoint_files.PREVIOUS
+    for path in (last, previous):
+        _check_reachable(path)
     if checkpoint_files.is_readable(last) or not checkpoint_files.is_readable(previous):
         return last, ()
     state = "damaged" if last.exists() else "not there"
     return previous, (f"{last} is {state}: {previous} is taken instead",)
+
+
+def _check_reachable(path: Path) -> None:
+    """Refuses a checkpoint that is there and cannot be read now, which is no reason to go on from an older one."""
+    if path.is_symlink() and not path.exists():
+        raise UsageError(f"ckpt_path: {path} leads to {os.readlink(path)}, which is not there; is the disk mounted?")
+    if path.is_file():
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise UsageError(f"ckpt_path: {path} cannot be read ({error.strerror})") from error
 
 
 def _new_run_dir(method: str, game: str) -> Path:

@@ -17,6 +17,7 @@ from typing import IO
 from lightning_rl.cli.config_files import positions, values
 from lightning_rl.cli.error_messages import say
 from lightning_rl.errors import UsageError
+from lightning_rl.runs.paths import users_path
 from lightning_rl.runs.signals import SIGNALS, STOPPED, end_with
 
 OPTIONS = {
@@ -80,7 +81,9 @@ def planned(args: list[str]) -> tuple[list[SeedRun], int]:
         raise UsageError(f"seed_everything is set by --seeds, found {given['--seed_everything'][-1]}")
     if set(given["--ckpt_path"]) - {"last"}:
         raise UsageError(f"ckpt_path must be last with --seeds, found {given['--ckpt_path'][-1]}")
-    folder, rest = Path(given["--run_dir"][-1]).expanduser(), _without(args, *given)
+    folder, rest = Path(users_path("run_dir", given["--run_dir"][-1]) or ""), _without(args, *given)
+    if wrong := [place for place in (folder, *folder.absolute().parents) if place.exists() and not place.is_dir()]:
+        raise UsageError(f"run_dir: {wrong[0]} is no folder; give one, or a path to a new one")
     runs = []
     for seed in _seeds((given["--seeds"] or [""])[-1]):
         run_dir = folder / f"seed_{seed}"

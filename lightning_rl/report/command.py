@@ -24,6 +24,7 @@ from lightning_rl.report.page import GENERATOR, page, plot_style
 from lightning_rl.report.run_folders import read_runs, shown
 from lightning_rl.report.svg import standalone
 from lightning_rl.runs.atomic_files import atomic_write
+from lightning_rl.runs.paths import users_path
 
 _COMMENT = f"<!-- {GENERATOR} -->"
 _PICTURES = "pictures"
@@ -36,8 +37,8 @@ def parser() -> argparse.ArgumentParser:
     options = UsageParser(
         prog="lightning-rl report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or folder that holds some")
-    options.add_argument("--out", type=Path, default=Path("report"), help="folder for the report (default: ./report)")
+    options.add_argument("runs", nargs="+", metavar="RUN", help="run folder, or folder that holds some")
+    options.add_argument("--out", default="report", help="folder for the report (default: ./report)")
     options.add_argument("--baseline", choices=("all", "none"), default="all", help="none: show only the runs given")
     return options
 
@@ -53,6 +54,8 @@ def main(args: Sequence[str]) -> int:
     """
     try:
         options = parser().parse_args(args)
+        options.out = Path(users_path("out", options.out) or "")
+        options.runs = [Path(users_path("RUN", run) or "") for run in options.runs]
         _check_out(options.out)
         return _reported(options)
     except UsageError as error:

@@ -33,7 +33,8 @@ def atomic_write(target: Path) -> Iterator[IO[bytes]]:
 def remove_partial(folder: Path) -> None:
     """Removes the partial files that a killed process has left in a folder; nobody else may be writing there."""
     for partial in folder.glob(".*.partial"):
-        partial.unlink(missing_ok=True)
+        if not partial.is_dir():  # those are exports', which remove them themselves
+            partial.unlink(missing_ok=True)
 
 
 def flush(file: IO[bytes]) -> None:

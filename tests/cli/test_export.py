@@ -75,8 +75,10 @@ class TestExport:
 
         assert main(["test", "--ckpt_path", "an-agent", *judged_with]) == 0
 
-        judged = json.loads((at_home / "checkpoints/judged/an-agent/test.json").read_text())
-        assert judged == measured | {"checkpoint": "an-agent"}
+        [report] = (at_home / "checkpoints" / "judged").glob("*/test.json")
+        assert report.parent.name.startswith("an-agent-")
+        judged = json.loads(report.read_text())
+        assert judged == measured | {"checkpoint": "an-agent", "run_id": report.parent.name}
         assert contents(folder) == before
         assert before.keys() == {WEIGHTS, CONFIG, CARD, VIDEO}
         assert before[VIDEO] == (run / "media" / VIDEO).read_bytes()
