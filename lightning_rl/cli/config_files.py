@@ -14,6 +14,7 @@ from lightning_rl.cli.registry import CLASSES, class_paths
 from lightning_rl.errors import UsageError
 from lightning_rl.policies.folder import WEIGHTS
 from lightning_rl.runs.checkpoint_files import LAST, PREVIOUS
+from lightning_rl.runs.paths import users_path
 
 _MAX_CONFIG_BYTES, _MAX_CONFIG_VALUES, _MAX_CONFIG_DEPTH = 1_000_000, 20_000, 50
 
@@ -155,13 +156,15 @@ def config_paths(args: list[str]) -> list[Path]:
 def with_run_config(args: list[str]) -> list[str]:
     """Adds the run's own config.yaml if a checkpoint is named and no config is given."""
     named = values(args, "--ckpt_path")
-    if not named or not named[-1] or values(args, "--config", "-c") or any(arg.startswith("--model") for arg in args):
+    if not named or not named[-1] or values(args, "--config", "-c", "--model", "--model.class_path"):
         return args
-    run_dir, checkpoint = (Path(os.path.expanduser(paths[-1])) for paths in (values(args, "--run_dir") or [""], named))
+    run_dirs = values(args, "--run_dir")
+    given = users_path("run_dir", run_dirs[-1] if run_dirs else None)
+    run_dir, checkpoint = Path(given or ""), Path(os.path.expanduser(named[-1]))
     folder = run_dir if named[-1] in ("last", "best") else checkpoint if checkpoint.is_dir() else checkpoint.parent
     config = folder / "config.yaml"
     if named[-1] in ("last", "best"):
-        _check_run(named[-1], run_dir, is_given=bool(values(args, "--run_dir")))
+        _check_run(named[-1], run_dir, is_given=given is not None)
     elif "://" not in named[-1] and not config.is_file():
         _check_there(checkpoint)
     return [args[0], "--config", str(config), *args[1:]] if config.is_file() else args

@@ -117,7 +117,7 @@ def main(args: list[str]) -> int:
     options, rest = parser().parse_known_args(args)
     if not (checkpoint := values(rest, "--ckpt_path")):
         raise UsageError("ckpt_path: export needs a checkpoint, found none; give --ckpt_path FILE")
-    if folder.is_policy_folder(Path(checkpoint[-1])):
+    if folder.is_policy_folder(Path(checkpoint[-1]).expanduser()):
         raise UsageError(f"ckpt_path: {checkpoint[-1]} is exported already; give a checkpoint")
     out = options.out = Path(users_path("out", options.out) or "")
     _check_target(out, overwrite=options.overwrite)

@@ -25,6 +25,7 @@ from lightning_rl.cli.standard_streams import keep_open
 from lightning_rl.cpu import allocator
 from lightning_rl.errors import ActorError, BusyError, ReplayError, UnsavedError, UsageError
 from lightning_rl.report import command as report
+from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.signals import INTERRUPTED, SIGNALS, Interrupted, SignalWatcher, end_at_signals, end_with
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -105,7 +106,9 @@ def _status_of(cli: RunCLI) -> int:
         say(str(error))
         return 2
     except (ActorError, FloatingPointError, ReplayError, UnsavedError) as error:
-        say(f"{error}; to continue from the last boundary: {_continuing(cli)}")
+        saved = (cli.run_dir / checkpoint_files.LAST).exists()
+        on = f"to continue from the last boundary: {_continuing(cli)}"
+        say(f"{error}; {on if saved else 'nothing is saved: start again with another --run_dir'}")
         return 1
     except (BusyError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_ROOM:

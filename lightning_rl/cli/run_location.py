@@ -123,11 +123,13 @@ class RunLocation:
             UsageError: it does.
         """
         folder = self.run_dir
-        if subcommand == "fit" or self.checkpoint is None or self.checkpoint.parent.resolve() == folder.resolve():
+        if subcommand == "fit" or self.checkpoint is None:
+            return
+        if self.saved is not None and self.checkpoint.parent.resolve() == folder.resolve():
             return
         names = (*_FILES_OF_A_RUN, TEST_REPORT) if subcommand == "test" else _FILES_OF_A_RUN
         found = [name for name in names if os.path.lexists(folder / name)]
-        if found and _owner(folder, found) != self.trained_by:
+        if found and not _is_of(folder, found, self.trained_by):
             raise UsageError(
                 f"run_dir: {folder} holds {found[0]} of another run than {self.checkpoint}; give another folder"
             )
@@ -162,16 +164,17 @@ def judged_folder(name: str) -> Path:
     return Path("checkpoints", "judged", name)
 
 
-def _owner(folder: Path, found: list[str]) -> str | None:
-    """The run that has left these files in a folder, where one of them tells."""
+def _is_of(folder: Path, found: list[str], run_id: str) -> bool:
+    """Whether these files in a folder are of a run; a report without an id, as older ones are, may be of any."""
     if found == [TEST_REPORT]:
         with suppress(OSError, ValueError, AttributeError):
-            return str(json.loads((folder / TEST_REPORT).read_text(encoding="utf-8")).get("run_id"))
-        return None
+            report = json.loads((folder / TEST_REPORT).read_text(encoding="utf-8"))
+            return report.get("run_id") in (None, "", run_id)
+        return False
     last = folder / checkpoint_files.LAST
-    if not checkpoint_files.is_readable(last):
-        return None
-    return str(checkpoint_files.read(last)[checkpoint_files.METADATA]["run_id"])
+    if not run_id or not checkpoint_files.is_readable(last):
+        return False
+    return bool(checkpoint_files.read(last)[checkpoint_files.METADATA]["run_id"] == run_id)
 
 
 def launchers_run_dir() -> Path | None:
@@ -223,23 +226,20 @@ def _check_curve(path: Path) -> None:
 
 def _newest_in(run_dir: Path) -> tuple[Path, tuple[str, ...]]:
     last, previous = run_dir / checkpoint_files.LAST, run_dir / checkpoint_files.PREVIOUS
-    for path in (last, previous):
-        _check_reachable(path)
-    if checkpoint_files.is_readable(last) or not checkpoint_files.is_readable(previous):
+    _check_reachable(last)
+    if checkpoint_files.is_readable(last):
+        return last, ()
+    _check_reachable(previous)
+    if not checkpoint_files.is_readable(previous):
         return last, ()
     state = "damaged" if last.exists() else "not there"
     return previous, (f"{last} is {state}: {previous} is taken instead",)
 
 
 def _check_reachable(path: Path) -> None:
-    """Refuses a checkpoint that is there and cannot be read now, which is no reason to go on from an older one."""
+    """Refuses a checkpoint on a disk that is not there now, which is no reason to go on from an older one."""
     if path.is_symlink() and not path.exists():
         raise UsageError(f"ckpt_path: {path} leads to {os.readlink(path)}, which is not there; is the disk mounted?")
-    if path.is_file():
-        try:
-            path.open("rb").close()
-        except OSError as error:
-            raise UsageError(f"ckpt_path: {path} cannot be read ({error.strerror})") from error
 
 
 def _new_run_dir(method: str, game: str) -> Path:

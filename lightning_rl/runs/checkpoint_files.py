@@ -35,6 +35,8 @@ _CONTENTS: Declared = {METADATA: {"method": str, "game": str, "run_id": str}, "s
 _PLAIN = (dict, OrderedDict, list, tuple, str, int, float, bool, NoneType)
 _MAX_DEPTH = 50
 _DAMAGED = "is damaged or cut short"
+_PASSING = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN)
+"""Errors of a disk or of rights, which say nothing of what the file holds."""
 
 
 class _UnusableError(Exception):
@@ -117,7 +119,7 @@ def read(path: Path) -> dict[str, Any]:
     """The checkpoint at `path`, of tensors and plain containers only.
 
     Raises:
-        ValueError: there is none, it is damaged, it carries code, or lightning_rl did not write it.
+        ValueError: there is none, it cannot be read, is damaged, carries code, or lightning_rl did not write it.
     """
     try:
         return _load(path)
@@ -137,6 +139,8 @@ def _load(path: Path) -> dict[str, Any]:
         reason = "carries code or foreign objects, which are never executed" if carries_code else "is damaged"
         raise _UnusableError(reason) from error
     except Exception as error:  # zipfile and torch raise whatever altered bytes lead them to
+        if isinstance(error, OSError) and error.errno in _PASSING:
+            raise ValueError(f"ckpt_path: {path} cannot be read now: {error.strerror}") from error
         raise _UnusableError(_DAMAGED) from error
     if not isinstance(checkpoint, dict) or not _CONTENTS.keys() <= checkpoint.keys():
         raise _UnusableError("was not written by lightning_rl")
@@ -196,7 +200,11 @@ def _newest_beside(path: Path) -> str:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether a checkpoint of lightning_rl can be loaded from `path`."""
+    """Whether a checkpoint of lightning_rl can be loaded from `path`.
+
+    Raises:
+        ValueError: the disk or the rights to read from it do not let this be told.
+    """
     try:
         _load(path)
     except _UnusableError:

@@ -318,6 +318,7 @@ class TestFinishedRun:
             "game": "dodgeball",
             "distribution_mode": "easy",
             "checkpoint": str(checkpoint),
+            "run_id": load(run_dir)[checkpoint_files.METADATA]["run_id"],
             "env_steps": 4 * ENV_STEPS,
             "greedy": False,
         }

@@ -42,7 +42,7 @@ def test_predict_shows_where_its_files_are(odd_run: Path, capsys: pytest.Capture
 
 
 def test_how_to_continue_after_a_failure_can_be_pasted_into_a_shell(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_: RunCLI) -> None:
         raise ActorError("actor 0 died")
@@ -50,6 +50,11 @@ def test_how_to_continue_after_a_failure_can_be_pasted_into_a_shell(
     cli = RunCLI.__new__(RunCLI)  # what builds it is not needed here
     cli.run_dir = Path("runs/a [1]")
     monkeypatch.setattr(RunCLI, "run", fail)
+    monkeypatch.chdir(tmp_path)
+    assert _status_of(cli) == 1
+    assert "nothing is saved: start again with another --run_dir" in capsys.readouterr().err
+    cli.run_dir.mkdir(parents=True)
+    (cli.run_dir / "last.ckpt").touch()
     assert _status_of(cli) == 1
     assert "--run_dir 'runs/a [1]' --ckpt_path last" in capsys.readouterr().err
 
@@ -90,6 +95,8 @@ class TestHome:
         (home / "run" / "config.yaml").write_text("{}")
         config = str(home / "run" / "config.yaml")
         assert with_run_config(["test", *named]) == ["test", "--config", config, *named]
+        greedy = [*named, "--model.greedy", "true"]
+        assert with_run_config(["test", *greedy]) == ["test", "--config", config, *greedy]
 
 
 @pytest.mark.parametrize("key", ["run_dir", "ckpt_path", "policy_from"])

@@ -1,13 +1,14 @@
 """Whose results stand in a folder: what is judged never replaces, and never passes for, what another run has left."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
-from typing import IO, Any
 
 import pytest
 
 from lightning_rl.cli import export, main
+from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.checkpoint_files import METADATA
 from tests.support.runs import fit, fit_args, load, rows
 from tests.support.shared_runs import SharedRuns
@@ -83,6 +84,21 @@ class TestJudging:
 
         assert found == [{checkpoint.game: {"full_distribution": row}}, None]
 
+    def test_a_policy_is_not_judged_into_the_run_that_it_was_exported_beside(
+        self, ours: Path, theirs: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["export", "--ckpt_path", str(ours), "--out", str(theirs / "agent")]) == 0
+
+        told = refused(["test", "--ckpt_path", str(theirs / "agent"), "--run_dir", str(theirs)], capsys)
+
+        assert f"run_dir: {theirs} holds last.ckpt of another run than {theirs / 'agent'}" in told
+
+    def test_results_that_do_not_say_whose_they_are_may_be_replaced(self, ours: Path, tmp_path: Path) -> None:
+        (results := tmp_path / "results").mkdir()
+        (results / "test.json").write_text("{}")
+
+        assert main(["test", "--run_dir", str(results), "--ckpt_path", str(ours)]) == 0
+
     def test_policies_of_one_name_have_each_their_own(
         self, ours: Path, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -135,21 +151,29 @@ class TestRestarting:
         last, there = run_dir / "last.ckpt", tmp_path / "scratch" / "last.ckpt"
         assert f"ckpt_path: {last} leads to {there}, which is not there; is the disk mounted?" in told
 
+    def test_the_last_is_enough(self, run_dir: Path, tmp_path: Path) -> None:
+        (run_dir / "previous.ckpt").unlink()
+        (run_dir / "previous.ckpt").symlink_to(tmp_path / "scratch" / "previous.ckpt")
+
+        assert [row["env_steps"] for row in rows(run_dir)] == ["32", "64"]
+        assert main(fit_args(run_dir, *LAST, iterations=3)) == 0
+
+    @pytest.mark.parametrize("is_named", [False, True])
     def test_one_that_cannot_be_read_now_is_not_taken_for_damaged(
-        self, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, is_named: bool, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        opened = Path.open
+        last, check = run_dir / "last.ckpt", checkpoint_files._check_archive
 
-        def denied(path: Path, mode: str = "r", **options: Any) -> IO[Any]:
-            if path.name == "last.ckpt":
-                raise PermissionError(13, "Permission denied")
-            return opened(path, mode, **options)
+        def check_or_fail(path: Path) -> None:
+            if path == last:
+                raise OSError(errno.EIO, "Input/output error")
+            check(path)
 
-        monkeypatch.setattr(Path, "open", denied)
+        monkeypatch.setattr(checkpoint_files, "_check_archive", check_or_fail)
 
-        told = refused(fit_args(run_dir, *LAST, iterations=3), capsys)
+        told = refused(fit_args(run_dir, "--ckpt_path", str(last) if is_named else "last", iterations=3), capsys)
 
-        assert f"ckpt_path: {run_dir / 'last.ckpt'} cannot be read (Permission denied)" in told
+        assert f"ckpt_path: {last} cannot be read now: Input/output error" in told
         assert not (run_dir / "damaged.ckpt").exists()
 
     def test_what_a_killed_export_has_left_does_not_stop_it(self, run_dir: Path) -> None:
@@ -172,6 +196,7 @@ class TestRestarting:
     [
         (["test", "--ckpt_path", "last", "--run_dir", "nowhere"], "run_dir: nowhere is not there; give another folder"),
         (["test", "--ckpt_path", "last", "--run_dir", "empty"], "run_dir: empty holds no config.yaml; give another"),
+        (["test", "--ckpt_path", "last", "--run_dir", ""], "run_dir must be a path, found an empty text"),
         (["fit", "--ckpt_path", "last"], "ckpt_path: last needs --run_dir"),
         (["fit", "--seeds", "1", "--run_dir", ""], "run_dir must be a path, found an empty text"),
         (["fit", "--seeds", "1", "--run_dir", "file"], "file is no folder; give one, or a path to a new one"),
