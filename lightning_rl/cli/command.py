@@ -37,7 +37,7 @@ from lightning_rl.cli.loggers import check_one_writer, place_loggers
 from lightning_rl.cli.notices import notices_held_back
 from lightning_rl.cli.parser import Parser
 from lightning_rl.cli.policy_folders import asked_policy, find_location, policy_at, trained_for, with_policy_config
-from lightning_rl.cli.registry import check_annotated, class_paths, data_class, import_plugins, module_class
+from lightning_rl.cli.registry import check_class_options, class_paths, data_class, import_plugins, module_class
 from lightning_rl.cli.shipped_configs import with_shipped_configs
 from lightning_rl.cli.trainer_options import (
     check_built,
@@ -186,9 +186,8 @@ class RunCLI(StagedCLI):
             config[key] = users_path(key, config[key])
         compute_deterministically(config.trainer)
         self._paced = pace_validation(config.trainer)
-        module = module_class(config.model.class_path)
-        check_annotated("model", module)
-        self.method = module.method(config.model.init_args.as_dict())
+        check_class_options(config)
+        self.method = module_class(config.model.class_path).method(config.model.init_args.as_dict())
         self.game = data_class(config.data.class_path).games_named(config.data.init_args.get("game"))
         self._locate(config)
         asks: dict[str, Any] = {"asked": asked, "saved": self.location.saved, "subcommand": str(self.subcommand)}

@@ -16,6 +16,7 @@ from lightning_rl.policies.folder import WEIGHTS
 from lightning_rl.runs.checkpoint_files import LAST, PREVIOUS
 from lightning_rl.runs.paths import users_path
 
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MAX_CONFIG_BYTES, _MAX_CONFIG_VALUES, _MAX_CONFIG_DEPTH = 1_000_000, 20_000, 50
 
 
@@ -53,7 +54,9 @@ def check_configs(args: list[str]) -> None:
 def _check_config(path: Path) -> None:
     if not path.is_file() or path.stat().st_size > _MAX_CONFIG_BYTES:
         raise ValueError(f"it must be a file of at most {_MAX_CONFIG_BYTES} bytes")
-    _check_nesting(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    _check_nesting(text)
+    _check_keys(yaml.compose(text, Loader=_Loader))
 
 
 def _check_nesting(text: str) -> None:
@@ -61,7 +64,7 @@ def _check_nesting(text: str) -> None:
     sizes: dict[str | None, int] = {}
     counts: list[int] = [0]
     anchors: list[str | None] = [None]
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    for event in yaml.parse(text, Loader=_Loader):
         match event:
             case yaml.CollectionStartEvent():
                 counts.append(1)
@@ -75,6 +78,18 @@ def _check_nesting(text: str) -> None:
                 counts[-1] += 1
         if len(counts) > _MAX_CONFIG_DEPTH or counts[-1] > _MAX_CONFIG_VALUES:
             raise ValueError(f"more than {_MAX_CONFIG_VALUES} values, or nested more than {_MAX_CONFIG_DEPTH} deep")
+
+
+def _check_keys(node: yaml.Node | None) -> None:
+    """Refuses a key that stands twice in one group: YAML forbids it, but the parser would take the last."""
+    lines: dict[str, int] = {}
+    for item in [] if node is None or isinstance(node, yaml.ScalarNode) else node.value:
+        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
+        if isinstance(key, yaml.ScalarNode):
+            line = key.start_mark.line + 1
+            if lines.setdefault(key.value, line) != line:
+                raise ValueError(f"{key.value} is given twice, in lines {lines[key.value]} and {line}")
+        _check_keys(value)
 
 
 def check_order(args: list[str]) -> None:

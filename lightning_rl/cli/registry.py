@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from itertools import pairwise
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger
 
@@ -103,6 +104,28 @@ def check_annotated(key: str, owner: type) -> None:
     for name, option in constructor_options(owner).items():
         if option.annotation is inspect.Parameter.empty:
             raise UsageError(f"{key}.{name} must be annotated with its type in {owner.__name__}, found no annotation")
+
+
+def check_class_options(config: Namespace) -> None:
+    """Refuses null for an option that knows no such value, and a method that says no types.
+
+    The parser refuses null within groups of options only.
+
+    Args:
+        config: what was parsed.
+
+    Raises:
+        UsageError: names the option.
+    """
+    check_annotated("model", module_class(config.model.class_path))
+    for key, owner in {"model": module_class, "data": data_class}.items():
+        known = constructor_options(owner(config[key].class_path))
+        for name, value in config[key].init_args.items():
+            if value is not None or name not in known or known[name].default is None:
+                continue
+            kind = known[name].annotation
+            if not {Any, NoneType} & {kind, *get_args(kind)}:
+                raise UsageError(f"{key}.{name} must not be null")
 
 
 def class_paths(owner: type) -> list[str]:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from lightning_rl.cpu.jit import jit, to_bits, to_float
@@ -89,6 +90,7 @@ class _FusedChannelNorm(torch.autograd.Function):
         return normalized.view(count, height, width, channels).permute(0, 3, 1, 2)
 
     @staticmethod
+    @once_differentiable  # a second derivative would be taken as zero
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         images, skipped, weight = ctx.saved_tensors
         count, channels, height, width = grad_outputs[0].shape

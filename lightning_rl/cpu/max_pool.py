@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 _HAS_NUMBA = find_spec("numba") is not None
@@ -48,6 +49,7 @@ class _FastMaxPool(torch.autograd.Function):
         return pooled.permute(0, 3, 1, 2)
 
     @staticmethod
+    @once_differentiable  # a second derivative would be taken as zero
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         from lightning_rl.cpu.max_pool_kernels import pool_backward
 

@@ -13,6 +13,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_rl.cli.command import RunCLI
 from lightning_rl.cli.config_files import check_order
 from lightning_rl.cli.program import _status_of, main
+from lightning_rl.cli.registry import check_class_options
 from lightning_rl.errors import UsageError
 from tests.support.command_lines import parsed, refusal
 from tests.support.methods import CONFIGS
@@ -88,6 +89,22 @@ class TestTheInnermostReason:
     def test_of_a_class_that_is_not_known(self, option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
         message = refusal([*PPO, f"--trainer.{option}", value], capsys)
         assert f"trainer.{option} must be a class, named by its import path, found {value}" in message
+
+
+class TestNull:
+    @pytest.mark.parametrize("key", ["data.num_envs", "model.epochs", "model.gamma", "model.network"])
+    def test_is_refused_where_it_means_nothing(self, key: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert f"{key} must not be null" in refusal([*PPO, f"--{key}", "null"], capsys)
+
+    @pytest.mark.parametrize("key", ["data.test_env_steps", "model.micro_batches", "model.value_epsilon"])
+    def test_is_taken_where_it_has_a_meaning(self, key: str) -> None:
+        check_class_options(parsed([*PPO, f"--{key}", "null"]))
+
+
+def test_a_key_given_twice_in_a_config_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("twice.yaml").write_text("data:\n  init_args:\n    num_envs: 4\n    num_steps: 8\n    num_envs: 8\n")
+    message = refusal([*PPO, "--config", "twice.yaml"], capsys)
+    assert "config: twice.yaml is not a config: num_envs is given twice, in lines 3 and 5" in message
 
 
 @pytest.mark.parametrize(

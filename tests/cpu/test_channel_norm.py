@@ -99,3 +99,11 @@ def test_the_memory_format_changes_no_output() -> None:
 
     assert torch.equal(module(images, skipped), module(*laid_out))
     assert torch.equal(module(images[:, :, :2, 1:], skipped[:, :, :2, 1:]), module(images, skipped)[:, :, :2, 1:])
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
+    images = torch.randn(N, C, 3, 4, dtype=torch.bfloat16, requires_grad=True)
+    (gradient,) = torch.autograd.grad(norm()(images).float().square().sum(), images, create_graph=True)
+
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.float().sum().backward()

@@ -171,3 +171,11 @@ def test_pooling_works_without_a_writable_cache_folder() -> None:
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
+    images = few_values(1, 3, 4, 4).requires_grad_()
+    (gradient,) = torch.autograd.grad(POOL(images).float().square().sum(), images, create_graph=True)
+
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.float().sum().backward()

@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lightning_rl.errors import check_option
+
+_KEY = "model.world_model.latent"
+_MAX_BITS_PER_SYMBOL = 16  # the prior has an output for each of 2^n symbols
+
 
 @dataclass(frozen=True, kw_only=True)
 class LatentConfig:
@@ -18,7 +23,7 @@ class LatentConfig:
         prior_dropout: probability of dropping an input or output of the LSTM during training.
 
     Raises:
-        ValueError: `num_bits` is not a multiple of `bits_per_symbol`.
+        ValueError: a value outside its range, or `num_bits` is not a multiple of `bits_per_symbol`.
     """
 
     num_bits: int = 128
@@ -30,10 +35,15 @@ class LatentConfig:
     prior_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.num_bits % self.bits_per_symbol:
-            raise ValueError(
-                f"num_bits must be a multiple of bits_per_symbol {self.bits_per_symbol}, found {self.num_bits}"
-            )
+        for name in ("num_bits", "channels", "prior_size"):
+            check_option(f"{_KEY}.{name}", getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        symbol, most = self.bits_per_symbol, _MAX_BITS_PER_SYMBOL
+        check_option(f"{_KEY}.bits_per_symbol", symbol, 1 <= symbol <= most, f"from 1 to {most}")
+        whole = self.num_bits % symbol == 0
+        check_option(f"{_KEY}.num_bits", self.num_bits, whole, f"a multiple of bits_per_symbol {symbol}")
+        check_option(f"{_KEY}.noise", self.noise, 0 <= self.noise <= 1, "in [0, 1]")
+        check_option(f"{_KEY}.deviation", self.deviation, self.deviation >= 0, "at least 0")
+        check_option(f"{_KEY}.prior_dropout", self.prior_dropout, 0 <= self.prior_dropout < 1, "in [0, 1)")
 
 
 class LatentMixing(NamedTuple):

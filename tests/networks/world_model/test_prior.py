@@ -1,3 +1,6 @@
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +112,24 @@ def test_the_prior_is_float32_under_mixed_precision() -> None:
         loss = prior(features, bits)
 
     assert torch.equal(loss, prior(features, bits))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("num_bits", 0, "at least 1"),
+        ("bits_per_symbol", 0, "from 1 to 16"),
+        ("bits_per_symbol", 17, "from 1 to 16"),
+        ("channels", 0, "at least 1"),
+        ("prior_size", 0, "at least 1"),
+        ("noise", 1.5, "in [0, 1]"),
+        ("deviation", -0.1, "at least 0"),
+        ("prior_dropout", 1.0, "in [0, 1)"),
+    ],
+)
+def test_a_value_outside_its_range_is_refused(option: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"model.world_model.latent.{option} must be {allowed}, found")):
+        LatentConfig(**{option: value})
 
 
 def test_num_bits_must_be_a_multiple_of_bits_per_symbol() -> None:
