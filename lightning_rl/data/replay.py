@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +44,7 @@ class ReplayBuffer:
     """All real rollouts, one file each: append-only, and read through the page cache.
 
     One trajectory (an environment's part of a rollout) in eleven is held out: the world model never learns from it.
+    A new run sets aside what another has left in the folder.
 
     Args:
         folder: where the files are; made with the first one.
@@ -86,6 +88,8 @@ class ReplayBuffer:
         }
         path = self._path(len(self._chunks))
         try:
+            if not self._chunks:
+                self._make_way()
             with signals_held_back(), atomic_write(path) as file:
                 torch.save(contents, file)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
@@ -94,6 +98,19 @@ class ReplayBuffer:
             ) from error
         self._digests.append(_digest(path))
         self._chunks.append(_opened(path))
+
+    def _make_way(self) -> None:
+        """Sets another run's files aside, which this one would otherwise overwrite."""
+        others = sorted(self._folder.glob("*.pt"))
+        aside = self._folder / f"superseded_{len(list(self._folder.glob('superseded_*')))}"
+        for path in others:
+            aside.mkdir(exist_ok=True)
+            path.replace(aside / path.name)
+        if others:
+            told = (
+                f"{self._folder} held real frames that this run has not collected: they are in {aside.name}/ there now"
+            )
+            warnings.warn(told, stacklevel=2)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:06}.pt"

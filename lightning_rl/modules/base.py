@@ -34,7 +34,7 @@ from lightning_rl.protocols import Policy, Source
 from lightning_rl.runs import checkpoint_files
 from lightning_rl.runs.boundaries import check_boundary
 from lightning_rl.runs.checkpoint_files import METADATA
-from lightning_rl.runs.lightning_private import attached_trainer, find_unused_parameters
+from lightning_rl.runs.lightning_private import attached_trainer, find_unused_parameters, save_at_epoch_ends
 from lightning_rl.runs.random_states import RandomStates
 from lightning_rl.types import Episodes
 
@@ -166,7 +166,7 @@ class RLModule(ActingModule, ABC):
         raise ValueError(f"model: {type(self).__name__} cannot be exported: it defines no network_config")
 
     def setup(self, stage: str) -> None:
-        """Checks the Trainer, sets the threads of operators outside micro-batches, allows unused parameters in DDP.
+        """Checks the Trainer and sets what it leaves open; sets the threads of operators outside micro-batches.
 
         Raises:
             ValueError: the Trainer would cut iterations short, or compute in a precision that is not supported.
@@ -180,6 +180,7 @@ class RLModule(ActingModule, ABC):
             # A batch may train a part of the parameters only. The option also keeps DDP from rebuilding its buckets
             # after the first step, which would change how a resumed run rounds sums over three or more ranks.
             find_unused_parameters(trainer.strategy)
+            save_at_epoch_ends(trainer)
 
     def teardown(self, stage: str) -> None:
         """Frees the steps that were captured."""

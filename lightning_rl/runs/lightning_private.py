@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from lightning_fabric.utilities.apply_func import convert_tensors_to_scalars
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.strategies import DDPStrategy, Strategy
@@ -61,6 +62,17 @@ def after_signal_handlers(trainer: Trainer, then: Callable[[], None]) -> None:
         then()
 
     connector.register_signal_handlers = set_handlers
+
+
+def save_at_epoch_ends(trainer: Trainer) -> None:
+    """Lets a `ModelCheckpoint` that was told nothing save at epoch ends, from which alone a run can go on.
+
+    By default it saves when validation ends, which is within the epoch, wherever not every epoch is validated. One that
+    monitors something is left as it is: an epoch without validation may have nothing to monitor.
+    """
+    for callback in (one for one in callbacks_of(trainer) if isinstance(one, ModelCheckpoint)):
+        if callback.monitor is None and callback._save_on_train_epoch_end is None:
+            callback._save_on_train_epoch_end = True
 
 
 def find_unused_parameters(strategy: Strategy) -> None:

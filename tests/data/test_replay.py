@@ -203,6 +203,19 @@ def test_files_written_after_the_saved_state_are_set_aside(filled: ReplayBuffer,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000.pt", "000001.pt", "000002.superseded"]
 
 
+def test_another_runs_files_are_set_aside_and_not_overwritten(filled: ReplayBuffer, tmp_path: Path) -> None:
+    for number in range(2):
+        with pytest.warns(UserWarning, match=rf"they are in superseded_{number}/ there now"):
+            buffer(tmp_path).append(rollout(2 + number))
+
+    kept = buffer(tmp_path / "superseded_0")
+    kept.load_state(filled.state)
+    assert torch.equal(drawn(kept).frames, drawn(filled).frames)
+    assert sorted(path.name for path in tmp_path.glob("**/*.pt") if path.parent != tmp_path / "superseded_0") == (
+        ["000000.pt", "000000.pt"]
+    )
+
+
 def test_files_beside_another_checkpoint_are_copied(filled: ReplayBuffer, tmp_path: Path) -> None:
     restored = buffer(tmp_path / "other", beside=tmp_path)
 

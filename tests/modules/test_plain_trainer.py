@@ -89,6 +89,18 @@ def test_it_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         assert unlike(tmp_path / "straight.ckpt", tmp_path / "resumed.ckpt") == []
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_it_goes_on_from_what_lightnings_own_callback_saves_where_few_epochs_are_validated(tmp_path: Path) -> None:
+    trainer = plain_trainer(tmp_path, check_val_every_n_epoch=2)
+    trainer.fit(make_module(num_actions=NUM_ACTIONS), toy_data(total_env_steps=2 * ITERATION))
+
+    (path,) = tmp_path.glob("checkpoints/*.ckpt")
+    resumed = plain_trainer(tmp_path / "resumed", check_val_every_n_epoch=2)
+    data = toy_data(total_env_steps=3 * ITERATION)
+    resumed.fit(make_module(num_actions=NUM_ACTIONS), data, ckpt_path=path, weights_only=True)
+    assert data.env_steps == 3 * ITERATION
+
+
 def test_it_goes_on_from_what_is_saved_after_fit_to_the_same_bits(tmp_path: Path) -> None:
     for name, parts in (("straight", (3,)), ("resumed", (1, 3))):
         path = None
