@@ -1,8 +1,8 @@
-"""How SimPLe's policy learns in a world model that is done: `python -m tests.benchmarks.recipes POLICY_FOLDER`.
+"""How SimPLe's policy learns in a world model that is done: `python -m tests.benchmarks.recipes`.
 
 A fresh policy takes passes of Algorithm 1 in the world model of a policy folder, which learns nothing more: a rollout
-of real play, then imagined play from its frames. After each pass it plays real episodes. Other options are those of
-`fit`, so that recipes can be compared: `--model.learning_rate 1e-3 --model.epochs 8`.
+of real play, then imagined play from its frames. After each pass it plays real episodes. What follows `--` is given to
+`fit`, so that recipes can be compared: `-- --model.learning_rate 1e-3 --model.epochs 8`.
 """
 
 import argparse
@@ -28,9 +28,11 @@ _CONFIGS = ("simple_atari_cpu", "hardware/cpu")
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(prog="python -m tests.benchmarks.recipes", description=__doc__)
-    result.add_argument("folder", type=Path, help="policy folder of SimPLe, with its world model")
+    folder = measure.REPOSITORY / "checkpoints" / "simple-ms-pacman"
+    result.add_argument("--folder", type=Path, default=folder, help="policy folder of SimPLe, with its world model")
     result.add_argument("--passes", type=measure.positive, default=3)
     result.add_argument("--episodes", type=measure.positive, default=32, help="real ones after each pass")
+    result.add_argument("fit", nargs="*", help="options of fit")
     return result
 
 
@@ -64,10 +66,10 @@ def learn(module: SimPLeModule, collector: Collector, optimizer: torch.optim.Opt
 
 def main() -> None:
     """Learns and prints."""
-    args, options = parser().parse_known_args()
+    args = parser().parse_args()
     allocator.keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
-        module, cli = built(args.folder, options, folder)
+        module, cli = built(args.folder, args.fit, folder)
         data, optimizer = cli.datamodule, module.configure_optimizers()
         everything = data.level_sets["full_distribution"]
         replay = ReplayBuffer(Path(folder) / "replay", game=data.game, num_frames=data.frame_stack)

@@ -9,11 +9,12 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
@@ -84,6 +85,7 @@ def test_what_is_private_is_found() -> None:
         "_ddp_kwargs",
         "_get_loops_state_dict",
         "_logger_connector",
+        "_save_on_train_epoch_end",
         "_signal_connector",
         "_trainer",
         "_wandb_init",
@@ -168,6 +170,19 @@ def test_ddp_is_told_of_unused_parameters_and_a_single_device_is_left_alone() ->
     lightning_private.find_unused_parameters(SingleDeviceStrategy())
 
     assert strategy._ddp_kwargs == {"find_unused_parameters": True}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, True), ({"monitor": "validation/return"}, None), ({"save_on_train_epoch_end": False}, False)],
+)
+def test_a_checkpoint_that_was_told_nothing_is_saved_at_epoch_ends(
+    options: dict[str, Any], expected: bool | None
+) -> None:
+    callback = ModelCheckpoint(**options)
+    lightning_private.save_at_epoch_ends(Trainer(accelerator="cpu", logger=False, callbacks=[callback]))
+
+    assert callback._save_on_train_epoch_end is expected
 
 
 @pytest.mark.parametrize(("strategy", "expected"), [("ddp_spawn", True), ("ddp_fork", True), ("ddp", False)])
